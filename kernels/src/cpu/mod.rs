@@ -1,0 +1,222 @@
+//! The inner loops, once per instruction set, behind one table of function pointers.
+//!
+//! Every level runs the same integer arithmetic; only the order of f32 sums differs. [`scalar`] is
+//! the reference and always there.
+
+use std::sync::OnceLock;
+
+use crate::layout::Bits;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod common;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+/// Columns that share a scale in a quantized group input.
+pub(crate) const BLOCK: usize = 128;
+/// Columns of an integer tile: short enough that i32 sums cannot overflow.
+pub(crate) const KB_I16: usize = 512;
+/// Columns of an f32 tile: as many bytes as an integer one.
+pub(crate) const KB_F32: usize = 256;
+/// Rows of a tile.
+pub(crate) const TILE: usize = 16;
+/// Columns that share a scale in a [`crate::Q8Matrix`].
+pub(crate) const Q8_BLOCK: usize = 64;
+/// The largest magnitude in a block of `table`: leaves i16 room for rounding.
+pub(crate) const U_MAX: f32 = 30_000.0;
+/// The largest magnitude of a tile's weights before rounding; at most 8 more after.
+pub(crate) const W_MAX: f32 = 8_150.0;
+/// The largest magnitude of a product's activations: `8191 * 4095 * 64 < 2^31`.
+pub(crate) const X_MAX: f32 = 4_095.0;
+
+/// An instruction set that has kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Level {
+    /// Plain Rust: the reference.
+    Scalar,
+    /// 128-bit NEON, on every 64-bit Arm.
+    Neon,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, VL and VNNI.
+    Avx512,
+}
+
+impl Level {
+    /// All levels, the slowest first.
+    pub const ALL: [Level; 4] = [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512];
+
+    /// The fastest level here, or the one that the environment variable `OCTET_KERNELS` (`scalar`,
+    /// `neon`, `avx2`, `avx512`) limits it to. Read once; other values and levels that are not
+    /// here are ignored.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Level> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let wanted = std::env::var("OCTET_KERNELS").unwrap_or_default();
+            let here = |level: &Level| level.is_available();
+            let forced = match wanted.to_ascii_lowercase().as_str() {
+                "scalar" => Some(Level::Scalar),
+                "neon" => Some(Level::Neon),
+                "avx2" => Some(Level::Avx2),
+                "avx512" => Some(Level::Avx512),
+                _ => None,
+            };
+            let best = Self::ALL.into_iter().rfind(here).unwrap_or(Level::Scalar);
+            forced.filter(here).unwrap_or(best)
+        })
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Level::Scalar => true,
+            Level::Neon => cfg!(target_arch = "aarch64"),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => avx2::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => avx512::is_available(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// As people call it, for example `AVX2+FMA+F16C`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Scalar => "scalar",
+            Level::Neon => "NEON",
+            Level::Avx2 => "AVX2+FMA+F16C",
+            Level::Avx512 => "AVX-512 VNNI",
+        }
+    }
+}
+
+/// What `group_input` reads: one group row and the tables of one token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupInput<'a> {
+    /// `k` quantized scales.
+    pub scale_q: &'a [u8],
+    /// `k` quantized zeros.
+    pub zero_q: &'a [u8],
+    /// Multipliers and offsets of each block, from `table`.
+    pub table: &'a [[i16; 2 * BLOCK]],
+    /// The value of one unit of each block, from `table`.
+    pub unit: &'a [f32],
+    /// The zeros' meta scale.
+    pub zero_scale: f32,
+    /// The zeros' meta zero.
+    pub zero_zero: f32,
+    /// Where the next group row's scales and zeros start: read ahead.
+    pub ahead: [*const u8; 2],
+}
+
+/// One part of packed units: `part` counts from the highest bits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Units<'a> {
+    pub bits: Bits,
+    pub bytes: &'a [u8],
+    pub part: usize,
+}
+
+/// A row of units, the quantized group input, its block scales, where to read ahead, the sums of
+/// the parts.
+pub(crate) type Dot = unsafe fn(&[u8], &[i8], &[f32], *const u8, &mut [f32]);
+
+/// The inner loops of one level.
+///
+/// # Safety
+/// All functions have the same contract: the CPU has the level's features. A table is handed out
+/// by [`Kernels::of`] only where that is so. Pointers named `ahead` are only ever prefetched.
+///
+/// Shapes: `q` and `d` hold whole blocks, zero beyond the row's end; `x` and `acc` one entry a
+/// token.
+pub(crate) struct Kernels {
+    pub level: Level,
+    /// `x`, meta scale and meta zero of up to [`BLOCK`] columns: writes the block's integer
+    /// multipliers and offsets; returns the value of one unit. With `v = scale_q - 128`, a column's
+    /// `scale * x` is `((v * 256 * a) / 2^15 - b)` units.
+    pub table: unsafe fn(&[f32], &[f32], &[f32], &mut [i16; 2 * BLOCK]) -> f32,
+    /// Quantizes `u = scale * x` of a group row to 8 bits a block; returns the sum of `zero * u`.
+    pub group_input: unsafe fn(GroupInput<'_>, &mut [i8], &mut [f32]) -> f32,
+    /// The same for one block whose `u` and `zero` are there in f32; also returns the scale.
+    pub quantize: unsafe fn(&[f32], &[f32], &mut [i8; BLOCK]) -> (f32, f32),
+    /// Sums of 2-bit units: 4 parts.
+    pub dot2: Dot,
+    /// Sums of 3-bit units: 10 parts.
+    pub dot3: Dot,
+    /// Sums of 4-bit units: 2 parts.
+    pub dot4: Dot,
+    /// `out = (q - zero) * scale` for u8 `q`.
+    pub affine: unsafe fn(&[u8], &[f32], &[f32], &mut [f32]),
+    /// Scales and zeros in f32 to integers for `fill_i16` of weights up to `max_q`; returns the
+    /// value of one unit.
+    pub params_i16: unsafe fn(u32, &[f32], &[f32], &mut [i16], &mut [i16]) -> f32,
+    /// `out = q * scale - zero`.
+    pub fill_i16: unsafe fn(Units<'_>, &[i16], &[i16], &mut [i16]),
+    /// `out = round((q - zero) * scale * inverse_unit)`.
+    pub fill_round: unsafe fn(Units<'_>, &[f32], &[f32], f32, &mut [i16]),
+    /// `out = (q - zero) * scale`.
+    pub fill_f32: unsafe fn(Units<'_>, &[f32], &[f32], &mut [f32]),
+    /// Rounds `x` to integers up to a maximum; returns the value of one unit.
+    pub round_x: unsafe fn(&[f32], f32, &mut [i16]) -> f32,
+    /// `acc[token][row] += unit * units[token] * (tile[row] . x[token])` over `len` columns, for
+    /// `rows` rows; both multiples of what pads them (32 and 4).
+    pub mul_i16: MulI16,
+    /// `acc[token][row] += tile[row] . x[token]`, as `mul_i16`.
+    pub mul_f32: MulF32,
+    /// Little-endian f16 to f32.
+    pub f16_to_f32: unsafe fn(&[u8], &mut [f32]),
+    /// f32 to little-endian f16, to nearest even.
+    pub f32_to_f16: unsafe fn(&[f32], &mut [u8]),
+    /// The dot product of f32 and little-endian f16.
+    pub dot_f16: unsafe fn(&[f32], &[u8]) -> f32,
+    /// `y += alpha * x` for little-endian f16 `x`.
+    pub axpy_f16: unsafe fn(f32, &[u8], &mut [f32]),
+    /// The dot product of blocks of i8 and i16, each block with its two scales; and read ahead.
+    pub dot_q8: unsafe fn(&[[i8; Q8_BLOCK]], &[f32], &[[i16; Q8_BLOCK]], &[f32], *const u8) -> f32,
+}
+
+/// Tile, its rows and columns, its unit; `x`, its units; sums.
+pub(crate) type MulI16 = unsafe fn(
+    &[[i16; KB_I16]; TILE],
+    (usize, usize),
+    f32,
+    &[[i16; KB_I16]],
+    &[f32],
+    &mut [[f32; TILE]],
+);
+/// Tile, its rows and columns; `x`; sums.
+pub(crate) type MulF32 =
+    unsafe fn(&[[f32; KB_F32]; TILE], (usize, usize), &[[f32; KB_F32]], &mut [[f32; TILE]]);
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.level.name())
+    }
+}
+
+impl Kernels {
+    /// The table of `level`, or of the best level here below it.
+    pub(crate) fn of(level: Level) -> &'static Self {
+        let found = Level::ALL.into_iter().rfind(|l| *l <= level && l.is_available());
+        match found.unwrap_or(Level::Scalar) {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => &avx512::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => &avx2::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => &neon::KERNELS,
+            _ => &scalar::KERNELS,
+        }
+    }
+
+    /// The best table here.
+    pub(crate) fn best() -> &'static Self {
+        Self::of(Level::best())
+    }
+}

@@ -1,0 +1,383 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use octet_engine::experts::Eviction;
+use octet_engine::generate::{Input, Request};
+use octet_engine::plan::{Device, Misses, PlanRequest, Preset, parse_bytes};
+use octet_engine::prompt::Message;
+use octet_engine::sampling::SamplingParams;
+use octet_engine::tokenizer::TokenId;
+use octet_engine::{LoadOptions, Loaded};
+
+use crate::UsageError;
+
+/// Mixtral 8x7B on the machine you have.
+#[derive(Parser)]
+#[command(name = "octet", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show a model's shape, quantization and sizes, and the memory plan for this machine
+    Inspect(InspectArgs),
+    /// Write the logits of every position to a safetensors file
+    Logits(LogitsArgs),
+    /// Answer one prompt
+    Generate(GenerateArgs),
+    /// Show the token ids of a text or a conversation
+    Tokenize(TokenizeArgs),
+    /// Talk with a model in the terminal
+    Chat(ChatArgs),
+    /// Measure speed, hit rates and memory
+    Bench(BenchArgs),
+    /// Write a random checkpoint of any shape, for benchmarks
+    Synth(SynthArgs),
+}
+
+/// What every command that runs a model takes.
+#[derive(Args)]
+pub struct EngineArgs {
+    /// Folder of the model (config.json, model.safetensors.index.json, ...)
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Where to compute: auto, cpu, cuda
+    #[arg(long, default_value_t)]
+    device: Device,
+    /// Memory settings by card: auto, 16gb, 12gb, cpu
+    #[arg(long, default_value_t)]
+    preset: Preset,
+    /// VRAM to take at most, as in 12GB
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    vram: Option<u64>,
+    /// RAM for experts and KV cache at most, as in 8GB
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    ram: Option<u64>,
+    /// Experts per layer kept on the GPU (attention always is)
+    #[arg(long, value_name = "K")]
+    experts_on_gpu: Option<usize>,
+    /// Experts that are not on the GPU: auto, fetch, cpu
+    #[arg(long, default_value_t)]
+    misses: Misses,
+    /// Experts of the next layer fetched ahead: 0, 1 or 2
+    #[arg(long, value_name = "N")]
+    prefetch: Option<usize>,
+    /// Which expert gives way when slots are short: global, layer
+    #[arg(long, default_value = "global", value_parser = eviction, value_name = "LRU")]
+    eviction: Eviction,
+    /// Worker threads (default: one per core)
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Context length in tokens
+    #[arg(long, value_name = "N")]
+    ctx: Option<usize>,
+    /// f32 activations everywhere: slower, the reference for tests
+    #[arg(long)]
+    exact: bool,
+    /// Load even what does not fit
+    #[arg(long)]
+    force: bool,
+    /// tokenizer.json, if it is not in the model's folder
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+}
+
+impl EngineArgs {
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions {
+            plan: PlanRequest {
+                device: self.device,
+                preset: self.preset,
+                vram_budget: self.vram,
+                ram_budget: self.ram,
+                experts_on_gpu: self.experts_on_gpu,
+                ctx: self.ctx,
+                misses: self.misses,
+                prefetch: self.prefetch,
+                force: self.force,
+                gpu_backend_available: false,
+            },
+            threads: self.threads.map(usize::from),
+            exact: self.exact,
+            eviction: self.eviction,
+            tokenizer: self.tokenizer.clone(),
+            device: None,
+        }
+    }
+
+    /// Loads the model.
+    pub fn load(&self) -> anyhow::Result<Loaded> {
+        Ok(Loaded::open(&self.model, &self.options())?)
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Args)]
+pub struct SamplingArgs {
+    /// 0: always the likeliest token
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Keep the likeliest tokens that make up this share
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Keep this many likeliest tokens (0: all)
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Drop tokens less likely than this share of the likeliest
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Above 1: repeat less
+    #[arg(long, value_name = "R")]
+    repetition_penalty: Option<f32>,
+    /// The same seed gives the same answer
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// New tokens at most
+    #[arg(long, value_name = "N")]
+    max_new_tokens: Option<usize>,
+    /// Text that ends the answer; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+}
+
+impl SamplingArgs {
+    /// A request for `input`, of at most `most` new tokens unless the user said otherwise.
+    pub fn request(&self, input: Input, most: Option<usize>) -> anyhow::Result<Request> {
+        let default = SamplingParams::default();
+        let sampling = SamplingParams {
+            temperature: self.temperature.unwrap_or(default.temperature),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repetition_penalty: self
+                .repetition_penalty
+                .unwrap_or(default.repetition_penalty),
+            seed: self.seed,
+            ..default
+        };
+        sampling
+            .validate()
+            .map_err(|error| UsageError(error.to_string()))?;
+        let max_new_tokens = self.max_new_tokens.or(most);
+        Ok(Request {
+            input,
+            sampling,
+            max_new_tokens,
+            stop: self.stop.clone(),
+        })
+    }
+}
+
+#[derive(Args)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "IDS", value_parser = tokens)]
+    pub tokens: Tokens,
+    /// File to write: tensor "logits", f32 (len, vocab)
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+#[derive(Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub input: InputArgs,
+    /// Print JSON at the end instead of text as it comes
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct InputArgs {
+    /// Text to go on from
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Conversation: a JSON list of {"role": "...", "content": "..."}
+    #[arg(long, value_name = "FILE")]
+    messages: Option<PathBuf>,
+    /// Token ids, separated by commas; needs no tokenizer
+    #[arg(long, value_name = "IDS", value_parser = tokens)]
+    tokens: Option<Tokens>,
+}
+
+impl InputArgs {
+    pub fn input(&self) -> anyhow::Result<Input> {
+        match (&self.prompt, &self.messages, &self.tokens) {
+            (Some(text), _, _) => Ok(Input::Prompt(text.clone())),
+            (_, Some(path), _) => Ok(Input::Messages(read_messages(path)?)),
+            (_, _, Some(Tokens(ids))) => Ok(Input::Tokens(ids.clone())),
+            _ => Err(UsageError("give --prompt, --messages or --tokens".into()).into()),
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct TokenizeArgs {
+    /// tokenizer.json, or a folder that holds it
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: PathBuf,
+    #[command(flatten)]
+    pub input: TextArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct TextArgs {
+    /// Conversation: a JSON list of {"role": "...", "content": "..."}
+    #[arg(long, value_name = "FILE")]
+    pub messages: Option<PathBuf>,
+    /// Plain text, encoded without BOS
+    #[arg(long, value_name = "TEXT")]
+    pub text: Option<String>,
+}
+
+#[derive(Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// System text
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+}
+
+#[derive(Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "P", default_value_t = 512)]
+    pub prompt_tokens: usize,
+    /// Tokens decoded behind it
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub new_tokens: usize,
+    /// Runs; medians are printed
+    #[arg(long, value_name = "R", default_value_t = 1)]
+    pub repeat: usize,
+    /// Seed of the random tokens
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct SynthArgs {
+    /// A Mixtral config.json
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Folder to write; must not exist or be empty
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Layers, if not as many as the config says
+    #[arg(long, value_name = "L")]
+    pub layers: Option<usize>,
+    /// The same seed gives the same bytes
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Bits of an expert's weight: 2, 3, 4 or 8
+    #[arg(long, value_name = "B", default_value_t = 2)]
+    pub expert_bits: u32,
+    /// Expert weights that share a scale
+    #[arg(long, value_name = "G", default_value_t = 16)]
+    pub expert_group: usize,
+    /// Bits of an attention weight: 2, 3, 4 or 8
+    #[arg(long, value_name = "B", default_value_t = 4)]
+    pub attention_bits: u32,
+    /// Attention weights that share a scale
+    #[arg(long, value_name = "G", default_value_t = 64)]
+    pub attention_group: usize,
+}
+
+/// Token ids, in a type of their own so that clap takes them as one value.
+#[derive(Clone)]
+pub struct Tokens(pub Vec<TokenId>);
+
+fn tokens(text: &str) -> Result<Tokens, String> {
+    let one = |part: &str| match part.trim().parse() {
+        Ok(id) => Ok(TokenId(id)),
+        Err(_) => Err(format!(
+            "{part:?} is no token id; write ids as in 1,22557,28725"
+        )),
+    };
+    text.split(',')
+        .map(one)
+        .collect::<Result<_, _>>()
+        .map(Tokens)
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_bytes(text).map_err(|error| error.to_string())
+}
+
+fn eviction(text: &str) -> Result<Eviction, String> {
+    match text {
+        "global" => Ok(Eviction::LruGlobal),
+        "layer" => Ok(Eviction::LruPerLayer),
+        _ => Err("choose global (all layers share the slots) or layer (each has its own)".into()),
+    }
+}
+
+/// A conversation from a JSON file: a list of messages, or an object that has one.
+pub fn read_messages(path: &std::path::Path) -> anyhow::Result<Vec<Message>> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum File {
+        List(Vec<Message>),
+        Object { messages: Vec<Message> },
+    }
+    let shown = path.display();
+    let text = std::fs::read(path).map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+    match serde_json::from_slice(&text) {
+        Ok(File::List(messages) | File::Object { messages }) => Ok(messages),
+        Err(_) => anyhow::bail!(
+            "{shown}: expected a JSON list of {{\"role\": \"user\" | \"assistant\" | \"system\", \
+             \"content\": \"...\"}}"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn token_lists_are_read_or_refused_with_the_reason() {
+        let ids = tokens("1, 2,3").expect("ids");
+        assert_eq!(ids.0, [TokenId(1), TokenId(2), TokenId(3)]);
+        assert!(tokens("1,x").err().expect("refused").contains("\"x\""));
+        assert!(tokens("").is_err() && tokens("-1").is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! `octet chat`: a conversation in the terminal.
+
+use std::io::{self, IsTerminal, Write};
+
+use octet_engine::Engine;
+use octet_engine::generate::{DoneReason, Input};
+use octet_engine::prompt::{Message, Role};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use crate::args::ChatArgs;
+use crate::generate::{Current, follow, summary};
+
+const HELP: &str = "\
+/help              this list
+/new               start over
+/undo              take back the last question and its answer
+/retry             answer the last question again
+/system [TEXT]     set the system text (and start over), or remove it
+/stats             figures of the last answer
+/plan              what the model takes of this machine
+/quit              leave (also Ctrl-D)
+Ctrl-C stops an answer. A line that ends in \\ goes on in the next one.";
+
+pub fn run(args: ChatArgs) -> anyhow::Result<()> {
+    let template = args.sampling.request(Input::Messages(Vec::new()), None)?;
+    let loaded = args.engine.load()?;
+    if loaded.tokenizer.is_none() {
+        let dir = args.engine.model.display();
+        anyhow::bail!("{dir} has no tokenizer.json: add the model's, or give --tokenizer FILE");
+    }
+    let engine = Engine::start(loaded);
+    let current = Current::default();
+    let interrupted = current.clone();
+    ctrlc::set_handler(move || {
+        // Between answers the line editor sees Ctrl-C itself, unless input is not a terminal.
+        if !interrupted.cancel() {
+            std::process::exit(130);
+        }
+    })?;
+
+    if io::stdout().is_terminal() {
+        println!(
+            "{} - /help lists the commands.",
+            args.engine.model.display()
+        );
+        for warning in &engine.plan().warnings {
+            println!("Note: {warning}");
+        }
+    }
+    let mut chat = Chat {
+        system: args.system,
+        turns: Vec::new(),
+        stats: None,
+    };
+    let mut editor = DefaultEditor::new()?;
+    while let Some(line) = read(&mut editor)? {
+        let line = line.trim();
+        let ask = match line.split_once(char::is_whitespace).unwrap_or((line, "")) {
+            ("", _) => false,
+            ("/help", _) => say(HELP)?,
+            ("/quit" | "/exit", _) => break,
+            ("/new", _) => {
+                chat.turns.clear();
+                say("A new conversation.")?
+            }
+            ("/system", text) => {
+                let text = text.trim();
+                chat.system = (!text.is_empty()).then(|| text.to_owned());
+                chat.turns.clear();
+                say(if text.is_empty() {
+                    "No system text."
+                } else {
+                    "System text set."
+                })?
+            }
+            ("/undo", _) => match chat.take_back() {
+                Some(_) => say("Taken back.")?,
+                None => say("There is nothing to take back.")?,
+            },
+            ("/retry", _) => match chat.take_back() {
+                Some(question) => {
+                    chat.turns.push(question);
+                    true
+                }
+                None => say("There is nothing to answer again.")?,
+            },
+            ("/stats", _) => say(chat.stats.as_deref().unwrap_or("No answer yet."))?,
+            ("/plan", _) => say(&engine.plan().to_string())?,
+            (command, _) if command.starts_with('/') => {
+                say(&format!("{command} is no command; /help lists them."))?
+            }
+            _ => {
+                chat.turns.push(Message::new(Role::User, line));
+                true
+            }
+        };
+        if !ask {
+            continue;
+        }
+        let mut request = template.clone();
+        request.input = Input::Messages(chat.messages());
+        let generation = engine.generate(request);
+        current.set(Some(generation.cancel_handle()));
+        let answer = follow(generation, &mut |_, text| {
+            print!("{text}");
+            io::stdout().flush()
+        });
+        current.set(None);
+        println!();
+        match answer {
+            Ok(answer) => {
+                chat.stats = Some(summary(&answer.stats));
+                match answer.reason {
+                    DoneReason::Length => println!("[cut at --max-new-tokens]"),
+                    DoneReason::ContextFull => {
+                        println!("[cut: the context is full; /new starts over]")
+                    }
+                    DoneReason::Cancelled => println!("[stopped]"),
+                    DoneReason::Eos | DoneReason::Stop => {}
+                }
+                chat.turns.push(Message::new(Role::Assistant, answer.text));
+            }
+            Err(error) => {
+                chat.turns.pop();
+                eprintln!("octet: {error:#}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The conversation so far.
+struct Chat {
+    system: Option<String>,
+    turns: Vec<Message>,
+    stats: Option<String>,
+}
+
+impl Chat {
+    fn messages(&self) -> Vec<Message> {
+        let system = self
+            .system
+            .iter()
+            .map(|text| Message::new(Role::System, text));
+        system.chain(self.turns.iter().cloned()).collect()
+    }
+
+    /// Removes the last question with its answer; the question.
+    fn take_back(&mut self) -> Option<Message> {
+        let last = self
+            .turns
+            .iter()
+            .rposition(|turn| turn.role == Role::User)?;
+        self.turns.drain(last..).next()
+    }
+}
+
+/// Prints `text`; nothing is to be asked.
+fn say(text: &str) -> io::Result<bool> {
+    writeln!(io::stdout(), "{text}")?;
+    Ok(false)
+}
+
+/// One message, which may span lines; `None` at the end of input.
+fn read(editor: &mut DefaultEditor) -> anyhow::Result<Option<String>> {
+    let mut text = String::new();
+    loop {
+        let prompt = if text.is_empty() { "> " } else { ". " };
+        match editor.readline(prompt) {
+            Ok(line) => match line.strip_suffix('\\') {
+                Some(part) => {
+                    text += part;
+                    text.push('\n');
+                }
+                None => {
+                    text += &line;
+                    if !text.trim().is_empty() {
+                        editor.add_history_entry(text.as_str())?;
+                    }
+                    return Ok(Some(text));
+                }
+            },
+            Err(ReadlineError::Interrupted) => {
+                println!("(Ctrl-D leaves)");
+                text.clear();
+            }
+            Err(ReadlineError::Eof) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! `octet generate`: one prompt, one answer.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use octet_engine::generate::{DoneReason, Event, Stats};
+use octet_engine::tokenizer::TokenId;
+use octet_engine::{Cancel, Engine, Generation};
+use serde_json::json;
+
+use crate::args::GenerateArgs;
+
+/// New tokens where the user sets no limit: random weights, and some models, never end.
+const MAX_NEW_TOKENS: usize = 512;
+
+/// What an answer came to.
+pub struct Answer {
+    pub tokens: Vec<TokenId>,
+    pub text: String,
+    pub reason: DoneReason,
+    pub stats: Stats,
+}
+
+pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
+    let request = args
+        .sampling
+        .request(args.input.input()?, Some(MAX_NEW_TOKENS))?;
+    let loaded = args.engine.load()?;
+    let has_tokenizer = loaded.tokenizer.is_some();
+    for warning in &loaded.plan.warnings {
+        eprintln!("octet: {warning}");
+    }
+    let engine = Engine::start(loaded);
+    let generation = engine.generate(request);
+    let cancel = generation.cancel_handle();
+    on_interrupt(move || cancel.cancel())?;
+
+    let json = args.json;
+    let mut out = io::stdout().lock();
+    let answer = follow(generation, &mut |id, text| {
+        match (json, has_tokenizer, id) {
+            (true, ..) => return Ok(()),
+            (false, true, _) => write!(out, "{text}")?,
+            (false, false, Some(id)) => write!(out, "{} ", id.0)?,
+            (false, false, None) => {}
+        }
+        out.flush()
+    })?;
+    if json {
+        let report = json!({
+            "tokens": answer.tokens,
+            "text": answer.text,
+            "reason": answer.reason,
+            "stats": answer.stats,
+        });
+        writeln!(out, "{report}")?;
+    } else {
+        writeln!(out)?;
+        if io::stderr().is_terminal() {
+            eprintln!("{}", summary(&answer.stats));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a generation to its end, showing a bar while the prompt is computed and handing on text
+/// as it comes.
+pub fn follow(
+    mut generation: Generation,
+    show: &mut dyn FnMut(Option<TokenId>, &str) -> io::Result<()>,
+) -> anyhow::Result<Answer> {
+    let (mut tokens, mut all) = (Vec::new(), String::new());
+    let bar = prompt_bar()?;
+    while let Some(event) = generation.next_blocking() {
+        match event {
+            Event::Started { .. } => {}
+            Event::ContextShift {
+                dropped_messages, ..
+            } => bar.suspend(|| {
+                eprintln!(
+                    "octet: the context was full: the {dropped_messages} oldest messages were \
+                     dropped"
+                );
+            }),
+            Event::Prefill { done, total } => {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            }
+            Event::Token { id, text } => {
+                bar.finish_and_clear();
+                tokens.push(id);
+                show(Some(id), &text)?;
+                all += &text;
+            }
+            Event::Done {
+                reason,
+                text,
+                stats,
+            } => {
+                bar.finish_and_clear();
+                show(None, &text)?;
+                return Ok(Answer {
+                    tokens,
+                    text: all + &text,
+                    reason,
+                    stats: *stats,
+                });
+            }
+            Event::Error { message, .. } => {
+                bar.finish_and_clear();
+                anyhow::bail!(message);
+            }
+        }
+    }
+    anyhow::bail!("the engine stopped without an answer: run it again with RUST_BACKTRACE=1")
+}
+
+fn prompt_bar() -> anyhow::Result<ProgressBar> {
+    let bar = ProgressBar::new(0);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:32} {pos}/{len} tokens read, {eta} left",
+    )?);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    Ok(bar)
+}
+
+/// The figures of an answer in one line.
+pub fn summary(stats: &Stats) -> String {
+    let mut line = format!(
+        "{} tokens, {:.1} tokens/s, first after {:.2} s, prompt {} tokens ({} reused)",
+        stats.new_tokens,
+        stats.decode_tokens_per_sec,
+        stats.time_to_first_token_ms / 1e3,
+        stats.prompt_tokens,
+        stats.reused_tokens,
+    );
+    if let Some(rate) = stats.experts.device.unwrap_or(stats.experts.ram).hit_rate() {
+        line += &format!(", experts at hand {:.0}%", rate * 100.0);
+    }
+    line
+}
+
+/// Calls `first` on the first Ctrl-C; a second one ends the program.
+pub fn on_interrupt(first: impl Fn() + Send + 'static) -> anyhow::Result<()> {
+    let mut seen = false;
+    ctrlc::set_handler(move || {
+        if std::mem::replace(&mut seen, true) {
+            std::process::exit(130);
+        }
+        first();
+    })?;
+    Ok(())
+}
+
+/// A place for the generation that Ctrl-C is to end, for programs that make several.
+#[derive(Clone, Default)]
+pub struct Current(std::sync::Arc<std::sync::Mutex<Option<Cancel>>>);
+
+impl Current {
+    pub fn set(&self, cancel: Option<Cancel>) {
+        *self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = cancel;
+    }
+
+    /// Cancels it; whether there was one.
+    pub fn cancel(&self) -> bool {
+        let current = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        current.as_ref().inspect(|cancel| cancel.cancel()).is_some()
+    }
+}

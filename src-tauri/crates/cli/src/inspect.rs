@@ -1,0 +1,103 @@
+//! `octet inspect`: what a model is, and what it would take of this machine.
+
+use std::io::{self, Write};
+
+use octet_engine::checkpoint::Checkpoint;
+use octet_engine::engine::model_sizes;
+use octet_engine::hardware::{GpuStatus, Hardware};
+use octet_engine::plan::{format_bytes, make_plan};
+use serde_json::json;
+
+use crate::args::InspectArgs;
+
+pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
+    let dir = &args.engine.model;
+    let checkpoint = Checkpoint::open(dir)?;
+    let hardware = Hardware::detect(dir);
+    let sizes = model_sizes(&checkpoint);
+    let plan = make_plan(&sizes, &hardware, &args.engine.options().plan);
+    let (c, quant, files) = (
+        checkpoint.config(),
+        checkpoint.quant_summary(),
+        checkpoint.files(),
+    );
+    let has_tokenizer = dir.join("tokenizer.json").is_file();
+    let mut out = io::stdout().lock();
+    if args.json {
+        let report = json!({
+            "config": c,
+            "quantization": quant,
+            "sizes": {
+                "files": files.count,
+                "total_bytes": files.bytes,
+                "trunk_bytes": checkpoint.trunk_bytes(),
+                "experts_bytes": checkpoint.experts_total_bytes(),
+                "expert_bytes": checkpoint.expert_bytes(),
+                "kv_bytes_per_token": sizes.kv_bytes_per_token,
+            },
+            "tokenizer": has_tokenizer,
+            "hardware": hardware,
+            "plan": plan.as_ref().ok(),
+            "plan_error": plan.as_ref().err().map(ToString::to_string),
+        });
+        writeln!(out, "{report:#}")?;
+        return Ok(());
+    }
+    writeln!(out, "Model      {}", dir.display())?;
+    writeln!(
+        out,
+        "Shape      {} layers, hidden {}, intermediate {}, {} heads ({} kv), {} experts ({} at work), vocabulary {}, context {}",
+        c.n_layers,
+        c.hidden_size,
+        c.intermediate_size,
+        c.n_heads,
+        c.n_kv_heads,
+        c.n_experts,
+        c.top_k,
+        c.vocab_size,
+        c.max_positions,
+    )?;
+    for (name, kinds) in [("Experts", &quant.experts), ("Attention", &quant.attention)] {
+        for kind in kinds {
+            writeln!(out, "{name:<10} {kind}")?;
+        }
+    }
+    writeln!(
+        out,
+        "Files      {} files, {}: trunk {}, {} experts of {}",
+        files.count,
+        format_bytes(files.bytes),
+        format_bytes(checkpoint.trunk_bytes()),
+        c.n_layers * c.n_experts,
+        format_bytes(checkpoint.expert_bytes() as u64),
+    )?;
+    let tokenizer = match has_tokenizer {
+        true => "tokenizer.json",
+        false => "none in the folder (--tokenizer FILE, or --tokens)",
+    };
+    writeln!(out, "Tokenizer  {tokenizer}")?;
+    writeln!(
+        out,
+        "Machine    {}, {} cores ({}); RAM {}, {} available",
+        hardware.cpu.brand,
+        hardware.cpu.physical_cores,
+        octet_kernels::features(),
+        format_bytes(hardware.ram_total_bytes),
+        format_bytes(hardware.ram_available_bytes),
+    )?;
+    match &hardware.gpu {
+        GpuStatus::Absent { reason } => writeln!(out, "GPU        none: {reason}")?,
+        GpuStatus::Found(gpus) => {
+            for gpu in gpus {
+                let note = gpu.problem.as_deref().unwrap_or("usable");
+                let free = format_bytes(gpu.vram_free_bytes);
+                writeln!(out, "GPU        {}, {free} free: {note}", gpu.name)?;
+            }
+        }
+    }
+    match plan {
+        Ok(plan) => writeln!(out, "\n{plan}")?,
+        Err(error) => writeln!(out, "\nNo plan: {error}")?,
+    }
+    Ok(())
+}

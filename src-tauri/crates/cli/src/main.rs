@@ -1,0 +1,101 @@
+//! `octet`: the engine without a window.
+
+mod args;
+mod bench;
+mod chat;
+mod generate;
+mod inspect;
+mod logits;
+mod peak_rss;
+mod synth;
+mod tokenize;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Cli, Command};
+
+/// Exit status of a wrong command line; everything else that fails gives 1.
+const USAGE: u8 = 2;
+
+/// A mistake in how the program was called, found after parsing.
+#[derive(Debug)]
+struct UsageError(String);
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let result = match cli.command {
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Generate(args) => generate::run(args),
+        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Chat(args) => chat::run(args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Synth(args) => synth::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough (`octet ... | head`).
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = if error.is::<UsageError>() { USAGE } else { 1 };
+            complain(&format!("{error:#}"));
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let broken = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
+}
+
+/// One line on standard error, whatever the message holds.
+fn complain(message: &str) {
+    let line: Vec<&str> = message.split_whitespace().collect();
+    // Nothing is left to be done if even this cannot be written.
+    let _ = writeln!(io::stderr(), "octet: {}", line.join(" "));
+}
+
+/// Help and version as they are; a mistake in one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            ExitCode::from(USAGE)
+        }
+        _ => {
+            let text = error.to_string();
+            let what: Vec<&str> = text
+                .lines()
+                .take_while(|line| !line.starts_with("Usage:") && !line.contains("'--help'"))
+                .map(str::trim)
+                .filter(|line| !line.is_empty())
+                .collect();
+            let what = what.join(" ");
+            let what = what.strip_prefix("error: ").unwrap_or(&what);
+            complain(&format!("{what} (octet --help shows the options)"));
+            ExitCode::from(USAGE)
+        }
+    }
+}

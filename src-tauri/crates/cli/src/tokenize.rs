@@ -1,0 +1,26 @@
+//! `octet tokenize`: token ids of a text or a conversation.
+
+use std::io::{self, Write};
+
+use octet_engine::tokenizer::Tokenizer;
+use serde_json::json;
+
+use crate::UsageError;
+use crate::args::{TokenizeArgs, read_messages};
+
+pub fn run(args: &TokenizeArgs) -> anyhow::Result<()> {
+    let tokenizer = Tokenizer::open(&args.tokenizer)?;
+    let ids = match (&args.input.messages, &args.input.text) {
+        (Some(path), _) => tokenizer.encode_chat(&read_messages(path)?)?,
+        (_, Some(text)) => tokenizer.encode_markup(text)?,
+        _ => return Err(UsageError("give --messages or --text".into()).into()),
+    };
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", json!({ "ids": ids }))?;
+    } else {
+        let ids: Vec<String> = ids.iter().map(|id| id.0.to_string()).collect();
+        writeln!(out, "{}", ids.join(","))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! What can go wrong with a checkpoint: which file, which tensor, what was expected and found.
+
+use std::io;
+use std::path::PathBuf;
+
+use octet_kernels::LayoutError;
+
+use super::header::HeaderError;
+use super::index::IndexError;
+use crate::config::ConfigError;
+
+/// Why a checkpoint cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The folder is something else.
+    #[error("{} is not an offloading-demo checkpoint: {why}", dir.display())]
+    NotACheckpoint {
+        /// The folder.
+        dir: PathBuf,
+        /// What is missing or different, and what to do.
+        why: String,
+    },
+    /// The system refused an operation.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A file that the index names is not there.
+    #[error(
+        "{} is missing: the index places tensor `{tensor}` in it; download this file again",
+        path.display()
+    )]
+    MissingFile {
+        /// The file.
+        path: PathBuf,
+        /// A tensor that it should hold.
+        tensor: String,
+    },
+    /// A folder, pipe or device in place of a file.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// What was to be read.
+        path: PathBuf,
+    },
+    /// A file that is longer than any real one.
+    #[error(
+        "{}: {len_bytes} bytes, but at most {limit_bytes} are read from such a file",
+        path.display()
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        len_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// `config.json` is damaged or describes another model.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ConfigError,
+    },
+    /// The index is damaged.
+    #[error("{}: {source}", path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: IndexError,
+    },
+    /// The index and `config.json`, or two entries of the index, contradict each other.
+    #[error("{}: {conflict}", path.display())]
+    IndexConflict {
+        /// The index.
+        path: PathBuf,
+        /// The contradiction.
+        conflict: String,
+    },
+    /// A tensor file's header is damaged, or the file is cut off.
+    #[error("{}: {source}", path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: HeaderError,
+    },
+    /// A tensor that the model needs is not in its file.
+    #[error("{}: tensor `{tensor}` is missing; download this file again", path.display())]
+    MissingTensor {
+        /// The file (or the index).
+        path: PathBuf,
+        /// The tensor's name, as it should be in that file.
+        tensor: String,
+    },
+    /// A tensor's element type or shape does not fit the model.
+    #[error("{}: tensor `{tensor}`: expected {expected}, found {found}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in that file.
+        tensor: String,
+        /// The types and shapes that would be legal.
+        expected: String,
+        /// The type and shape it has.
+        found: String,
+    },
+    /// A quantized matrix whose tensors do not fit together.
+    #[error("{}: matrix `{matrix}`: {source}", path.display())]
+    Layout {
+        /// The file.
+        path: PathBuf,
+        /// The matrix's name in that file.
+        matrix: String,
+        /// What does not fit.
+        source: LayoutError,
+    },
+    /// A scale, zero, norm or router weight that is NaN or infinite.
+    #[error(
+        "{}: tensor `{tensor}` holds {value} at element {element}, where every value must be \
+         finite; the file is damaged, download it again",
+        path.display()
+    )]
+    NonFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in that file.
+        tensor: String,
+        /// Which element, counted from 0.
+        element: usize,
+        /// Its value, before any conversion.
+        value: f32,
+    },
+    /// A file has another length than when the checkpoint was opened.
+    #[error(
+        "{} has changed while in use: {expected_bytes} bytes when opened, {found_bytes} now; \
+         open the checkpoint again",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Its length at open.
+        expected_bytes: u64,
+        /// Its length now.
+        found_bytes: u64,
+    },
+}

@@ -1,0 +1,170 @@
+//! One expert's file: three quantized matrices under bare names.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use memmap2::Mmap;
+use octet_kernels::QMatrix;
+
+use super::ExpertWeights;
+use super::error::CheckpointError;
+use super::file::{TensorFile, first_non_finite, io_error, open_regular, read_exact_at};
+use super::matrix::MatrixLayout;
+use crate::config::Config;
+
+/// A mapped expert file and the place of its matrices.
+///
+/// The file itself is not kept open: systems allow a process few open files, 256 on some.
+#[derive(Debug)]
+pub(super) struct ExpertFile {
+    path: PathBuf,
+    len_bytes: u64,
+    map: Mmap,
+    /// From the first to the last byte of the expert's tensors, in the file.
+    data: Range<usize>,
+    /// Ranges count from the beginning of `data`.
+    w1: MatrixLayout,
+    w2: MatrixLayout,
+    w3: MatrixLayout,
+}
+
+impl ExpertFile {
+    /// Opens and checks one expert; `wanted` is the full name of its first tensor.
+    pub(super) fn open(
+        path: PathBuf,
+        wanted: &str,
+        config: &Config,
+    ) -> Result<Self, CheckpointError> {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let file = TensorFile::open(path, wanted)?;
+        let mut w1 = MatrixLayout::find(&file, "w1", (intermediate, hidden))?;
+        let mut w2 = MatrixLayout::find(&file, "w2", (hidden, intermediate))?;
+        let mut w3 = MatrixLayout::find(&file, "w3", (intermediate, hidden))?;
+        for tensor in [&w1, &w2, &w3]
+            .into_iter()
+            .flat_map(MatrixLayout::f16_tensors)
+        {
+            file.check_finite(&tensor.name, tensor.range.clone())?;
+        }
+
+        let (mut start, mut end) = (usize::MAX, 0);
+        for range in [&mut w1, &mut w2, &mut w3]
+            .into_iter()
+            .flat_map(MatrixLayout::ranges_mut)
+        {
+            (start, end) = (start.min(range.start), end.max(range.end));
+        }
+        for range in [&mut w1, &mut w2, &mut w3]
+            .into_iter()
+            .flat_map(MatrixLayout::ranges_mut)
+        {
+            *range = range.start - start..range.end - start;
+        }
+        let data = start..end;
+        let map = file.map()?;
+        for (name, matrix) in [("w1", &w1), ("w2", &w2), ("w3", &w3)] {
+            matrix
+                .view(&map[data.clone()])
+                .map_err(|source| CheckpointError::Layout {
+                    path: file.path().to_owned(),
+                    matrix: name.to_owned(),
+                    source,
+                })?;
+        }
+        Ok(Self {
+            path: file.path().to_owned(),
+            len_bytes: file.len_bytes(),
+            map,
+            data,
+            w1,
+            w2,
+            w3,
+        })
+    }
+
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    pub(super) fn map(&self) -> &Mmap {
+        &self.map
+    }
+
+    /// Bytes from the expert's first to its last tensor.
+    pub(super) fn data(&self) -> Range<usize> {
+        self.data.clone()
+    }
+
+    pub(super) fn matrices(&self) -> [&MatrixLayout; 3] {
+        [&self.w1, &self.w2, &self.w3]
+    }
+
+    /// The expert's matrices over `bytes`, a copy of its data range.
+    pub(super) fn view<'a>(&self, bytes: &'a [u8]) -> ExpertWeights<'a> {
+        assert!(
+            bytes.len() >= self.data.len(),
+            "BUG: an expert of {} bytes in a slot of {}",
+            self.data.len(),
+            bytes.len()
+        );
+        let view = |matrix: &MatrixLayout| -> QMatrix<'a> {
+            matrix
+                .view(bytes)
+                .expect("BUG: the layout was checked when the file was opened")
+        };
+        ExpertWeights {
+            w1: view(&self.w1),
+            w2: view(&self.w2),
+            w3: view(&self.w3),
+        }
+    }
+
+    /// The expert's matrices in the mapped file.
+    pub(super) fn mapped(&self) -> ExpertWeights<'_> {
+        self.view(&self.map[self.data.clone()])
+    }
+
+    /// Copies the data range into the front of `buf` by positioned reads and checks the copy.
+    pub(super) fn read(&self, buf: &mut [u8]) -> Result<(), CheckpointError> {
+        assert!(
+            buf.len() >= self.data.len(),
+            "BUG: an expert of {} bytes for a slot of {}",
+            self.data.len(),
+            buf.len()
+        );
+        let buf = &mut buf[..self.data.len()];
+        let file = self.reopen()?;
+        read_exact_at(&file, buf, self.data.start as u64).map_err(io_error("read", &self.path))?;
+        for tensor in self
+            .matrices()
+            .into_iter()
+            .flat_map(MatrixLayout::f16_tensors)
+        {
+            if let Some((element, value)) = first_non_finite(&buf[tensor.range.clone()]) {
+                return Err(CheckpointError::NonFinite {
+                    path: self.path.clone(),
+                    tensor: tensor.name.clone(),
+                    element,
+                    value,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn reopen(&self) -> Result<File, CheckpointError> {
+        let Some((file, found_bytes)) = open_regular(&self.path)? else {
+            return Err(io_error("open", &self.path)(io::ErrorKind::NotFound.into()));
+        };
+        if found_bytes != self.len_bytes {
+            return Err(CheckpointError::Changed {
+                path: self.path.clone(),
+                expected_bytes: self.len_bytes,
+                found_bytes,
+            });
+        }
+        Ok(file)
+    }
+}

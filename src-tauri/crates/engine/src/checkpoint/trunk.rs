@@ -1,0 +1,200 @@
+//! The trunk file: embeddings, output matrix, norms, routers and quantized attention.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use memmap2::Mmap;
+use safetensors::Dtype;
+
+use super::LayerTrunk;
+use super::error::CheckpointError;
+use super::file::TensorFile;
+use super::matrix::MatrixLayout;
+use crate::config::Config;
+
+/// The tensor by which the index tells the trunk file.
+pub(crate) const EMBED_TOKENS: &str = "model.embed_tokens.weight";
+const LM_HEAD: &str = "lm_head.weight";
+
+/// The mapped trunk file and the place of its tensors.
+#[derive(Debug)]
+pub(super) struct TrunkFile {
+    len_bytes: u64,
+    map: Mmap,
+    embed_tokens: Dense,
+    /// `None` where the output matrix is the embedding matrix.
+    lm_head: Option<Dense>,
+    final_norm: Vec<f32>,
+    layers: Vec<Layer>,
+}
+
+/// A matrix of f16 values.
+#[derive(Debug)]
+enum Dense {
+    /// In the file, as it stands.
+    Mapped(Range<usize>),
+    /// Converted from another element type.
+    Owned(Vec<u8>),
+}
+
+#[derive(Debug)]
+struct Layer {
+    input_layernorm: Vec<f32>,
+    post_attention_layernorm: Vec<f32>,
+    gate: Dense,
+    q_proj: MatrixLayout,
+    k_proj: MatrixLayout,
+    v_proj: MatrixLayout,
+    o_proj: MatrixLayout,
+}
+
+impl TrunkFile {
+    /// Opens and checks the trunk.
+    pub(super) fn open(path: PathBuf, config: &Config) -> Result<Self, CheckpointError> {
+        let file = TensorFile::open(path, EMBED_TOKENS)?;
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let embed_tokens = Dense::find(&file, EMBED_TOKENS, (vocab, hidden))?;
+        let lm_head = match file.get(LM_HEAD) {
+            None if config.tie_word_embeddings => None,
+            _ => Some(Dense::find(&file, LM_HEAD, (vocab, hidden))?),
+        };
+        let final_norm = norm(&file, "model.norm.weight", hidden)?;
+        let layers = (0..config.n_layers)
+            .map(|layer| Layer::find(&file, &format!("model.layers.{layer}"), config))
+            .collect::<Result<Vec<_>, _>>()?;
+        let map = file.map()?;
+        for (i, layer) in layers.iter().enumerate() {
+            for (name, matrix) in layer.projections() {
+                matrix
+                    .view(&map)
+                    .map_err(|source| CheckpointError::Layout {
+                        path: file.path().to_owned(),
+                        matrix: format!("model.layers.{i}.self_attn.{name}"),
+                        source,
+                    })?;
+            }
+        }
+        Ok(Self {
+            len_bytes: file.len_bytes(),
+            map,
+            embed_tokens,
+            lm_head,
+            final_norm,
+            layers,
+        })
+    }
+
+    pub(super) fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    pub(super) fn map(&self) -> &Mmap {
+        &self.map
+    }
+
+    pub(super) fn embed_tokens(&self) -> &[u8] {
+        self.embed_tokens.bytes(&self.map)
+    }
+
+    pub(super) fn lm_head(&self) -> &[u8] {
+        self.lm_head
+            .as_ref()
+            .unwrap_or(&self.embed_tokens)
+            .bytes(&self.map)
+    }
+
+    pub(super) fn final_norm(&self) -> &[f32] {
+        &self.final_norm
+    }
+
+    pub(super) fn layer(&self, layer: usize) -> LayerTrunk<'_> {
+        let layer = &self.layers[layer];
+        let view = |matrix: &MatrixLayout| {
+            matrix
+                .view(&self.map)
+                .expect("BUG: the layout was checked when the file was opened")
+        };
+        LayerTrunk {
+            input_layernorm: &layer.input_layernorm,
+            post_attention_layernorm: &layer.post_attention_layernorm,
+            gate: layer.gate.bytes(&self.map),
+            q_proj: view(&layer.q_proj),
+            k_proj: view(&layer.k_proj),
+            v_proj: view(&layer.v_proj),
+            o_proj: view(&layer.o_proj),
+        }
+    }
+
+    pub(super) fn matrices(&self) -> impl Iterator<Item = &MatrixLayout> {
+        self.layers
+            .iter()
+            .flat_map(|layer| layer.projections().map(|(_, matrix)| matrix))
+    }
+}
+
+impl Dense {
+    fn find(
+        file: &TensorFile,
+        name: &str,
+        (rows, columns): (usize, usize),
+    ) -> Result<Self, CheckpointError> {
+        let info = file.float_tensor(name, &[rows, columns])?;
+        Ok(match info.dtype {
+            Dtype::F16 => Dense::Mapped(info.range()),
+            _ => Dense::Owned(file.read_f16(name, info)?),
+        })
+    }
+
+    fn bytes<'a>(&'a self, map: &'a Mmap) -> &'a [u8] {
+        match self {
+            Dense::Mapped(range) => &map[range.clone()],
+            Dense::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Layer {
+    fn find(file: &TensorFile, prefix: &str, config: &Config) -> Result<Self, CheckpointError> {
+        let hidden = config.hidden_size;
+        let attention = |name: &str, shape: (usize, usize)| {
+            let matrix = MatrixLayout::find(file, &format!("{prefix}.self_attn.{name}"), shape)?;
+            for tensor in matrix.f16_tensors() {
+                file.check_finite(&tensor.name, tensor.range.clone())?;
+            }
+            Ok::<_, CheckpointError>(matrix)
+        };
+        let gate_name = format!("{prefix}.block_sparse_moe.gate.weight");
+        let gate = Dense::find(file, &gate_name, (config.n_experts, hidden))?;
+        if let Dense::Mapped(range) = &gate {
+            file.check_finite(&gate_name, range.clone())?;
+        }
+        let (q_size, kv_size) = (config.q_size(), config.kv_size());
+        Ok(Self {
+            input_layernorm: norm(file, &format!("{prefix}.input_layernorm.weight"), hidden)?,
+            post_attention_layernorm: norm(
+                file,
+                &format!("{prefix}.post_attention_layernorm.weight"),
+                hidden,
+            )?,
+            gate,
+            q_proj: attention("q_proj", (q_size, hidden))?,
+            k_proj: attention("k_proj", (kv_size, hidden))?,
+            v_proj: attention("v_proj", (kv_size, hidden))?,
+            o_proj: attention("o_proj", (hidden, q_size))?,
+        })
+    }
+
+    fn projections(&self) -> [(&'static str, &MatrixLayout); 4] {
+        [
+            ("q_proj", &self.q_proj),
+            ("k_proj", &self.k_proj),
+            ("v_proj", &self.v_proj),
+            ("o_proj", &self.o_proj),
+        ]
+    }
+}
+
+fn norm(file: &TensorFile, name: &str, hidden: usize) -> Result<Vec<f32>, CheckpointError> {
+    let info = file.float_tensor(name, &[hidden])?;
+    file.read_f32(name, info)
+}

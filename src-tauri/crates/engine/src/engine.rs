@@ -1,0 +1,295 @@
+//! The engine as others use it: load a model, ask it, read events; sync or async.
+//!
+//! A loaded model lives on a thread of its own, which takes one request after the other; those
+//! who ask hold channels, so nothing here blocks an async runtime.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use octet_kernels::{Pool, Precision};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::EngineError;
+use crate::experts::{DeviceOptions, Eviction, ExpertOptions, Experts};
+use crate::generate::{Conversation, DoneReason, Event, Generator, Request};
+use crate::hardware::Hardware;
+use crate::model::Mixtral;
+use crate::plan::{ModelSizes, Plan, PlanRequest, make_plan};
+use crate::tokenizer::Tokenizer;
+
+/// How a model is to be loaded.
+#[derive(Clone, Default)]
+pub struct LoadOptions {
+    /// What the memory plan is asked for.
+    pub plan: PlanRequest,
+    /// Worker threads; `None`: one a physical core.
+    pub threads: Option<usize>,
+    /// f32 activations everywhere.
+    pub exact: bool,
+    /// Which expert gives way.
+    pub eviction: Eviction,
+    /// Where the tokenizer is, if not in the model's folder.
+    pub tokenizer: Option<PathBuf>,
+    /// A device above RAM.
+    pub device: Option<DeviceOptions>,
+}
+
+/// A model in memory with what belongs to it.
+pub struct Loaded {
+    /// The model.
+    pub model: Mixtral,
+    /// Its tokenizer, if the folder has one.
+    pub tokenizer: Option<Tokenizer>,
+    /// What it takes of the machine, and why.
+    pub plan: Plan,
+}
+
+/// The sizes of `checkpoint` that the plan is made from.
+pub fn model_sizes(checkpoint: &Checkpoint) -> ModelSizes {
+    let c = checkpoint.config();
+    let head = 2 * (c.vocab_size * c.hidden_size) as u64;
+    let trunk = checkpoint.trunk_bytes();
+    ModelSizes {
+        n_layers: c.n_layers,
+        n_experts: c.n_experts,
+        top_k: c.top_k,
+        expert_bytes: checkpoint.expert_bytes() as u64,
+        trunk_file_bytes: trunk,
+        // The output matrix is held at 8 bits and a scale per block, about 0.53 of its f16 size.
+        trunk_resident_bytes: trunk.saturating_sub(head * 15 / 32),
+        kv_bytes_per_token: ModelSizes::kv_bytes_per_token(c.n_layers, c.n_kv_heads, c.head_dim),
+        vocab: c.vocab_size,
+        hidden: c.hidden_size,
+        intermediate: c.intermediate_size,
+        max_positions: c.max_positions,
+    }
+}
+
+impl Loaded {
+    /// Opens the checkpoint in `dir`, plans its memory and prepares it.
+    ///
+    /// # Errors
+    /// A damaged checkpoint or tokenizer, or a plan that does not fit this machine.
+    pub fn open(dir: &Path, options: &LoadOptions) -> Result<Self, EngineError> {
+        let checkpoint = Arc::new(Checkpoint::open(dir)?);
+        let tokenizer = open_tokenizer(dir, options.tokenizer.as_deref())?;
+        if let Some(tokenizer) = &tokenizer {
+            let (tokens, model) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
+            if tokens > model {
+                return Err(EngineError::TokenizerMismatch {
+                    tokenizer: tokens,
+                    model,
+                });
+            }
+        }
+        let hardware = Hardware::detect(dir);
+        let plan = make_plan(&model_sizes(&checkpoint), &hardware, &options.plan)?;
+        let experts = Experts::new(
+            Arc::clone(&checkpoint),
+            ExpertOptions {
+                ram_slots: plan.ram_slots,
+                eviction: options.eviction,
+                prefetch: plan.prefetch,
+                device: options.device.clone(),
+            },
+        )?;
+        let threads = options
+            .threads
+            .unwrap_or(hardware.cpu.physical_cores)
+            .max(1);
+        let precision = if options.exact {
+            Precision::Exact
+        } else {
+            Precision::Fast
+        };
+        let model = Mixtral::new(checkpoint, experts, Pool::new(threads), precision);
+        Ok(Self {
+            model,
+            tokenizer,
+            plan,
+        })
+    }
+}
+
+/// The tokenizer at `path`, else the one in `dir`; `None` if the folder has none.
+fn open_tokenizer(dir: &Path, path: Option<&Path>) -> Result<Option<Tokenizer>, EngineError> {
+    match path {
+        Some(path) => Ok(Some(Tokenizer::open(path)?)),
+        None if dir.join("tokenizer.json").is_file() => Ok(Some(Tokenizer::open(dir)?)),
+        None => Ok(None),
+    }
+}
+
+struct Order {
+    request: Request,
+    events: UnboundedSender<Event>,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// A loaded model on its own thread. Cloning gives another handle; the model is unloaded when
+/// the last one is dropped.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    orders: Mutex<Option<mpsc::Sender<Order>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Raised to end the generation at work.
+    unloading: Arc<AtomicBool>,
+    plan: Plan,
+}
+
+/// A generation under way: its events, and the means to end it. Dropping it cancels.
+pub struct Generation {
+    events: UnboundedReceiver<Event>,
+    cancel: Cancel,
+}
+
+/// Ends a generation within a token (in prefill, within a layer).
+#[derive(Clone)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks for the end; the generation then reports `Done` with what there is.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Engine {
+    /// Loads the model in `dir` on a new thread, without blocking the caller's runtime.
+    ///
+    /// # Errors
+    /// See [`Loaded::open`].
+    pub async fn load(dir: PathBuf, options: LoadOptions) -> Result<Self, EngineError> {
+        let (done, loaded) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            // The caller may have gone; then the model is simply dropped.
+            let _ = done.send(Loaded::open(&dir, &options).map(Self::start));
+        });
+        loaded.await.map_err(|_| EngineError::Unloaded)?
+    }
+
+    /// Puts a loaded model on its thread.
+    pub fn start(loaded: Loaded) -> Self {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        let unloading = Arc::new(AtomicBool::new(false));
+        let plan = loaded.plan.clone();
+        let stop = Arc::clone(&unloading);
+        let thread = std::thread::spawn(move || {
+            let mut conversation = Conversation::new(&loaded.model, loaded.plan.ctx);
+            for order in inbox {
+                let stopped =
+                    || order.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
+                let mut emit = |event| {
+                    if order.events.send(event).is_err() {
+                        order.cancelled.store(true, Ordering::Relaxed);
+                    }
+                };
+                let mut generator = Generator {
+                    model: &loaded.model,
+                    tokenizer: loaded.tokenizer.as_ref(),
+                    cancelled: &stopped,
+                    emit: &mut emit,
+                };
+                generator.generate(&mut conversation, &order.request);
+            }
+        });
+        Self(Arc::new(Inner {
+            orders: Mutex::new(Some(orders)),
+            thread: Mutex::new(Some(thread)),
+            unloading,
+            plan,
+        }))
+    }
+
+    /// What the model takes of the machine.
+    pub fn plan(&self) -> &Plan {
+        &self.0.plan
+    }
+
+    /// Queues `request`; returns at once. Requests are worked on one after the other.
+    pub fn generate(&self, request: Request) -> Generation {
+        let (events, receiver) = unbounded_channel();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let order = Order {
+            request,
+            events,
+            cancelled: Arc::clone(&cancelled),
+        };
+        let orders = self.0.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(orders) = &*orders {
+            // A thread that is gone drops the order, and with it the event channel.
+            let _ = orders.send(order);
+        }
+        Generation {
+            events: receiver,
+            cancel: Cancel(cancelled),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.unloading.store(true, Ordering::Relaxed);
+        self.orders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            // A panic on the engine's thread was reported to those who waited for events.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Generation {
+    /// The next event, or `None` after the last one.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// The next event for callers without a runtime.
+    ///
+    /// # Panics
+    /// If called from async code.
+    pub fn next_blocking(&mut self) -> Option<Event> {
+        self.events.blocking_recv()
+    }
+
+    /// A handle that ends the generation from elsewhere.
+    pub fn cancel_handle(&self) -> Cancel {
+        self.cancel.clone()
+    }
+
+    /// Waits for the end: the whole text, why it ended, and the last event.
+    ///
+    /// # Errors
+    /// The message of an `Error` event, or that the model is gone.
+    pub async fn text(mut self) -> Result<(String, DoneReason), String> {
+        let mut all = String::new();
+        while let Some(event) = self.next().await {
+            match event {
+                Event::Token { text, .. } => all += &text,
+                Event::Done { reason, text, .. } => return Ok((all + &text, reason)),
+                Event::Error { message, .. } => return Err(message),
+                _ => {}
+            }
+        }
+        Err(EngineError::Unloaded.to_string())
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}

@@ -1,0 +1,112 @@
+//! What can go wrong in the engine.
+
+use crate::checkpoint::CheckpointError;
+use crate::experts::TierError;
+use crate::plan::PlanError;
+use crate::prompt::PromptError;
+use crate::sampling::SamplingError;
+use crate::tokenizer::TokenizerError;
+
+/// Any failure of loading or generating.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The checkpoint is missing, damaged or foreign.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The memory plan refuses.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The tokenizer is missing or damaged.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The messages make no prompt.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    /// Bad sampling settings, or logits that are no numbers.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// An expert could not be had.
+    #[error(transparent)]
+    Tier(#[from] TierError),
+    /// The tensor library failed.
+    #[error("attention failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+    /// The device failed in the middle of an answer.
+    #[error("the device failed: {reason}; load the model again, or choose the CPU")]
+    Device {
+        /// What it reported.
+        reason: String,
+    },
+    /// A token beyond the vocabulary.
+    #[error("token {token} is not in the vocabulary of {vocab_size}")]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// Tokens the model knows.
+        vocab_size: usize,
+    },
+    /// More positions than the context holds.
+    #[error(
+        "{wanted} tokens do not fit the context of {capacity}: shorten the text, or load with a longer context"
+    )]
+    ContextFull {
+        /// Positions the context holds.
+        capacity: usize,
+        /// Positions asked for.
+        wanted: usize,
+    },
+    /// Nothing to answer.
+    #[error("the prompt is empty: give at least one token")]
+    EmptyPrompt,
+    /// Text was given but the model folder has no tokenizer.
+    #[error("{dir} has no tokenizer.json: add the model's tokenizer, or give --tokens")]
+    NoTokenizer {
+        /// The model folder.
+        dir: String,
+    },
+    /// The tokenizer belongs to another model.
+    #[error(
+        "the tokenizer has {tokenizer} tokens but the model {model}: it belongs to another model"
+    )]
+    TokenizerMismatch {
+        /// Tokens of the tokenizer.
+        tokenizer: usize,
+        /// Tokens of the model.
+        model: usize,
+    },
+    /// A tier too small to work with.
+    #[error("{slots} expert slots are too few: at least {least} are needed, so raise the budget")]
+    TooFewSlots {
+        /// Slots there would be.
+        slots: usize,
+        /// Slots needed.
+        least: usize,
+    },
+    /// Stopped on request.
+    #[error("cancelled")]
+    Cancelled,
+    /// The engine's thread is gone.
+    #[error("the model is no longer loaded: load it again")]
+    Unloaded,
+}
+
+impl EngineError {
+    /// A short, stable name of the kind of failure, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Checkpoint(_) => "checkpoint",
+            Self::Plan(_) | Self::TooFewSlots { .. } => "memory",
+            Self::Tokenizer(_) | Self::NoTokenizer { .. } | Self::TokenizerMismatch { .. } => {
+                "tokenizer"
+            }
+            Self::Prompt(_) | Self::EmptyPrompt | Self::UnknownToken { .. } => "prompt",
+            Self::Sampling(_) => "sampling",
+            Self::Tier(_) => "experts",
+            Self::Tensor(_) | Self::Unloaded => "engine",
+            Self::Device { .. } => "device",
+            Self::ContextFull { .. } => "context_full",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The tier above RAM: memory with slots of its own that also computes.
+
+use std::sync::Arc;
+
+use super::ram::RamTier;
+use super::tier::Memory;
+use crate::checkpoint::ExpertId;
+
+/// What a card (or, in tests, plain memory standing in for one) has to do.
+///
+/// Calls come from several threads: uploads from the fetch thread, forwards from the engine's.
+/// The tier sees to it that a slot is never read while it is being written.
+pub trait Device: Send + Sync + 'static {
+    /// The device's name, for people.
+    fn name(&self) -> &str;
+
+    /// Slots, each large enough for the largest expert.
+    fn n_slots(&self) -> usize;
+
+    /// Copies an expert's bytes (the data range of its file) into `slot`; returns when they are
+    /// there.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn upload(&self, slot: usize, id: ExpertId, bytes: &[u8]) -> Result<(), String>;
+
+    /// `y = expert(x)`, both f32 `(t, hidden)`, with the expert in `slot`.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn forward(&self, slot: usize, id: ExpertId, x: &[f32], y: &mut [f32]) -> Result<(), String>;
+}
+
+/// Bytes a second of the two ways to meet a miss, measured once per machine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bandwidths {
+    /// From RAM into the device.
+    pub upload: f64,
+    /// Of an expert's matrices computed on the CPU, one token at a time.
+    pub cpu: f64,
+}
+
+impl Bandwidths {
+    /// Whether computing an expert of `bytes` for `rows` tokens on the CPU ends sooner than
+    /// fetching it.
+    pub fn cpu_is_sooner(&self, bytes: usize, rows: usize) -> bool {
+        let bytes = bytes as f64;
+        rows as f64 * bytes / self.cpu < bytes / self.upload
+    }
+}
+
+/// A device's slots, filled from the RAM tier.
+pub(super) struct DeviceMemory {
+    pub(super) device: Arc<dyn Device>,
+    pub(super) ram: Arc<RamTier>,
+}
+
+impl Memory for DeviceMemory {
+    fn fill(&self, slot: usize, id: ExpertId) -> Result<u64, String> {
+        let mut lease = self.ram.demand(id).map_err(|error| error.to_string())?;
+        let bytes = lease.bytes().map_err(|error| error.to_string())?;
+        self.device.upload(slot, id, bytes)?;
+        Ok(bytes.len() as u64)
+    }
+}

@@ -1,0 +1,229 @@
+//! The RAM tier: experts in place in the mapped checkpoint, or in slots within a byte budget.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::cache::{Eviction, ExpertCache};
+use super::stats::TierStats;
+use super::tier::{Lease, Memory, Tier, TierError};
+use crate::checkpoint::{Checkpoint, ExpertId, ExpertWeights};
+
+/// Threads that read experts from disk; a third brought nothing on the drives tried.
+const READ_THREADS: usize = 2;
+
+/// Where the RAM tier keeps experts.
+pub(super) enum RamTier {
+    /// The budget holds them all: used in place in the map, read ahead on first use.
+    Mapped(Mapped),
+    /// Copies in slots, read from the files by position (so the map adds nothing to memory use).
+    Slots {
+        checkpoint: Arc<Checkpoint>,
+        tier: Tier<RamSlots>,
+    },
+}
+
+/// Experts in place.
+pub(super) struct Mapped {
+    checkpoint: Arc<Checkpoint>,
+    /// By `layer * n_experts + expert`: whether the system was told to read it.
+    touched: Vec<AtomicU64>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// Slots of private memory.
+pub(super) struct RamSlots {
+    checkpoint: Arc<Checkpoint>,
+    /// A lease shares the bytes; a slot is rewritten only when none is out.
+    slots: Vec<Mutex<Arc<Vec<u8>>>>,
+}
+
+impl Memory for RamSlots {
+    fn fill(&self, slot: usize, id: ExpertId) -> Result<u64, String> {
+        let mut held = self.slots[slot]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let len = self.checkpoint.expert_len(id);
+        match Arc::get_mut(&mut held) {
+            Some(bytes) if bytes.len() >= len => {}
+            _ => *held = Arc::new(vec![0; self.checkpoint.expert_bytes()]),
+        }
+        let bytes = Arc::get_mut(&mut held).expect("BUG: a slot being filled is leased");
+        self.checkpoint
+            .read_expert(id, &mut bytes[..len])
+            .map_err(|error| error.to_string())?;
+        Ok(len as u64)
+    }
+}
+
+/// An expert in RAM, or on its way there, kept until dropped.
+pub(super) struct RamLease {
+    checkpoint: Arc<Checkpoint>,
+    id: ExpertId,
+    /// `None`: in place in the map.
+    slot: Option<Lease<RamSlots>>,
+    bytes: Option<Arc<Vec<u8>>>,
+}
+
+impl RamTier {
+    /// The whole checkpoint in place.
+    pub(super) fn mapped(checkpoint: Arc<Checkpoint>) -> Self {
+        let c = checkpoint.config();
+        let touched = (0..c.n_layers * c.n_experts)
+            .map(|_| AtomicU64::new(0))
+            .collect();
+        Self::Mapped(Mapped {
+            touched,
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            checkpoint,
+        })
+    }
+
+    /// `n_slots` experts at a time.
+    pub(super) fn slots(checkpoint: Arc<Checkpoint>, n_slots: usize, eviction: Eviction) -> Self {
+        let c = checkpoint.config();
+        let cache = ExpertCache::new(eviction, c.n_layers, c.n_experts, n_slots);
+        let slots = (0..cache.n_slots()).map(|_| Mutex::default()).collect();
+        let memory = RamSlots {
+            checkpoint: Arc::clone(&checkpoint),
+            slots,
+        };
+        Self::Slots {
+            checkpoint,
+            tier: Tier::new(memory, cache, READ_THREADS),
+        }
+    }
+
+    /// The number of slots; every expert has its place when mapped.
+    pub(super) fn n_slots(&self) -> usize {
+        match self {
+            Self::Mapped(mapped) => mapped.touched.len(),
+            Self::Slots { tier, .. } => tier.n_slots(),
+        }
+    }
+
+    /// Whether all experts have a place, so that nothing is ever evicted.
+    pub(super) fn holds_all(&self) -> bool {
+        matches!(self, Self::Mapped(_))
+    }
+
+    /// Reserves `id` and starts its read if need be.
+    pub(super) fn demand(&self, id: ExpertId) -> Result<RamLease, TierError> {
+        match self {
+            Self::Mapped(mapped) => {
+                let count = if mapped.touch(id) {
+                    &mapped.misses
+                } else {
+                    &mapped.hits
+                };
+                count.fetch_add(1, Ordering::Relaxed);
+                let checkpoint = Arc::clone(&mapped.checkpoint);
+                Ok(RamLease {
+                    checkpoint,
+                    id,
+                    slot: None,
+                    bytes: None,
+                })
+            }
+            Self::Slots { checkpoint, tier } => {
+                let slot = Some(tier.demand(id)?);
+                Ok(RamLease {
+                    checkpoint: Arc::clone(checkpoint),
+                    id,
+                    slot,
+                    bytes: None,
+                })
+            }
+        }
+    }
+
+    /// Starts reads of guessed experts.
+    pub(super) fn prefetch(&self, ids: &[ExpertId]) {
+        match self {
+            Self::Mapped(mapped) => {
+                for id in ids {
+                    mapped.touch(*id);
+                }
+            }
+            Self::Slots { tier, .. } => tier.prefetch(ids),
+        }
+    }
+
+    pub(super) fn demote(&self, id: ExpertId) {
+        if let Self::Slots { tier, .. } = self {
+            tier.demote(id);
+        }
+    }
+
+    /// Whether `id` can be read without waiting for the disk, as far as this tier knows.
+    pub(super) fn contains(&self, id: ExpertId) -> bool {
+        match self {
+            Self::Mapped(mapped) => mapped.mark(id).load(Ordering::Relaxed) != 0,
+            Self::Slots { tier, .. } => tier.contains(id),
+        }
+    }
+
+    pub(super) fn stats(&self) -> TierStats {
+        match self {
+            Self::Mapped(mapped) => TierStats {
+                hits: mapped.hits.load(Ordering::Relaxed),
+                misses: mapped.misses.load(Ordering::Relaxed),
+                bytes_moved: mapped
+                    .touched
+                    .iter()
+                    .map(|t| t.load(Ordering::Relaxed))
+                    .sum(),
+                ..TierStats::default()
+            },
+            Self::Slots { tier, .. } => tier.stats(),
+        }
+    }
+}
+
+impl Mapped {
+    fn mark(&self, id: ExpertId) -> &AtomicU64 {
+        let n_experts = self.checkpoint.config().n_experts;
+        &self.touched[usize::from(id.layer) * n_experts + usize::from(id.expert)]
+    }
+
+    /// On first use, has the system read the expert ahead of the page faults; whether it was.
+    fn touch(&self, id: ExpertId) -> bool {
+        let len = self.checkpoint.expert_len(id) as u64;
+        let first = self.mark(id).swap(len, Ordering::Relaxed) == 0;
+        if first {
+            self.checkpoint.advise_will_need(id);
+        }
+        first
+    }
+}
+
+impl RamLease {
+    pub(super) fn id(&self) -> ExpertId {
+        self.id
+    }
+
+    /// The expert's data range, waiting for it if need be.
+    pub(super) fn bytes(&mut self) -> Result<&[u8], TierError> {
+        match &self.slot {
+            None => Ok(self.checkpoint.expert_data(self.id)),
+            Some(lease) => {
+                if self.bytes.is_none() {
+                    lease.ready()?;
+                    let slot = &lease.memory().slots[lease.slot()];
+                    let held = slot.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.bytes = Some(Arc::clone(&held));
+                }
+                let bytes = self.bytes.as_deref().map_or(&[][..], Vec::as_slice);
+                Ok(&bytes[..self.checkpoint.expert_len(self.id)])
+            }
+        }
+    }
+
+    /// The expert's matrices, waiting for them if need be.
+    pub(super) fn weights(&mut self) -> Result<ExpertWeights<'_>, TierError> {
+        let (checkpoint, id) = (Arc::clone(&self.checkpoint), self.id);
+        let bytes = self.bytes()?;
+        Ok(checkpoint.expert_view(id, bytes))
+    }
+}

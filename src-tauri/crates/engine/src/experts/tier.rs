@@ -1,0 +1,527 @@
+//! A tier of expert slots: demands, prefetches and leases over some [`Memory`].
+//!
+//! Who waits for whom: callers ask with [`Tier::demand`], which reserves a slot at once and gives
+//! a [`Lease`]; the fetch threads fill reserved slots, demanded ones before prefetched ones;
+//! [`Lease::ready`] blocks until its slot is full. A fetch in flight is joined, never repeated.
+//! A leased slot, or one being filled, is never evicted.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::cache::ExpertCache;
+use super::stats::TierStats;
+use crate::checkpoint::ExpertId;
+
+/// Slots that can be filled with experts from the tier below.
+pub trait Memory: Send + Sync + 'static {
+    /// Brings expert `id` into `slot`, which nobody reads meanwhile; the bytes moved.
+    ///
+    /// # Errors
+    /// A message that names what could not be read or copied.
+    fn fill(&self, slot: usize, id: ExpertId) -> Result<u64, String>;
+}
+
+/// Why a demand could not be met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TierError {
+    /// The fetch failed.
+    #[error("expert {expert} of layer {layer} could not be fetched: {reason}")]
+    Fetch {
+        /// The layer.
+        layer: u16,
+        /// The expert in its layer.
+        expert: u16,
+        /// What the memory said.
+        reason: String,
+    },
+    /// Every slot the expert could take is leased: the budget is too small for what is in use.
+    #[error(
+        "all {slots} expert slots are in use and layer {layer} needs one more: raise the budget"
+    )]
+    NoSlot {
+        /// Slots in the tier.
+        slots: usize,
+        /// The layer that asked.
+        layer: u16,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    Empty,
+    Queued,
+    Filling,
+    Ready,
+    Failed(String),
+}
+
+#[derive(Debug)]
+struct Slot {
+    phase: Phase,
+    leases: u32,
+    /// Brought by a prefetch that no demand has used yet.
+    speculative: bool,
+}
+
+impl Slot {
+    fn busy(&self) -> bool {
+        self.leases > 0 || matches!(self.phase, Phase::Queued | Phase::Filling)
+    }
+}
+
+struct State {
+    cache: ExpertCache,
+    slots: Vec<Slot>,
+    demanded: VecDeque<(ExpertId, usize)>,
+    prefetched: VecDeque<(ExpertId, usize)>,
+    stats: TierStats,
+    closing: bool,
+}
+
+struct Shared<M> {
+    memory: M,
+    state: Mutex<State>,
+    /// Signalled when a fetch is queued (fetch threads wait) or ends, or a lease is given back
+    /// (callers wait).
+    changed: Condvar,
+}
+
+impl<M> Shared<M> {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the [module](self).
+pub struct Tier<M: Memory> {
+    shared: Arc<Shared<M>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A slot kept for its holder until dropped.
+pub struct Lease<M: Memory> {
+    shared: Arc<Shared<M>>,
+    slot: usize,
+    id: ExpertId,
+}
+
+impl<M: Memory> Tier<M> {
+    /// A tier over `memory`, whose slots `cache` hands out, filled by `fetch_threads` threads.
+    pub fn new(memory: M, cache: ExpertCache, fetch_threads: usize) -> Self {
+        let slots = (0..cache.n_slots())
+            .map(|_| Slot {
+                phase: Phase::Empty,
+                leases: 0,
+                speculative: false,
+            })
+            .collect();
+        let shared = Arc::new(Shared {
+            memory,
+            state: Mutex::new(State {
+                cache,
+                slots,
+                demanded: VecDeque::new(),
+                prefetched: VecDeque::new(),
+                stats: TierStats::default(),
+                closing: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let threads = (0..fetch_threads.max(1))
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || fetch_loop(&shared))
+            })
+            .collect();
+        Self { shared, threads }
+    }
+
+    /// The memory behind the slots.
+    pub fn memory(&self) -> &M {
+        &self.shared.memory
+    }
+
+    /// The number of slots.
+    pub fn n_slots(&self) -> usize {
+        self.shared.lock().slots.len()
+    }
+
+    /// Asks for `id` and reserves its slot, starting a fetch if it is neither there nor coming.
+    /// Blocks only while every slot it could take is being filled.
+    ///
+    /// # Errors
+    /// [`TierError::NoSlot`] if every such slot is leased.
+    pub fn demand(&self, id: ExpertId) -> Result<Lease<M>, TierError> {
+        let mut state = self.shared.lock();
+        loop {
+            if let Some(slot) = state.cache.touch(id) {
+                state.join(id, slot);
+                self.shared.changed.notify_all();
+                return Ok(self.lease(slot, id));
+            }
+            if let Some(slot) = state.admit(id) {
+                state.stats.misses += 1;
+                state.slots[slot].leases = 1;
+                state.demanded.push_back((id, slot));
+                self.shared.changed.notify_all();
+                return Ok(self.lease(slot, id));
+            }
+            // A slot being filled for nobody becomes free by itself; leased ones may never.
+            if !state.slots.iter().any(|s| s.leases == 0 && s.busy()) {
+                return Err(TierError::NoSlot {
+                    slots: state.slots.len(),
+                    layer: id.layer,
+                });
+            }
+            state = self.shared.wait(state);
+        }
+    }
+
+    /// A lease on `id` if it is in the tier or on its way; counts as a hit, never as a miss.
+    pub fn demand_if_present(&self, id: ExpertId) -> Option<Lease<M>> {
+        let mut state = self.shared.lock();
+        let slot = state.cache.touch(id)?;
+        state.join(id, slot);
+        self.shared.changed.notify_all();
+        Some(self.lease(slot, id))
+    }
+
+    /// Counts a demand that was met elsewhere (computed in the tier below).
+    pub fn count_miss(&self) {
+        self.shared.lock().stats.misses += 1;
+    }
+
+    /// Starts fetches of the guessed `ids`, in slots that nobody holds; never blocks.
+    pub fn prefetch(&self, ids: &[ExpertId]) {
+        let mut state = self.shared.lock();
+        // Guessed experts that are here must not be the victims of those that are not.
+        let missing: Vec<bool> = ids
+            .iter()
+            .map(|id| state.cache.touch(*id).is_none())
+            .collect();
+        for (&id, missing) in ids.iter().zip(missing) {
+            if !missing || state.cache.slot_of(id).is_some() {
+                continue;
+            }
+            let Some(slot) = state.admit(id) else { break };
+            state.stats.prefetches += 1;
+            state.slots[slot].speculative = true;
+            state.prefetched.push_back((id, slot));
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// Makes `id` the first to be evicted (a long prompt is done with it).
+    pub fn demote(&self, id: ExpertId) {
+        self.shared.lock().cache.demote(id);
+    }
+
+    /// Whether `id` is in the tier, full.
+    pub fn contains(&self, id: ExpertId) -> bool {
+        let state = self.shared.lock();
+        state
+            .cache
+            .slot_of(id)
+            .is_some_and(|slot| state.slots[slot].phase == Phase::Ready)
+    }
+
+    /// The counters so far.
+    pub fn stats(&self) -> TierStats {
+        self.shared.lock().stats
+    }
+
+    fn lease(&self, slot: usize, id: ExpertId) -> Lease<M> {
+        Lease {
+            shared: Arc::clone(&self.shared),
+            slot,
+            id,
+        }
+    }
+}
+
+impl State {
+    /// Counts a demand for `id`, which has `slot`, and leases it.
+    fn join(&mut self, id: ExpertId, slot: usize) {
+        self.stats.hits += 1;
+        let state = &mut self.slots[slot];
+        state.leases += 1;
+        if std::mem::take(&mut state.speculative) {
+            self.stats.prefetch_hits += 1;
+        }
+        if state.phase == Phase::Queued
+            && let Some(at) = self.prefetched.iter().position(|(queued, _)| *queued == id)
+        {
+            self.prefetched.remove(at);
+            self.demanded.push_back((id, slot));
+        }
+    }
+
+    /// Takes a slot for `id` and marks it as queued.
+    fn admit(&mut self, id: ExpertId) -> Option<usize> {
+        let slots = &self.slots;
+        let admission = self.cache.admit(id, |slot| slots[slot].busy())?;
+        let slot = &mut self.slots[admission.slot];
+        if std::mem::take(&mut slot.speculative) {
+            self.stats.prefetch_wasted += 1;
+        }
+        slot.phase = Phase::Queued;
+        Some(admission.slot)
+    }
+}
+
+fn fetch_loop<M: Memory>(shared: &Shared<M>) {
+    let mut state = shared.lock();
+    while !state.closing {
+        let next = state
+            .demanded
+            .pop_front()
+            .or_else(|| state.prefetched.pop_front());
+        let Some((id, slot)) = next else {
+            state = shared.wait(state);
+            continue;
+        };
+        state.slots[slot].phase = Phase::Filling;
+        drop(state);
+        let filled = shared.memory.fill(slot, id);
+        state = shared.lock();
+        match filled {
+            Ok(bytes) => {
+                state.stats.bytes_moved += bytes;
+                state.slots[slot].phase = Phase::Ready;
+            }
+            Err(reason) => {
+                // Waiting demands report it; a failed prefetch is tried again when asked for.
+                state.cache.remove(id);
+                state.slots[slot].speculative = false;
+                state.slots[slot].phase = if state.slots[slot].leases > 0 {
+                    Phase::Failed(reason)
+                } else {
+                    Phase::Empty
+                };
+            }
+        }
+        shared.changed.notify_all();
+    }
+}
+
+impl<M: Memory> Drop for Tier<M> {
+    fn drop(&mut self) {
+        self.shared.lock().closing = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A fetch thread that panicked has nothing left to give back.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<M: Memory> Lease<M> {
+    /// The leased slot; its bytes may be read once [`Lease::ready`] has returned.
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// The expert asked for.
+    pub fn id(&self) -> ExpertId {
+        self.id
+    }
+
+    /// The memory behind the slot.
+    pub fn memory(&self) -> &M {
+        &self.shared.memory
+    }
+
+    /// Whether the slot is full: [`Lease::ready`] would not block.
+    pub fn is_ready(&self) -> bool {
+        self.shared.lock().slots[self.slot].phase == Phase::Ready
+    }
+
+    /// Waits until the slot is full.
+    ///
+    /// # Errors
+    /// [`TierError::Fetch`] if the fetch failed.
+    pub fn ready(&self) -> Result<(), TierError> {
+        let mut state = self.shared.lock();
+        let asked = Instant::now();
+        let mut waited = false;
+        loop {
+            match &state.slots[self.slot].phase {
+                Phase::Ready => {
+                    if waited {
+                        state.stats.wait_ns += asked.elapsed().as_nanos() as u64;
+                    }
+                    return Ok(());
+                }
+                Phase::Failed(reason) => {
+                    return Err(TierError::Fetch {
+                        layer: self.id.layer,
+                        expert: self.id.expert,
+                        reason: reason.clone(),
+                    });
+                }
+                Phase::Empty | Phase::Queued | Phase::Filling => {
+                    waited = true;
+                    state = self.shared.wait(state);
+                }
+            }
+        }
+    }
+}
+
+impl<M: Memory> Drop for Lease<M> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        let slot = &mut state.slots[self.slot];
+        slot.leases -= 1;
+        if slot.leases == 0 && matches!(slot.phase, Phase::Failed(_)) {
+            slot.phase = Phase::Empty;
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::cache::Eviction;
+    use super::*;
+
+    /// Remembers which expert each slot was filled with, and counts fills.
+    struct Tags {
+        slots: Vec<AtomicU64>,
+        fills: AtomicU64,
+        fail: Option<ExpertId>,
+    }
+
+    fn tag(id: ExpertId) -> u64 {
+        u64::from(id.layer) << 16 | u64::from(id.expert) | 1 << 40
+    }
+
+    impl Memory for Tags {
+        fn fill(&self, slot: usize, id: ExpertId) -> Result<u64, String> {
+            self.fills.fetch_add(1, Ordering::SeqCst);
+            std::thread::yield_now();
+            if self.fail == Some(id) {
+                return Err("the disk is gone".into());
+            }
+            self.slots[slot].store(tag(id), Ordering::SeqCst);
+            Ok(7)
+        }
+    }
+
+    fn tier(n_slots: usize, fail: Option<ExpertId>) -> Tier<Tags> {
+        let memory = Tags {
+            slots: (0..n_slots).map(|_| AtomicU64::new(0)).collect(),
+            fills: AtomicU64::new(0),
+            fail,
+        };
+        Tier::new(
+            memory,
+            ExpertCache::new(Eviction::LruGlobal, 4, 8, n_slots),
+            2,
+        )
+    }
+
+    fn id(layer: u16, expert: u16) -> ExpertId {
+        ExpertId { layer, expert }
+    }
+
+    #[test]
+    fn a_leased_slot_holds_what_was_asked_for_under_contention() {
+        let tier = tier(6, None);
+        std::thread::scope(|scope| {
+            for worker in 0..3u64 {
+                let tier = &tier;
+                scope.spawn(move || {
+                    let mut seed = worker + 1;
+                    for _ in 0..500 {
+                        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        let wanted = id((seed >> 33) as u16 % 4, (seed >> 40) as u16 % 8);
+                        tier.prefetch(&[id((seed >> 50) as u16 % 4, (seed >> 45) as u16 % 8)]);
+                        let lease = tier.demand(wanted).expect("three leases, six slots");
+                        lease.ready().expect("nothing fails");
+                        let held = tier.memory().slots[lease.slot()].load(Ordering::SeqCst);
+                        assert_eq!(held, tag(wanted));
+                    }
+                });
+            }
+        });
+        let stats = tier.stats();
+        assert_eq!(stats.hits + stats.misses, 1500);
+        assert!(stats.prefetch_hits + stats.prefetch_wasted <= stats.prefetches);
+    }
+
+    #[test]
+    fn a_fetch_in_flight_is_joined() {
+        let tier = tier(4, None);
+        let first = tier.demand(id(0, 1)).expect("free slots");
+        let second = tier.demand(id(0, 1)).expect("free slots");
+        first.ready().expect("fills");
+        second.ready().expect("fills");
+        assert_eq!(first.slot(), second.slot());
+        assert_eq!(tier.memory().fills.load(Ordering::SeqCst), 1);
+        assert_eq!((tier.stats().hits, tier.stats().misses), (1, 1));
+    }
+
+    #[test]
+    fn a_prefetched_expert_counts_once_used_or_wasted() {
+        let tier = tier(2, None);
+        tier.prefetch(&[id(0, 0), id(0, 1)]);
+        tier.demand(id(0, 0))
+            .expect("there")
+            .ready()
+            .expect("fills");
+        while !tier.contains(id(0, 1)) {
+            std::thread::yield_now();
+        }
+        let held = tier.demand(id(0, 0)).expect("there");
+        tier.demand(id(1, 0))
+            .expect("takes the unused one")
+            .ready()
+            .expect("fills");
+        drop(held);
+        let stats = tier.stats();
+        assert_eq!(
+            (stats.prefetches, stats.prefetch_hits, stats.prefetch_wasted),
+            (2, 1, 1)
+        );
+        assert_eq!(stats.bytes_moved, 21);
+    }
+
+    #[test]
+    fn a_failed_fetch_is_reported_and_can_be_tried_again() {
+        let tier = tier(2, Some(id(1, 1)));
+        for _ in 0..2 {
+            let error = tier
+                .demand(id(1, 1))
+                .expect("a slot")
+                .ready()
+                .expect_err("fails");
+            assert!(error.to_string().contains("the disk is gone"), "{error}");
+        }
+        tier.demand(id(1, 2))
+            .expect("a slot")
+            .ready()
+            .expect("fills");
+        assert_eq!(tier.memory().fills.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    fn leasing_every_slot_is_an_error_not_a_deadlock() {
+        let tier = tier(2, None);
+        let _a = tier.demand(id(0, 0)).expect("a slot");
+        let _b = tier.demand(id(0, 1)).expect("a slot");
+        let error = tier.demand(id(0, 2)).err().expect("no slot is left");
+        assert_eq!(error, TierError::NoSlot { slots: 2, layer: 0 });
+    }
+}

@@ -1,0 +1,458 @@
+//! Generation: from a request to a stream of events.
+//!
+//! Events come in this order: `Started`, `Prefill`..., `Token`..., then exactly one of `Done` or
+//! `Error`; `ContextShift` may come before any `Prefill` or `Token`.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::EngineError;
+use crate::experts::ExpertStats;
+use crate::model::{Logits, Mixtral, PREFILL_CHUNK, Session};
+use crate::prompt::{Message, Role};
+use crate::sampling::{Sampler, SamplingParams};
+use crate::stream_text::StopMatcher;
+use crate::tokenizer::{TokenId, Tokenizer};
+
+/// What to go on from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// A conversation, rendered by the chat template.
+    Messages(Vec<Message>),
+    /// Plain text behind a BOS.
+    Prompt(String),
+    /// Token ids as they are; needs no tokenizer.
+    Tokens(Vec<TokenId>),
+}
+
+/// One generation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// What to go on from.
+    pub input: Input,
+    /// How tokens are chosen.
+    #[serde(default)]
+    pub sampling: SamplingParams,
+    /// New tokens at most; `None`: until the model ends or the context is full.
+    #[serde(default)]
+    pub max_new_tokens: Option<usize>,
+    /// Texts that end the answer and are not part of it.
+    #[serde(default)]
+    pub stop: Vec<String>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DoneReason {
+    /// The model said so.
+    Eos,
+    /// A stop string came.
+    Stop,
+    /// `max_new_tokens` were made.
+    Length,
+    /// The context is full and holds nothing that could be dropped.
+    ContextFull,
+    /// Cancelled; what was said so far stands.
+    Cancelled,
+}
+
+/// Figures of one generation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Stats {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Of these, tokens that the KV cache still held.
+    pub reused_tokens: usize,
+    /// The seed that gives this answer again.
+    pub seed: u64,
+    /// Tokens made.
+    pub new_tokens: usize,
+    /// From the request to the first token, in milliseconds.
+    pub time_to_first_token_ms: f64,
+    /// Prompt tokens computed a second.
+    pub prefill_tokens_per_sec: f64,
+    /// New tokens a second, the first one not counted (it belongs to the prompt).
+    pub decode_tokens_per_sec: f64,
+    /// What the expert tiers did meanwhile.
+    pub experts: ExpertStats,
+}
+
+/// What a generation reports.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The request is being worked on.
+    Started {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Of these, tokens that need not be computed again.
+        reused_tokens: usize,
+    },
+    /// The oldest turns were dropped to make room; the system text was kept.
+    ContextShift {
+        /// Messages dropped.
+        dropped_messages: usize,
+        /// Tokens of the prompt as it is now.
+        prompt_tokens: usize,
+    },
+    /// The prompt is being computed.
+    Prefill {
+        /// Tokens done.
+        done: usize,
+        /// Tokens in all.
+        total: usize,
+    },
+    /// A token was chosen.
+    Token {
+        /// The token.
+        id: TokenId,
+        /// Text that is now certain; often empty while a character or a stop string is open.
+        text: String,
+    },
+    /// The end.
+    Done {
+        /// Why.
+        reason: DoneReason,
+        /// Text that was held back until now.
+        text: String,
+        /// Figures.
+        stats: Box<Stats>,
+    },
+    /// The end, badly; the engine stays usable.
+    Error {
+        /// See [`EngineError::code`].
+        code: String,
+        /// One line: what happened and what to do.
+        message: String,
+    },
+}
+
+/// A session and the tokens its cache holds, kept from request to request.
+pub struct Conversation {
+    session: Session,
+    /// The token at every position of the KV cache.
+    cached: Vec<TokenId>,
+}
+
+impl Conversation {
+    /// An empty one for up to `ctx` positions.
+    pub fn new(model: &Mixtral, ctx: usize) -> Self {
+        Self {
+            session: model.session(ctx),
+            cached: Vec::new(),
+        }
+    }
+
+    /// The session, for statistics.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Keeps the common beginning of what is cached and `prompt`, less the last token, whose
+    /// logits are wanted; how many tokens that is.
+    fn rewind(&mut self, prompt: &[TokenId]) -> usize {
+        let common = self
+            .cached
+            .iter()
+            .zip(prompt)
+            .take_while(|(a, b)| a == b)
+            .count();
+        let keep = common.min(prompt.len().saturating_sub(1));
+        self.cached.truncate(keep);
+        self.session.kv.truncate(keep);
+        keep
+    }
+}
+
+/// What [`generate`] works with.
+pub struct Generator<'a> {
+    /// The model.
+    pub model: &'a Mixtral,
+    /// Its tokenizer; without one only [`Input::Tokens`] can be worked on.
+    pub tokenizer: Option<&'a Tokenizer>,
+    /// Asked between layers and tokens: whether to stop.
+    pub cancelled: &'a dyn Fn() -> bool,
+    /// Takes the events.
+    pub emit: &'a mut dyn FnMut(Event),
+}
+
+impl Generator<'_> {
+    /// Runs `request` on `conversation`; every outcome is reported as an event.
+    pub fn generate(&mut self, conversation: &mut Conversation, request: &Request) {
+        if let Err(error) = self.run(conversation, request) {
+            // After a failed or cancelled pass the cache holds exactly what `cached` says.
+            (self.emit)(Event::Error {
+                code: error.code().to_owned(),
+                message: error.to_string(),
+            });
+        }
+    }
+
+    fn run(
+        &mut self,
+        conversation: &mut Conversation,
+        request: &Request,
+    ) -> Result<(), EngineError> {
+        let started = Instant::now();
+        let before = self.model.experts().stats();
+        let capacity = conversation.session.kv.capacity();
+        // Random seeds stay below 2^32, so that any program can hold and repeat them.
+        let seed = request
+            .sampling
+            .seed
+            .unwrap_or_else(|| rand::random::<u32>().into());
+        let mut sampler = Sampler::new(request.sampling.clone(), seed)?;
+        let mut answer = Answer::new(self.tokenizer, request);
+
+        let mut prompt = Prompt::new(self.tokenizer, self.model, &request.input)?;
+        let room = request
+            .max_new_tokens
+            .unwrap_or(capacity)
+            .min(capacity / 4)
+            .max(1);
+        let dropped = prompt.shrink(capacity.saturating_sub(room), capacity)?;
+        let mut stats = Stats {
+            seed,
+            prompt_tokens: prompt.ids.len(),
+            ..Stats::default()
+        };
+        stats.reused_tokens = conversation.rewind(&prompt.ids);
+        (self.emit)(Event::Started {
+            prompt_tokens: stats.prompt_tokens,
+            reused_tokens: stats.reused_tokens,
+        });
+        self.say_dropped(dropped, prompt.ids.len());
+
+        let limit = request.max_new_tokens.unwrap_or(usize::MAX);
+        let mut decoding = Duration::ZERO;
+        let mut history = prompt.ids.clone();
+        let reason = 'answer: {
+            if limit == 0 {
+                break 'answer DoneReason::Length;
+            }
+            let prefill = Instant::now();
+            let computed = history.len() - stats.reused_tokens;
+            let mut logits = Vec::new();
+            if self
+                .compute(conversation, &history, &mut logits)?
+                .is_break()
+            {
+                break 'answer DoneReason::Cancelled;
+            }
+            let took = prefill.elapsed().as_secs_f64();
+            stats.prefill_tokens_per_sec = computed as f64 / took;
+            loop {
+                let id = sampler.sample(&mut logits, &history)?;
+                if stats.new_tokens == 0 {
+                    stats.time_to_first_token_ms = started.elapsed().as_secs_f64() * 1e3;
+                }
+                stats.new_tokens += 1;
+                if self.ends(id) {
+                    break DoneReason::Eos;
+                }
+                history.push(id);
+                let (text, stopped) = answer.push(id);
+                (self.emit)(Event::Token { id, text });
+                if stopped {
+                    break DoneReason::Stop;
+                }
+                if stats.new_tokens >= limit {
+                    break DoneReason::Length;
+                }
+                if (self.cancelled)() {
+                    break DoneReason::Cancelled;
+                }
+                let step = Instant::now();
+                if history.len() > capacity {
+                    let made = history.split_off(prompt.ids.len());
+                    let most = capacity - capacity / 4;
+                    let dropped = match prompt.shrink(most.saturating_sub(made.len()), 0) {
+                        Ok(dropped) if dropped > 0 => dropped,
+                        _ => break DoneReason::ContextFull,
+                    };
+                    history.clone_from(&prompt.ids);
+                    history.extend(made);
+                    self.say_dropped(dropped, prompt.ids.len());
+                    conversation.rewind(&history);
+                }
+                if self
+                    .compute(conversation, &history, &mut logits)?
+                    .is_break()
+                {
+                    break DoneReason::Cancelled;
+                }
+                decoding += step.elapsed();
+            }
+        };
+        if stats.new_tokens > 1 {
+            stats.decode_tokens_per_sec = (stats.new_tokens - 1) as f64 / decoding.as_secs_f64();
+        }
+        stats.experts = self.model.experts().stats() - before;
+        let text = answer.finish(reason);
+        (self.emit)(Event::Done {
+            reason,
+            text,
+            stats: Box::new(stats),
+        });
+        Ok(())
+    }
+
+    /// Computes what the cache lacks of `tokens` and puts the logits behind the last one into
+    /// `logits`; a break if cancelled. Progress is reported when there is more than one to do.
+    fn compute(
+        &mut self,
+        conversation: &mut Conversation,
+        tokens: &[TokenId],
+        logits: &mut Vec<f32>,
+    ) -> Result<ControlFlow<()>, EngineError> {
+        let Conversation { session, cached } = conversation;
+        let total = tokens.len();
+        let quiet = total - cached.len() <= 1;
+        let cancelled = self.cancelled;
+        let mut check = |_layer: usize| match cancelled() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
+        while cached.len() < total {
+            let chunk = &tokens[cached.len()..total.min(cached.len() + PREFILL_CHUNK)];
+            match self.model.forward(session, chunk, Logits::Last, &mut check) {
+                Ok(last) => {
+                    logits.clear();
+                    logits.extend_from_slice(last);
+                }
+                Err(EngineError::Cancelled) => return Ok(ControlFlow::Break(())),
+                Err(error) => return Err(error),
+            }
+            cached.extend_from_slice(chunk);
+            if !quiet {
+                (self.emit)(Event::Prefill {
+                    done: cached.len(),
+                    total,
+                });
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn ends(&self, id: TokenId) -> bool {
+        self.model.config().eos_token_ids.contains(&id.0)
+            || self.tokenizer.and_then(Tokenizer::eos) == Some(id)
+    }
+
+    fn say_dropped(&mut self, dropped_messages: usize, prompt_tokens: usize) {
+        if dropped_messages > 0 {
+            (self.emit)(Event::ContextShift {
+                dropped_messages,
+                prompt_tokens,
+            });
+        }
+    }
+}
+
+/// The prompt's tokens, and the messages they come from as long as any can be dropped.
+struct Prompt<'a> {
+    tokenizer: Option<&'a Tokenizer>,
+    messages: Vec<Message>,
+    ids: Vec<TokenId>,
+}
+
+impl<'a> Prompt<'a> {
+    fn new(
+        tokenizer: Option<&'a Tokenizer>,
+        model: &Mixtral,
+        input: &Input,
+    ) -> Result<Self, EngineError> {
+        let need = || {
+            let dir = model.checkpoint().dir().display().to_string();
+            tokenizer.ok_or(EngineError::NoTokenizer { dir })
+        };
+        let (messages, ids) = match input {
+            Input::Messages(messages) => (messages.clone(), need()?.encode_chat(messages)?),
+            Input::Prompt(text) => (Vec::new(), need()?.encode_prompt(text)?),
+            Input::Tokens(ids) => (Vec::new(), ids.clone()),
+        };
+        if ids.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        Ok(Self {
+            tokenizer,
+            messages,
+            ids,
+        })
+    }
+
+    /// Drops the oldest whole turns, never the system text nor the last turn, until at most
+    /// `most` tokens are left; how many messages that were. What cannot be dropped may still
+    /// take up to `capacity`.
+    fn shrink(&mut self, most: usize, capacity: usize) -> Result<usize, EngineError> {
+        let mut dropped = 0;
+        while self.ids.len() > most {
+            let first = usize::from(
+                self.messages
+                    .first()
+                    .is_some_and(|m| m.role == Role::System),
+            );
+            let turns = &self.messages[first.min(self.messages.len())..];
+            let Some(next) = turns.iter().skip(1).position(|m| m.role == Role::User) else {
+                break;
+            };
+            let Some(tokenizer) = self.tokenizer else {
+                break;
+            };
+            self.messages.drain(first..=first + next);
+            dropped += next + 1;
+            self.ids = tokenizer.encode_chat(&self.messages)?;
+        }
+        if self.ids.len() > most.max(capacity) {
+            return Err(EngineError::ContextFull {
+                capacity: most.max(capacity),
+                wanted: self.ids.len(),
+            });
+        }
+        Ok(dropped)
+    }
+}
+
+/// The answer's text as it becomes certain.
+struct Answer {
+    decoder: Option<crate::stream_text::StreamDecoder>,
+    stop: StopMatcher,
+}
+
+impl Answer {
+    fn new(tokenizer: Option<&Tokenizer>, request: &Request) -> Self {
+        let decoder = tokenizer.map(|tokenizer| match request.input {
+            Input::Messages(_) => tokenizer.reply_decoder(),
+            Input::Prompt(_) | Input::Tokens(_) => tokenizer.decoder(),
+        });
+        Self {
+            decoder,
+            stop: StopMatcher::new(&request.stop),
+        }
+    }
+
+    /// Takes a token; text that is now certain, and whether a stop string came.
+    fn push(&mut self, id: TokenId) -> (String, bool) {
+        let Some(decoder) = &mut self.decoder else {
+            return (String::new(), false);
+        };
+        let outcome = self.stop.push(decoder.push(id));
+        (outcome.emit, outcome.stopped)
+    }
+
+    /// What was held back.
+    fn finish(mut self, reason: DoneReason) -> String {
+        let Some(decoder) = self.decoder else {
+            return String::new();
+        };
+        if reason == DoneReason::Stop {
+            return String::new();
+        }
+        let outcome = self.stop.push(&decoder.finish());
+        outcome.emit + &self.stop.flush()
+    }
+}

@@ -1,0 +1,84 @@
+//! What this machine has to offer: GPUs, memory, processor, disk.
+//!
+//! Detection never fails. What could not be found out is absent from the result or carries a
+//! reason in words, so that a person can be told what was probed and what came of it. Free
+//! figures (VRAM, RAM, disk) are those of the moment of the call.
+
+#[cfg(any(target_os = "linux", test))]
+mod cgroup;
+mod cpu;
+mod disk;
+mod gpu;
+
+use std::path::Path;
+
+use serde::Serialize;
+use sysinfo::{MemoryRefreshKind, System};
+
+pub use cpu::Cpu;
+pub use disk::Disk;
+pub use gpu::{Gpu, GpuStatus};
+
+/// The machine as found by [`Hardware::detect`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Hardware {
+    /// NVIDIA GPUs, or why there is none to use.
+    pub gpu: GpuStatus,
+    /// Memory this process can ever have: installed RAM, or the control group's limit if lower.
+    pub ram_total_bytes: u64,
+    /// Memory that can be taken now without swapping. Page cache counts as available.
+    pub ram_available_bytes: u64,
+    /// The processor.
+    pub cpu: Cpu,
+    /// The file system that holds the model folder; `None` where the system does not list it.
+    pub disk: Option<Disk>,
+}
+
+impl Hardware {
+    /// Looks at the machine. `dir` is the model folder (it need not exist yet): its file system
+    /// is the one reported in [`Hardware::disk`].
+    ///
+    /// Takes some milliseconds; up to a second where the NVIDIA driver has to wake a GPU.
+    pub fn detect(dir: &Path) -> Self {
+        let (ram_total_bytes, ram_available_bytes) = detect_ram();
+        Self {
+            gpu: GpuStatus::detect(),
+            ram_total_bytes,
+            ram_available_bytes,
+            cpu: Cpu::detect(),
+            disk: Disk::detect(dir),
+        }
+    }
+}
+
+/// Total and available RAM in bytes, within the limits of the process's control group.
+fn detect_ram() -> (u64, u64) {
+    let mut system = System::new();
+    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+    let total_bytes = system.total_memory();
+    let available_bytes = system.available_memory().min(total_bytes);
+
+    #[cfg(target_os = "linux")]
+    if let Some(limit) = cgroup::memory_limit() {
+        return (
+            total_bytes.min(limit.limit_bytes),
+            available_bytes.min(limit.available_bytes),
+        );
+    }
+    (total_bytes, available_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detection_gives_consistent_figures() {
+        let hardware = Hardware::detect(Path::new("."));
+        assert!(hardware.ram_total_bytes > 0);
+        assert!(hardware.ram_available_bytes <= hardware.ram_total_bytes);
+        if let GpuStatus::Absent { reason } = &hardware.gpu {
+            assert!(!reason.is_empty());
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Keys and values of the positions seen so far, in f16.
+
+use half::f16;
+use half::vec::HalfBitsVecExt;
+use octet_kernels::half_ops;
+
+/// The f16 key/value cache of one conversation.
+///
+/// Per layer and kv head, `capacity` rows of `head_dim` values lie one after the other. Memory is
+/// reserved up front but touched only as positions are written.
+pub struct KvCache {
+    n_kv_heads: usize,
+    head_dim: usize,
+    capacity: usize,
+    len: usize,
+    layers: Vec<Layer>,
+}
+
+struct Layer {
+    keys: Vec<f16>,
+    values: Vec<f16>,
+}
+
+impl KvCache {
+    /// Bytes of one position over all layers.
+    pub fn bytes_per_position(n_layers: usize, n_kv_heads: usize, head_dim: usize) -> usize {
+        2 * n_layers * n_kv_heads * head_dim * size_of::<f16>()
+    }
+
+    /// An empty cache for `capacity` positions.
+    pub fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize, capacity: usize) -> Self {
+        // Zeroed pages come from the system on first touch, so a long context costs nothing yet.
+        let zeroed = || vec![0u16; n_kv_heads * capacity * head_dim].reinterpret_into::<f16>();
+        let layers = (0..n_layers)
+            .map(|_| Layer {
+                keys: zeroed(),
+                values: zeroed(),
+            })
+            .collect();
+        Self {
+            n_kv_heads,
+            head_dim,
+            capacity,
+            len: 0,
+            layers,
+        }
+    }
+
+    /// Positions held.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no position is held.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Positions that fit.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Forgets all positions from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Counts `positions` as held, once every layer has written them.
+    pub(crate) fn advance(&mut self, positions: usize) {
+        debug_assert!(self.len + positions <= self.capacity);
+        self.len += positions;
+    }
+
+    /// Writes keys and values, each f32 `(t, n_kv_heads, head_dim)`, behind the held positions.
+    pub(crate) fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
+        let row = self.n_kv_heads * self.head_dim;
+        let layer = &mut self.layers[layer];
+        for (from, to) in [(keys, &mut layer.keys), (values, &mut layer.values)] {
+            for (i, position) in from.chunks_exact(row).enumerate() {
+                for (head, value) in position.chunks_exact(self.head_dim).enumerate() {
+                    let at = (head * self.capacity + self.len + i) * self.head_dim;
+                    half_ops::f32_to_f16(value, &mut to[at..at + self.head_dim]);
+                }
+            }
+        }
+    }
+
+    /// The first `len` keys of a head, `(len, head_dim)`.
+    pub(crate) fn keys(&self, layer: usize, kv_head: usize, len: usize) -> &[f16] {
+        self.rows(&self.layers[layer].keys, kv_head, len)
+    }
+
+    /// The first `len` values of a head, `(len, head_dim)`.
+    pub(crate) fn values(&self, layer: usize, kv_head: usize, len: usize) -> &[f16] {
+        self.rows(&self.layers[layer].values, kv_head, len)
+    }
+
+    fn rows<'a>(&self, of: &'a [f16], kv_head: usize, len: usize) -> &'a [f16] {
+        let at = kv_head * self.capacity * self.head_dim;
+        &of[at..at + len * self.head_dim]
+    }
+}

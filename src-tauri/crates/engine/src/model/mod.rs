@@ -1,0 +1,298 @@
+//! Mixtral: the forward pass over a checkpoint's trunk and its experts.
+//!
+//! [`Mixtral`] holds what does not change (weights, experts); a [`Session`] holds what a
+//! conversation adds (KV cache, buffers).
+
+mod attention;
+mod moe;
+mod ops;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use octet_kernels::{Job, Pool, Precision, Q8Matrix, Scratch};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::error::EngineError;
+use crate::experts::{Experts, RoutingStats};
+use crate::kv_cache::KvCache;
+use crate::tokenizer::TokenId;
+
+pub use moe::route;
+
+/// Positions that one pass of prefill computes together.
+pub const PREFILL_CHUNK: usize = 512;
+
+/// Which positions' logits a forward pass returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logits {
+    /// Only the last one's: `(1, vocab)`.
+    Last,
+    /// Every one's: `(t, vocab)`.
+    All,
+}
+
+/// The output matrix: at 8 bits, or as the checkpoint has it.
+enum Head {
+    /// 8 bits in memory, in place of the file's f16.
+    Q8(Q8Matrix),
+    /// f16, in place ([`Precision::Exact`]).
+    F16,
+}
+
+/// A loaded model.
+pub struct Mixtral {
+    checkpoint: Arc<Checkpoint>,
+    experts: Experts,
+    head: Head,
+    pool: Pool,
+    precision: Precision,
+}
+
+/// One conversation's state: what is cached, and the buffers to go on with.
+pub struct Session {
+    /// Keys and values so far.
+    pub kv: KvCache,
+    /// How the decoded tokens were routed.
+    pub routing: RoutingStats,
+    scratch: Scratch,
+    buffers: Buffers,
+}
+
+/// Activations, reused from pass to pass; each is f32 and row-major.
+#[derive(Default)]
+struct Buffers {
+    /// The residual stream, `(t, hidden)`.
+    hidden: Vec<f32>,
+    /// Its norm, `(t, hidden)`.
+    normed: Vec<f32>,
+    /// `(t, n_heads * head_dim)`.
+    q: Vec<f32>,
+    /// `(t, n_kv_heads * head_dim)`.
+    k: Vec<f32>,
+    /// `(t, n_kv_heads * head_dim)`.
+    v: Vec<f32>,
+    /// `(t, n_heads * head_dim)`.
+    attended: Vec<f32>,
+    /// `(t, hidden)`.
+    projected: Vec<f32>,
+    /// `(t or 1, vocab)`.
+    logits: Vec<f32>,
+    rotary: attention::Rotary,
+    scores: Vec<f32>,
+    moe: moe::Buffers,
+}
+
+/// `buffer` with exactly `len` values, old ones left as they are.
+fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    buffer.resize(len, 0.0);
+    buffer
+}
+
+impl Mixtral {
+    /// Prepares `checkpoint` for inference: the output matrix is brought to 8 bits unless
+    /// `precision` is exact; everything else is used in place.
+    pub fn new(
+        checkpoint: Arc<Checkpoint>,
+        experts: Experts,
+        pool: Pool,
+        precision: Precision,
+    ) -> Self {
+        let config = checkpoint.config();
+        let head = match precision {
+            Precision::Exact => Head::F16,
+            Precision::Fast => {
+                let f16 = checkpoint.lm_head();
+                let q8 = Q8Matrix::from_f16(&pool, f16, config.vocab_size, config.hidden_size);
+                // The mapped f16 pages have served; the copy stands in for them.
+                checkpoint.advise_dont_need(f16);
+                Head::Q8(q8)
+            }
+        };
+        Self {
+            checkpoint,
+            experts,
+            head,
+            pool,
+            precision,
+        }
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &Config {
+        self.checkpoint.config()
+    }
+
+    /// The checkpoint it runs on.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Where the experts live.
+    pub fn experts(&self) -> &Experts {
+        &self.experts
+    }
+
+    /// The worker pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// An empty session for up to `ctx` positions.
+    pub fn session(&self, ctx: usize) -> Session {
+        let c = self.config();
+        Session {
+            kv: KvCache::new(c.n_layers, c.n_kv_heads, c.head_dim, ctx),
+            routing: RoutingStats::new(c.n_layers, c.n_experts),
+            scratch: Scratch::default(),
+            buffers: Buffers::default(),
+        }
+    }
+
+    /// Runs `tokens` (at most [`PREFILL_CHUNK`] for bounded memory) behind what `session` holds
+    /// and returns logits, f32 `(t, vocab)` or `(1, vocab)`.
+    ///
+    /// `before_layer` is called with each layer's number; a break leaves the session as it was.
+    ///
+    /// # Errors
+    /// [`EngineError::ContextFull`], [`EngineError::UnknownToken`], a failed expert fetch, or
+    /// [`EngineError::Cancelled`] after a break.
+    pub fn forward<'s>(
+        &self,
+        session: &'s mut Session,
+        tokens: &[TokenId],
+        logits: Logits,
+        before_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<&'s mut [f32], EngineError> {
+        let c = self.config();
+        let t = tokens.len();
+        let Session {
+            kv,
+            routing,
+            scratch,
+            buffers,
+        } = session;
+        if kv.len() + t > kv.capacity() {
+            return Err(EngineError::ContextFull {
+                capacity: kv.capacity(),
+                wanted: kv.len() + t,
+            });
+        }
+        self.embed(tokens, sized(&mut buffers.hidden, t * c.hidden_size))?;
+        buffers.rotary.prepare(c, kv.len(), t);
+        for layer in 0..c.n_layers {
+            if before_layer(layer).is_break() {
+                return Err(EngineError::Cancelled);
+            }
+            self.attention(layer, t, kv, scratch, buffers)?;
+            self.moe(layer, t, routing, scratch, buffers)?;
+        }
+        kv.advance(t);
+
+        let rows = match logits {
+            Logits::Last => 1,
+            Logits::All => t,
+        };
+        let last = &mut buffers.hidden[(t - rows) * c.hidden_size..];
+        let normed = sized(&mut buffers.normed, rows * c.hidden_size);
+        ops::rms_norm(
+            last,
+            self.checkpoint.final_norm(),
+            c.rms_norm_eps as f32,
+            normed,
+        );
+        let out = sized(&mut buffers.logits, rows * c.vocab_size);
+        match &self.head {
+            Head::Q8(w) => octet_kernels::matmul_q8(&self.pool, scratch, w, normed, out),
+            Head::F16 => {
+                let w = self.checkpoint.lm_head();
+                octet_kernels::matmul_f16(&self.pool, w, c.vocab_size, normed, out);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Rows of the embedding, f32 `(t, hidden)`.
+    fn embed(&self, tokens: &[TokenId], hidden: &mut [f32]) -> Result<(), EngineError> {
+        let (size, vocab) = (self.config().hidden_size, self.config().vocab_size);
+        let embedding = self.checkpoint.embed_tokens();
+        for (&token, row) in tokens.iter().zip(hidden.chunks_exact_mut(size)) {
+            let at = token.0 as usize;
+            if at >= vocab {
+                return Err(EngineError::UnknownToken {
+                    token: token.0,
+                    vocab_size: vocab,
+                });
+            }
+            ops::widen(&embedding[at * size * 2..(at + 1) * size * 2], row);
+        }
+        Ok(())
+    }
+
+    /// The attention block: `hidden += o_proj(attention(norm(hidden)))`, keys and values cached.
+    fn attention(
+        &self,
+        layer: usize,
+        t: usize,
+        kv: &mut KvCache,
+        scratch: &mut Scratch,
+        buffers: &mut Buffers,
+    ) -> Result<(), EngineError> {
+        let c = self.config();
+        let (q_width, kv_width) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
+        let trunk = self.checkpoint.layer(layer);
+        let normed = sized(&mut buffers.normed, t * c.hidden_size);
+        ops::rms_norm(
+            &buffers.hidden,
+            trunk.input_layernorm,
+            c.rms_norm_eps as f32,
+            normed,
+        );
+        let q = sized(&mut buffers.q, t * q_width);
+        let k = sized(&mut buffers.k, t * kv_width);
+        let v = sized(&mut buffers.v, t * kv_width);
+        let mut jobs = [
+            Job {
+                w: trunk.q_proj,
+                x: normed,
+                y: q,
+            },
+            Job {
+                w: trunk.k_proj,
+                x: normed,
+                y: k,
+            },
+            Job {
+                w: trunk.v_proj,
+                x: normed,
+                y: v,
+            },
+        ];
+        octet_kernels::matmul(&self.pool, scratch, self.precision, &mut jobs);
+        buffers.rotary.rotate(&mut buffers.q, c.n_heads);
+        buffers.rotary.rotate(&mut buffers.k, c.n_kv_heads);
+        kv.write(layer, &buffers.k, &buffers.v);
+
+        let attended = sized(&mut buffers.attended, t * q_width);
+        let heads = attention::Heads::new(c, layer);
+        attention::attend(
+            &self.pool,
+            heads,
+            kv,
+            &buffers.q,
+            &mut buffers.scores,
+            attended,
+        )?;
+
+        let projected = sized(&mut buffers.projected, t * c.hidden_size);
+        let mut jobs = [Job {
+            w: trunk.o_proj,
+            x: attended,
+            y: projected,
+        }];
+        octet_kernels::matmul(&self.pool, scratch, self.precision, &mut jobs);
+        ops::add(&mut buffers.hidden, projected);
+        Ok(())
+    }
+}

@@ -1,0 +1,334 @@
+//! The sparse mixture of experts: routing, and the experts' share of the residual stream.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use octet_kernels::{Job, Pool, Precision, Scratch};
+
+use super::{Mixtral, ops, sized};
+use crate::checkpoint::{ExpertId, ExpertWeights};
+use crate::error::EngineError;
+use crate::experts::{Claim, Place, RoutingStats, TierError};
+
+/// Fetches that prefill keeps under way ahead of the expert it computes.
+const LOOK_AHEAD: usize = 2;
+
+/// Buffers of the block, f32 and reused.
+#[derive(Default)]
+pub(super) struct Buffers {
+    /// `(t, n_experts)`.
+    router: Vec<f32>,
+    /// The next layer's router on this layer's state, `(1, n_experts)`.
+    guess: Vec<f32>,
+    /// The router's input for the guess, `(1, hidden)`.
+    guess_normed: Vec<f32>,
+    /// One token's experts and weights.
+    chosen: Vec<(u16, f32)>,
+    /// What each expert has to do, by expert.
+    work: Vec<Work>,
+    /// The experts at work, in the order they are computed.
+    order: Vec<u16>,
+    claims: VecDeque<Claim>,
+    guessed: Vec<ExpertId>,
+    /// Rows of one expert's tokens, `(rows, hidden)`.
+    gathered: Vec<f32>,
+    /// `(rows, intermediate)`.
+    gate: Vec<f32>,
+    /// `(rows, intermediate)`.
+    up: Vec<f32>,
+    /// `(rows, hidden)`.
+    down: Vec<f32>,
+}
+
+/// One expert's tokens.
+#[derive(Default, Clone)]
+struct Work {
+    /// Rows of the batch.
+    rows: Vec<usize>,
+    /// The routing weight of each.
+    weights: Vec<f32>,
+}
+
+/// The `top_k` experts of one token with their weights, best first, into `chosen`.
+///
+/// Softmax over all `logits` (one per expert), the largest `top_k` kept and brought to sum 1
+/// (Mixtral of Experts, section 2.1); ties go to the lower number.
+pub fn route(logits: &mut [f32], top_k: usize, chosen: &mut Vec<(u16, f32)>) {
+    ops::softmax(logits);
+    chosen.clear();
+    for _ in 0..top_k {
+        let taken = |e: usize| chosen.iter().any(|c| usize::from(c.0) == e);
+        let left = logits.iter().enumerate().filter(|(e, _)| !taken(*e));
+        let best = left.reduce(|best, next| if next.1 > best.1 { next } else { best });
+        let Some((expert, &weight)) = best else { break };
+        chosen.push((expert as u16, weight));
+    }
+    let sum: f32 = chosen.iter().map(|(_, weight)| weight).sum();
+    for (_, weight) in chosen {
+        *weight /= sum;
+    }
+}
+
+impl Buffers {
+    /// Routes every token of `router` and notes what each expert has to do.
+    fn assign(&mut self, top_k: usize, n_experts: usize) {
+        self.work.resize(n_experts, Work::default());
+        for work in &mut self.work {
+            work.rows.clear();
+            work.weights.clear();
+        }
+        for (row, logits) in self.router.chunks_exact_mut(n_experts).enumerate() {
+            route(logits, top_k, &mut self.chosen);
+            for &(expert, weight) in &self.chosen {
+                let work = &mut self.work[usize::from(expert)];
+                work.rows.push(row);
+                work.weights.push(weight);
+            }
+        }
+    }
+
+    /// How many tokens chose `expert`.
+    fn rows(&self, expert: u16) -> usize {
+        self.work[usize::from(expert)].rows.len()
+    }
+}
+
+impl Mixtral {
+    /// The sparse block of `layer`: `hidden += sum of weight * expert(norm(hidden))`.
+    pub(super) fn moe(
+        &self,
+        layer: usize,
+        t: usize,
+        routing: &mut RoutingStats,
+        scratch: &mut Scratch,
+        buffers: &mut super::Buffers,
+    ) -> Result<(), EngineError> {
+        let c = self.config();
+        let trunk = self.checkpoint.layer(layer);
+        let super::Buffers {
+            hidden,
+            normed,
+            moe,
+            ..
+        } = buffers;
+        let normed = sized(normed, t * c.hidden_size);
+        let eps = c.rms_norm_eps as f32;
+        ops::rms_norm(hidden, trunk.post_attention_layernorm, eps, normed);
+        let router = sized(&mut moe.router, t * c.n_experts);
+        octet_kernels::matmul_f16(&self.pool, trunk.gate, c.n_experts, normed, router);
+        moe.assign(c.top_k, c.n_experts);
+        moe.order.clear();
+        if t == 1 {
+            moe.order
+                .extend(moe.chosen.iter().map(|(expert, _)| *expert));
+            routing.note(layer, &moe.order);
+        } else {
+            let work = moe.work.iter().enumerate();
+            moe.order.extend(
+                work.filter(|(_, w)| !w.rows.is_empty())
+                    .map(|(e, _)| e as u16),
+            );
+        }
+        // What is there already is computed while the rest is on its way.
+        moe.order
+            .sort_by_key(|&expert| !self.experts.contains(expert_id(layer, expert)));
+
+        let mut claims = std::mem::take(&mut moe.claims);
+        let done = self.run_experts(layer, hidden, normed, &mut claims, scratch, moe);
+        claims.clear();
+        moe.claims = claims;
+        done?;
+        if t > 1 {
+            let work = &moe.work;
+            moe.order
+                .sort_by_key(|e| std::cmp::Reverse(work[usize::from(*e)].rows.len()));
+            self.experts.keep_most_used(layer, &moe.order);
+        }
+        Ok(())
+    }
+
+    /// Computes the experts in `moe.order`, claiming a few ahead.
+    ///
+    /// Demands go first, then the guess for the next layer: reads of what is needed now must not
+    /// wait for reads of what may be.
+    fn run_experts(
+        &self,
+        layer: usize,
+        hidden: &mut [f32],
+        normed: &[f32],
+        claims: &mut VecDeque<Claim>,
+        scratch: &mut Scratch,
+        moe: &mut Buffers,
+    ) -> Result<(), EngineError> {
+        let c = self.config();
+        let t = hidden.len() / c.hidden_size;
+        let window = if t == 1 { c.top_k } else { 1 + LOOK_AHEAD };
+        let mut next = 0;
+        loop {
+            while claims.len() < window && next < moe.order.len() {
+                let expert = moe.order[next];
+                match self
+                    .experts
+                    .claim(expert_id(layer, expert), moe.rows(expert))
+                {
+                    Ok(claim) => claims.push_back(claim),
+                    // With one claim held there is something to go on with.
+                    Err(EngineError::Tier(TierError::NoSlot { .. })) if !claims.is_empty() => break,
+                    Err(error) => return Err(error),
+                }
+                next += 1;
+            }
+            if next <= window {
+                self.prefetch_next(layer, t, hidden, moe);
+            }
+            let Some(mut claim) = claims.pop_front() else {
+                return Ok(());
+            };
+            self.run_expert(&mut claim, hidden, normed, scratch, moe)?;
+        }
+    }
+
+    /// `hidden[row] += weight * expert(normed[row])` for the rows of the claimed expert.
+    fn run_expert(
+        &self,
+        claim: &mut Claim,
+        hidden: &mut [f32],
+        normed: &[f32],
+        scratch: &mut Scratch,
+        moe: &mut Buffers,
+    ) -> Result<(), EngineError> {
+        let c = self.config();
+        let (width, inner) = (c.hidden_size, c.intermediate_size);
+        let Buffers {
+            work,
+            gathered,
+            gate,
+            up,
+            down,
+            ..
+        } = moe;
+        let id = claim.id();
+        let Work { rows, weights } = &work[usize::from(id.expert)];
+        let x = if rows.len() * width == normed.len() {
+            normed
+        } else {
+            let gathered = sized(gathered, rows.len() * width);
+            for (to, &row) in gathered.chunks_exact_mut(width).zip(rows) {
+                to.copy_from_slice(&normed[row * width..(row + 1) * width]);
+            }
+            gathered
+        };
+        let down = sized(down, rows.len() * width);
+        match claim.wait()? {
+            Place::Device(device, slot) => device
+                .forward(slot, id, x, down)
+                .map_err(|reason| EngineError::Device { reason })?,
+            Place::Ram(weights) => {
+                let gate = sized(gate, rows.len() * inner);
+                let up = sized(up, rows.len() * inner);
+                expert_forward(
+                    &self.pool,
+                    scratch,
+                    self.precision,
+                    &weights,
+                    x,
+                    (gate, up),
+                    down,
+                );
+            }
+        }
+        for ((from, &row), &weight) in down.chunks_exact(width).zip(rows).zip(weights) {
+            ops::add_scaled(&mut hidden[row * width..(row + 1) * width], weight, from);
+        }
+        Ok(())
+    }
+
+    /// Guesses the next layer's experts from this layer's state of the newest token, by that
+    /// layer's own norm and router (arXiv 2312.17238, section 3.2), and starts their fetches.
+    fn prefetch_next(&self, layer: usize, t: usize, hidden: &[f32], moe: &mut Buffers) {
+        let c = self.config();
+        let wanted = self.experts.prefetch_count();
+        if wanted == 0 || t > 1 || layer + 1 == c.n_layers {
+            return;
+        }
+        let trunk = self.checkpoint.layer(layer + 1);
+        let normed = sized(&mut moe.guess_normed, c.hidden_size);
+        let eps = c.rms_norm_eps as f32;
+        ops::rms_norm(hidden, trunk.post_attention_layernorm, eps, normed);
+        let router = sized(&mut moe.guess, c.n_experts);
+        octet_kernels::matmul_f16(&self.pool, trunk.gate, c.n_experts, normed, router);
+        route(router, wanted, &mut moe.chosen);
+        moe.guessed.clear();
+        moe.guessed.extend(
+            moe.chosen
+                .iter()
+                .map(|(expert, _)| expert_id(layer + 1, *expert)),
+        );
+        self.experts.prefetch(&moe.guessed);
+    }
+}
+
+fn expert_id(layer: usize, expert: u16) -> ExpertId {
+    ExpertId {
+        layer: layer as u16,
+        expert,
+    }
+}
+
+/// `y = w2 (silu(w1 x) * w3 x)`: `x` and `y` f32 `(rows, hidden)`, the buffers
+/// `(rows, intermediate)`.
+pub(crate) fn expert_forward(
+    pool: &Pool,
+    scratch: &mut Scratch,
+    precision: Precision,
+    weights: &ExpertWeights<'_>,
+    x: &[f32],
+    (gate, up): (&mut [f32], &mut [f32]),
+    y: &mut [f32],
+) {
+    let mut jobs = [
+        Job {
+            w: weights.w1,
+            x,
+            y: &mut *gate,
+        },
+        Job {
+            w: weights.w3,
+            x,
+            y: &mut *up,
+        },
+    ];
+    octet_kernels::matmul(pool, scratch, precision, &mut jobs);
+    let chunk = gate.len().div_ceil(pool.threads()).max(1 << 14);
+    if chunk >= gate.len() {
+        ops::silu_mul(gate, up);
+    } else {
+        let parts = Mutex::new(gate.chunks_mut(chunk).zip(up.chunks(chunk)));
+        pool.run(&|_, _| {
+            let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+            while let Some((gate, up)) = next() {
+                ops::silu_mul(gate, up);
+            }
+        });
+    }
+    let mut jobs = [Job {
+        w: weights.w2,
+        x: gate,
+        y,
+    }];
+    octet_kernels::matmul(pool, scratch, precision, &mut jobs);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routing_keeps_the_best_and_sums_to_one() {
+        let mut chosen = Vec::new();
+        route(&mut [0.1, 2.0, -1.0, 2.0, 0.5], 2, &mut chosen);
+        let experts: Vec<u16> = chosen.iter().map(|(e, _)| *e).collect();
+        assert_eq!(experts, [1, 3], "ties go to the lower number");
+        assert!((chosen[0].1 - 0.5).abs() < 1e-6 && (chosen[1].1 - 0.5).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,126 @@
+//! Element-wise steps of the forward pass, over f32 slices.
+
+use half::f16;
+
+/// Little-endian f16 `bytes` of any alignment, as f32.
+pub(super) fn widen(bytes: &[u8], out: &mut [f32]) {
+    for (pair, out) in bytes.chunks_exact(2).zip(out) {
+        *out = f16::from_le_bytes([pair[0], pair[1]]).to_f32();
+    }
+}
+
+/// `out = x / rms(x) * weight` for every row of `weight.len()` values (Zhang and Sennrich, 2019).
+pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let width = weight.len();
+    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+        // Eight partial sums vectorize, and lose less than one running sum.
+        let mut sums = [0f32; 8];
+        for part in x.chunks(8) {
+            for (sum, v) in sums.iter_mut().zip(part) {
+                *sum += v * v;
+            }
+        }
+        let mean = sums.iter().sum::<f32>() / width as f32;
+        let scale = 1.0 / (mean + eps).sqrt();
+        for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+            *out = x * scale * w;
+        }
+    }
+}
+
+/// `to += x`.
+pub(super) fn add(to: &mut [f32], x: &[f32]) {
+    for (to, x) in to.iter_mut().zip(x) {
+        *to += x;
+    }
+}
+
+/// `to += weight * x`.
+pub(super) fn add_scaled(to: &mut [f32], weight: f32, x: &[f32]) {
+    for (to, x) in to.iter_mut().zip(x) {
+        *to += weight * x;
+    }
+}
+
+/// Softmax in place.
+pub(super) fn softmax(x: &mut [f32]) {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for v in x.iter_mut() {
+        *v = exp(*v - max);
+        sum += *v;
+    }
+    let scale = 1.0 / sum;
+    for v in x.iter_mut() {
+        *v *= scale;
+    }
+}
+
+/// `gate = silu(gate) * up`, with `silu(x) = x / (1 + exp(-x))`.
+pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        *gate = *gate / (1.0 + exp(-*gate)) * up;
+    }
+}
+
+/// `e^x` within 3e-7 of the true value (relative), written without branches or calls so that
+/// loops over it vectorize. Beyond +-87 it saturates.
+#[inline]
+fn exp(x: f32) -> f32 {
+    const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest whole number.
+    const ROUND: f32 = 12_582_912.0;
+    // ln 2 in two parts, the first exact in few bits.
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 87.0);
+    let n = (x * LOG2_E + ROUND) - ROUND;
+    let r = x - n * LN2_HI - n * LN2_LO;
+    // Taylor series of e^r on |r| <= ln(2)/2.
+    let p = 1.0 / 5040.0;
+    let p = p * r + 1.0 / 720.0;
+    let p = p * r + 1.0 / 120.0;
+    let p = p * r + 1.0 / 24.0;
+    let p = p * r + 1.0 / 6.0;
+    let p = p * r + 0.5;
+    let p = p * r + 1.0;
+    let p = p * r + 1.0;
+    p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_over_its_range() {
+        for i in -86_000..86_000 {
+            let x = i as f32 * 1e-3;
+            let expected = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - expected).abs() / expected;
+            assert!(error < 3e-7, "exp({x}) is off by {error}");
+        }
+        assert!(exp(f32::NEG_INFINITY) < 1e-37);
+        assert!(exp(f32::INFINITY).is_finite());
+    }
+
+    #[test]
+    fn rms_norm_of_a_row_has_unit_mean_square() {
+        let x: Vec<f32> = (0..19).map(|i| i as f32 - 7.0).collect();
+        let mut out = vec![0.0; 19];
+        rms_norm(&x, &[1.0; 19], 0.0, &mut out);
+        let mean = out.iter().map(|v| v * v).sum::<f32>() / 19.0;
+        assert!((mean - 1.0).abs() < 1e-6, "{mean}");
+    }
+
+    #[test]
+    fn softmax_sums_to_one_whatever_the_scale() {
+        let mut x = [1e4, 1e4 - 1.0, -1e30];
+        softmax(&mut x);
+        let e = 1.0 / (1.0 + (-1f32).exp());
+        assert!(
+            (x[0] - e).abs() < 1e-6 && (x[1] - (1.0 - e)).abs() < 1e-6 && x[2] < 1e-30,
+            "{x:?}"
+        );
+    }
+}

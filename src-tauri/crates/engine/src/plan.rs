@@ -1,0 +1,261 @@
+//! The memory plan: what goes to VRAM, what to RAM, what stays on disk, and why.
+//!
+//! A pure function of numbers: [`make_plan`] takes the model's sizes, the machine as detected
+//! and what was asked for, and touches neither. It can therefore show what another machine
+//! would get, and run at every move of a slider.
+//!
+//! # What takes memory
+//! | Item | Bytes | On |
+//! |---|---|---|
+//! | trunk | `trunk_resident_bytes` | the device that computes |
+//! | KV cache, f16 | `ctx * kv_bytes_per_token` | the device that computes |
+//! | experts | `slots * expert_bytes` | GPU and RAM |
+//! | fetch buffers | `(top_k + prefetch) * expert_bytes`, unless all experts are in VRAM | GPU |
+//! | working buffers | [`ModelSizes::working_bytes`] | the device that computes |
+//! | CUDA context and kernels | [`CUDA_CONTEXT_BYTES`] | GPU |
+//! | program | [`PROGRAM_BYTES`], with a GPU also [`CUDA_HOST_BYTES`] | RAM |
+//!
+//! # What may be taken
+//! - **VRAM**: what is free, or [`PlanRequest::vram_budget`] if that is less. The budget covers
+//!   everything the program takes of VRAM.
+//! - **RAM**: what is available less a reserve for the system (the larger of 1 GB and 10% of the
+//!   RAM), or [`PlanRequest::ram_budget`]. That budget is for *expert slots and KV cache only*:
+//!   they are what a choice can shrink. Trunk, working buffers and program come on top of it
+//!   (for Mixtral 8x7B the trunk and less than 600 MB).
+//!
+//! # How it is shared out
+//! 1. A context that was asked for is given or refused. Otherwise the base is
+//!    [`BASE_CTX`] tokens (or the model's limit). It is doubled, up to [`MAX_AUTO_CTX`], as
+//!    long as all experts still fit beside it, and lowered, to no less than [`MIN_AUTO_CTX`],
+//!    only where the fewest experts that work do not fit beside it.
+//! 2. Experts take the rest. On a GPU the fewest is none (fetch buffers remain); in RAM it is
+//!    [`ModelSizes::min_ram_slots`]. If RAM holds all of them, the checkpoint is used in place.
+//!
+//! More memory never gives fewer experts, and a longer context never gives more.
+
+mod bytes;
+mod pool;
+mod refusal;
+mod report;
+mod request;
+mod share;
+mod solve;
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+use thiserror::Error;
+
+pub use bytes::{ParseBytesError, format_bytes, parse_bytes};
+pub use request::{Device, Misses, ModelSizes, PlanRequest, Preset, UnknownChoice};
+pub use solve::make_plan;
+
+/// Context in tokens where none was asked for and memory is neither plentiful nor short.
+pub const BASE_CTX: usize = 8192;
+
+/// The longest context chosen without being asked for.
+pub const MAX_AUTO_CTX: usize = 32768;
+
+/// The shortest context chosen without being asked for; below it the plan is refused.
+pub const MIN_AUTO_CTX: usize = 512;
+
+/// Tokens that prefill works on at a time: the working buffers are sized by it.
+pub const PREFILL_CHUNK: usize = 512;
+
+/// VRAM that a CUDA context, the compiled kernels and allocation granularity take. Contexts
+/// take 300 to 500 MB, by GPU and driver.
+pub const CUDA_CONTEXT_BYTES: u64 = 400_000_000;
+
+/// RAM of the program itself: code, tokenizer, thread stacks, allocator.
+pub const PROGRAM_BYTES: u64 = 150_000_000;
+
+/// RAM that the CUDA driver takes in a process that uses a GPU.
+pub const CUDA_HOST_BYTES: u64 = 250_000_000;
+
+/// What a model gets on a machine. Made by [`make_plan`]; its `Display` is a table for people.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Where the trunk and the experts in the fastest tier compute.
+    pub device: Placement,
+    /// Context length in tokens.
+    pub ctx: usize,
+    /// Decoder layers of the model.
+    pub n_layers: usize,
+    /// Experts a layer of the model.
+    pub n_experts: usize,
+    /// Experts held in VRAM over all layers. See [`Plan::gpu_slots_in_layer`].
+    pub total_gpu_slots: usize,
+    /// Further expert slots in VRAM through which fetched experts pass.
+    pub gpu_fetch_slots: usize,
+    /// Experts held in slots in RAM; `None`: all of them, in place in the mapped checkpoint.
+    pub ram_slots: Option<usize>,
+    /// What happens to an expert that is not in VRAM. Always [`Misses::Cpu`] on the CPU.
+    pub misses: Misses,
+    /// Experts of the next layer fetched ahead; 0 where the fastest tier holds all experts.
+    pub prefetch: usize,
+    /// VRAM item by item; `None` on the CPU.
+    pub gpu: Option<TierPlan>,
+    /// RAM item by item.
+    pub ram: TierPlan,
+    /// How well it fits.
+    pub fits: Fit,
+    /// Why the plan is as it is: sentences with numbers.
+    pub reasons: Vec<String>,
+    /// What a person should know before loading.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Experts of the model, over all layers.
+    #[must_use]
+    pub fn total_experts(&self) -> usize {
+        self.n_layers * self.n_experts
+    }
+
+    /// Experts a layer held in VRAM, on average: 4.5 means that half of the layers hold 5.
+    #[must_use]
+    pub fn experts_on_gpu_per_layer(&self) -> f64 {
+        self.total_gpu_slots as f64 / self.n_layers as f64
+    }
+
+    /// Experts of layer `layer` held in VRAM where each layer has a cache of its own. They add
+    /// up to [`Plan::total_gpu_slots`], and the layers differ by one at most.
+    #[must_use]
+    pub fn gpu_slots_in_layer(&self, layer: usize) -> usize {
+        let extra = self.total_gpu_slots % self.n_layers;
+        self.total_gpu_slots / self.n_layers + usize::from(layer < extra)
+    }
+
+    /// Experts held in RAM.
+    #[must_use]
+    pub fn experts_in_ram(&self) -> usize {
+        self.ram_slots.unwrap_or(self.total_experts())
+    }
+
+    /// Whether every expert lies in VRAM or every expert lies in RAM, so that nothing is read
+    /// from disk once loaded.
+    #[must_use]
+    pub fn needs_no_disk(&self) -> bool {
+        let total = self.total_experts();
+        self.total_gpu_slots == total || self.experts_in_ram() == total
+    }
+}
+
+/// Where a plan computes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Placement {
+    /// On the processor.
+    Cpu,
+    /// On an NVIDIA GPU.
+    Cuda {
+        /// As in [`Gpu::index`](crate::hardware::Gpu).
+        index: u32,
+        /// As in [`Gpu::uuid`](crate::hardware::Gpu).
+        uuid: String,
+        /// Product name.
+        name: String,
+    },
+}
+
+/// What a plan takes of one kind of memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TierPlan {
+    /// What takes memory; nothing of zero bytes.
+    pub items: Vec<PlanItem>,
+    /// Sum of the items.
+    pub used_bytes: u64,
+    /// What the plan may take. Not exceeded unless [`PlanRequest::force`] was set.
+    pub limit_bytes: u64,
+    /// What the machine has free.
+    pub free_bytes: u64,
+}
+
+/// One line of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanItem {
+    /// What it is, for a person to read.
+    pub name: String,
+    /// What it takes.
+    pub bytes: u64,
+}
+
+/// How well a plan fits the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fit {
+    /// Fits, and nothing is read from disk once loaded.
+    Fits,
+    /// Fits, but experts are read from disk while tokens are made, or the context had to be
+    /// cut below [`BASE_CTX`].
+    Tight,
+    /// Does not fit; planned only because [`PlanRequest::force`] was set.
+    TooBig,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The sizes are not those of a model.
+    #[error("model sizes make no sense: {field} is {value}")]
+    BadSizes {
+        /// Field of [`ModelSizes`].
+        field: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// A value of the request is out of its range.
+    #[error("{option} is {value}, but this model allows {min} to {max}")]
+    OutOfRange {
+        /// Command-line name of the value.
+        option: &'static str,
+        /// What was asked for.
+        value: usize,
+        /// Least allowed.
+        min: usize,
+        /// Most allowed.
+        max: usize,
+    },
+    /// Two values of the request exclude each other.
+    #[error("{first} and {second} exclude each other: drop one of them")]
+    Contradiction {
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A GPU was asked for by name, and there is none to use.
+    #[error("--device cuda was asked for, but {reason}. Use --device auto or cpu")]
+    NoGpu {
+        /// Why not.
+        reason: String,
+    },
+    /// It does not fit.
+    #[error(
+        "the model needs {} of {memory}, {} may be taken ({} short): {remedy}",
+        format_bytes(*.needed_bytes),
+        format_bytes(*.limit_bytes),
+        format_bytes(.needed_bytes.saturating_sub(*.limit_bytes))
+    )]
+    TooBig {
+        /// VRAM or RAM.
+        memory: Memory,
+        /// The least the request needs.
+        needed_bytes: u64,
+        /// What may be taken.
+        limit_bytes: u64,
+        /// What would make it fit.
+        remedy: String,
+    },
+}
+
+/// A kind of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Memory {
+    /// Of the GPU.
+    Vram,
+    /// Of the machine.
+    Ram,
+}

@@ -1,0 +1,118 @@
+//! What does not fit: the numbers, and what would make it fit.
+
+use crate::hardware::Gpu;
+
+use super::pool::Pool;
+use super::share::{Share, share_bytes};
+use super::solve::{Notes, Planner};
+use super::{Memory, PlanError, format_bytes};
+
+impl Planner<'_> {
+    /// Refuses a plan for `gpu` of which not even the `least` share fits, or lets it pass as
+    /// too big if the request forces it.
+    pub(super) fn vram_too_big(
+        &self,
+        gpu: &Gpu,
+        pool: &Pool,
+        least: Share,
+        notes: &mut Notes,
+    ) -> Result<(), PlanError> {
+        let (sizes, request) = (self.sizes, self.request);
+        let needed_bytes = pool.fixed_bytes().saturating_add(share_bytes(sizes, least));
+        let mut remedies = Vec::new();
+        if request.ctx.is_some() {
+            remedies.extend(self.shorter_ctx(pool, least));
+        }
+        let fewer = (0..least.experts / sizes.n_layers).rev().find(|per_layer| {
+            let fewer = Share {
+                experts: per_layer * sizes.n_layers,
+                ..least
+            };
+            let pool = self.vram_pool(gpu, pool.limit_bytes, fewer.experts);
+            share_bytes(sizes, fewer) <= pool.left_bytes()
+        });
+        remedies.extend(fewer.map(|n| format!("lower --experts-on-gpu to {n}")));
+        if needed_bytes <= gpu.vram_free_bytes {
+            remedies.push(format!("raise --vram to {}", at_least(needed_bytes)));
+        } else {
+            remedies.push("close other programs that use the GPU".to_owned());
+        }
+        remedies.push("use --device cpu".to_owned());
+        let error = PlanError::TooBig {
+            memory: Memory::Vram,
+            needed_bytes,
+            limit_bytes: pool.limit_bytes,
+            remedy: remedies.join(", or "),
+        };
+        // The CPU is the better way out where it is open.
+        refuse_unless(self.request.force && self.insists_on_gpu(), error, notes)
+    }
+
+    /// The same for RAM.
+    pub(super) fn ram_too_big(
+        &self,
+        pool: &Pool,
+        least: Share,
+        notes: &mut Notes,
+    ) -> Result<(), PlanError> {
+        let budget_bytes = share_bytes(self.sizes, least);
+        let needed_bytes = pool.fixed_bytes().saturating_add(budget_bytes);
+        let mut remedies = Vec::new();
+        if self.request.ctx.is_some() {
+            remedies.extend(self.shorter_ctx(pool, least));
+        }
+        if needed_bytes <= pool.free_bytes {
+            remedies.push(match self.request.ram_budget {
+                Some(_) => format!("raise --ram to {}", at_least(budget_bytes)),
+                None => format!(
+                    "give --ram {} to use what is kept for the system",
+                    at_least(budget_bytes)
+                ),
+            });
+        }
+        let reserve_bytes = match self.request.ram_budget {
+            Some(_) => 0,
+            None => self.system_reserve_bytes(),
+        };
+        let wanted_bytes = needed_bytes.saturating_add(reserve_bytes);
+        if wanted_bytes > pool.free_bytes {
+            remedies.push(format!(
+                "close other programs to free {}",
+                format_bytes(wanted_bytes - pool.free_bytes)
+            ));
+        }
+        let error = PlanError::TooBig {
+            memory: Memory::Ram,
+            needed_bytes,
+            limit_bytes: pool.limit_bytes,
+            remedy: remedies.join(", or "),
+        };
+        refuse_unless(self.request.force, error, notes)
+    }
+
+    /// The longest context that fits beside the fewest experts, if there is any.
+    fn shorter_ctx(&self, pool: &Pool, least: Share) -> Option<String> {
+        let left_bytes = pool
+            .left_bytes()
+            .checked_sub(self.sizes.experts_bytes(least.experts))?;
+        let tokens = left_bytes / self.sizes.kv_bytes_per_token;
+        (tokens > 0).then(|| format!("lower --ctx to {tokens}"))
+    }
+}
+
+fn refuse_unless(forced: bool, error: PlanError, notes: &mut Notes) -> Result<(), PlanError> {
+    if !forced {
+        return Err(error);
+    }
+    notes.too_big = true;
+    notes
+        .warnings
+        .push(format!("Planned as asked for, but {error}"));
+    Ok(())
+}
+
+/// A size to type in that is no less than `bytes`: three digits, rounded up.
+pub(super) fn at_least(bytes: u64) -> String {
+    let step = 10_u64.pow(bytes.max(1).ilog10().saturating_sub(2));
+    format_bytes(bytes.div_ceil(step).saturating_mul(step)).replace(' ', "")
+}

@@ -1,0 +1,117 @@
+//! The plan as a table for people.
+
+use std::fmt;
+
+use super::{Fit, Memory, Placement, Plan, TierPlan, format_bytes};
+
+/// Wide enough for `format_bytes` and a space.
+const BYTES_WIDTH: usize = 10;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name_width = self.name_width();
+        writeln!(f, "device   {}", self.device)?;
+        writeln!(f, "context  {} tokens", self.ctx)?;
+        writeln!(f, "experts  {}", self.experts_line())?;
+        writeln!(f, "misses   {}, prefetch {}", self.misses, self.prefetch)?;
+        write!(f, "fit      {}", self.fits)?;
+        if let Some(gpu) = &self.gpu {
+            write_tier(f, "VRAM", gpu, name_width)?;
+        }
+        write_tier(f, "RAM", &self.ram, name_width)?;
+        write_list(f, "why", &self.reasons)?;
+        write_list(f, "warnings", &self.warnings)
+    }
+}
+
+impl Plan {
+    fn name_width(&self) -> usize {
+        self.gpu
+            .iter()
+            .chain([&self.ram])
+            .flat_map(|tier| &tier.items)
+            .map(|item| item.name.chars().count())
+            .chain(["may be taken".len()])
+            .max()
+            .unwrap_or_default()
+    }
+
+    fn experts_line(&self) -> String {
+        let total = self.total_experts();
+        let in_ram = match self.ram_slots {
+            None => format!("all {total} in RAM"),
+            Some(slots) if self.total_gpu_slots == total => {
+                format!("{slots} pass through RAM at load")
+            }
+            Some(slots) => format!("{slots} in RAM, {} on disk only", total - slots),
+        };
+        match self.gpu {
+            None => in_ram,
+            Some(_) => format!(
+                "{} of {total} in VRAM ({:.1} a layer), {in_ram}",
+                self.total_gpu_slots,
+                self.experts_on_gpu_per_layer()
+            ),
+        }
+    }
+}
+
+fn write_tier(
+    f: &mut fmt::Formatter<'_>,
+    title: &str,
+    tier: &TierPlan,
+    name_width: usize,
+) -> fmt::Result {
+    write!(f, "\n\n{title}")?;
+    let mut line = |name: &str, bytes: u64| {
+        write!(
+            f,
+            "\n  {name:<name_width$}{:>BYTES_WIDTH$}",
+            format_bytes(bytes)
+        )
+    };
+    for item in &tier.items {
+        line(&item.name, item.bytes)?;
+    }
+    line("total", tier.used_bytes)?;
+    line("may be taken", tier.limit_bytes)?;
+    line("free now", tier.free_bytes)
+}
+
+fn write_list(f: &mut fmt::Formatter<'_>, title: &str, sentences: &[String]) -> fmt::Result {
+    if sentences.is_empty() {
+        return Ok(());
+    }
+    write!(f, "\n\n{title}")?;
+    sentences
+        .iter()
+        .try_for_each(|sentence| write!(f, "\n  - {sentence}"))
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("CPU"),
+            Self::Cuda { index, name, .. } => write!(f, "GPU {index}, {name}"),
+        }
+    }
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fits => "fits",
+            Self::Tight => "tight",
+            Self::TooBig => "too big",
+        })
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vram => "VRAM",
+            Self::Ram => "RAM",
+        })
+    }
+}

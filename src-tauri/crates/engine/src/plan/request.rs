@@ -1,0 +1,250 @@
+//! What a plan is made from: the model's sizes and what was asked for.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{PREFILL_CHUNK, PlanError};
+
+/// The sizes of a model that decide what it needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelSizes {
+    /// Decoder layers.
+    pub n_layers: usize,
+    /// Experts a layer.
+    pub n_experts: usize,
+    /// Experts a token uses in each layer.
+    pub top_k: usize,
+    /// One expert as it lies in its file.
+    pub expert_bytes: u64,
+    /// The trunk as it lies in its file.
+    pub trunk_file_bytes: u64,
+    /// The trunk as it is held to compute with (an 8-bit output head, for example).
+    pub trunk_resident_bytes: u64,
+    /// KV cache of all layers for one token; see [`ModelSizes::kv_bytes_per_token`].
+    pub kv_bytes_per_token: u64,
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
+    /// Width of the hidden state.
+    pub hidden: usize,
+    /// Width inside an expert.
+    pub intermediate: usize,
+    /// Longest context the model was made for, in tokens.
+    pub max_positions: usize,
+}
+
+impl ModelSizes {
+    /// KV cache bytes a token takes over all layers: keys and values in f16.
+    #[must_use]
+    pub const fn kv_bytes_per_token(n_layers: usize, n_kv_heads: usize, head_dim: usize) -> u64 {
+        2 * 2 * n_layers as u64 * n_kv_heads as u64 * head_dim as u64
+    }
+
+    /// Experts over all layers.
+    #[must_use]
+    pub fn total_experts(&self) -> usize {
+        self.n_layers * self.n_experts
+    }
+
+    /// The checkpoint on disk, in bytes.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.trunk_file_bytes
+            .saturating_add(self.experts_bytes(self.total_experts()))
+    }
+
+    /// Working buffers in bytes, in f32: for each token of a prefill chunk eight rows of `hidden`
+    /// (residual, normed, q, k and v, attention, expert sum, ...) and three of `intermediate`
+    /// (gate, up, their product), and one row of logits.
+    #[must_use]
+    pub fn working_bytes(&self) -> u64 {
+        let chunk = PREFILL_CHUNK.min(self.max_positions) as u64;
+        let row = (8 * self.hidden as u64).saturating_add(3 * self.intermediate as u64);
+        4 * chunk.saturating_mul(row).saturating_add(self.vocab as u64)
+    }
+
+    /// The fewest expert slots in RAM that work: the experts of one token in one layer, those of
+    /// the next being read meanwhile, and two that eviction may leave behind.
+    #[must_use]
+    pub fn min_ram_slots(&self) -> usize {
+        (2 * self.top_k + 2).min(self.total_experts())
+    }
+
+    pub(super) fn experts_bytes(&self, n: usize) -> u64 {
+        self.expert_bytes.saturating_mul(n as u64)
+    }
+
+    pub(super) fn kv_bytes(&self, ctx: usize) -> u64 {
+        self.kv_bytes_per_token.saturating_mul(ctx as u64)
+    }
+
+    pub(super) fn check(&self) -> Result<(), PlanError> {
+        let positive = [
+            ("n_layers", self.n_layers as u64),
+            ("n_experts", self.n_experts as u64),
+            ("top_k", self.top_k as u64),
+            ("expert_bytes", self.expert_bytes),
+            ("kv_bytes_per_token", self.kv_bytes_per_token),
+            ("max_positions", self.max_positions as u64),
+        ];
+        if let Some(&(field, value)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(PlanError::BadSizes { field, value });
+        }
+        if self.top_k > self.n_experts {
+            return Err(PlanError::BadSizes {
+                field: "top_k",
+                value: self.top_k as u64,
+            });
+        }
+        // Far beyond any model, and small enough that no product of the plan overflows.
+        let bounded = [
+            ("n_layers", self.n_layers),
+            ("n_experts", self.n_experts),
+            ("vocab", self.vocab),
+            ("hidden", self.hidden),
+            ("intermediate", self.intermediate),
+            ("max_positions", self.max_positions),
+        ];
+        match bounded.iter().find(|(_, value)| *value > 1 << 30) {
+            Some(&(field, value)) => Err(PlanError::BadSizes {
+                field,
+                value: value as u64,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What was asked for. `None` and `Auto` leave the choice to the plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlanRequest {
+    /// Where to compute.
+    pub device: Device,
+    /// Settings of the seed system for a size of GPU.
+    pub preset: Preset,
+    /// VRAM that the program may take in all, in bytes.
+    pub vram_budget: Option<u64>,
+    /// RAM that expert slots and KV cache may take, in bytes; the rest comes on top.
+    pub ram_budget: Option<u64>,
+    /// Experts a layer to hold in VRAM.
+    pub experts_on_gpu: Option<usize>,
+    /// Context length in tokens.
+    pub ctx: Option<usize>,
+    /// What to do with an expert that is not in VRAM.
+    pub misses: Misses,
+    /// Experts of the next layer to fetch ahead, 0 to 2.
+    pub prefetch: Option<usize>,
+    /// Plan even what does not fit ("load anyway").
+    pub force: bool,
+    /// Whether this build can compute on a GPU. A fact, not a wish: not kept with settings.
+    #[serde(skip)]
+    pub gpu_backend_available: bool,
+}
+
+/// A word that names none of the choices.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{word:?} is no {what}: choose one of {choices}")]
+pub struct UnknownChoice {
+    word: String,
+    what: &'static str,
+    choices: String,
+}
+
+/// An enum whose variants have one name each, for command line, settings and display alike.
+macro_rules! choice {
+    (
+        $(#[$doc:meta])*
+        $name:ident, $what:literal {
+            $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)?
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant),+
+        }
+
+        impl $name {
+            /// All choices with their names.
+            pub const ALL: &[(Self, &'static str)] = &[$((Self::$variant, $word)),+];
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => $word),+ })
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownChoice;
+
+            fn from_str(word: &str) -> Result<Self, UnknownChoice> {
+                match word {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(UnknownChoice {
+                        word: word.to_owned(),
+                        what: $what,
+                        choices: [$($word),+].join(", "),
+                    }),
+                }
+            }
+        }
+    };
+}
+
+choice! {
+    /// Where to compute.
+    Device, "device" {
+        /// On a GPU if one can be used, else on the CPU.
+        #[default]
+        Auto = "auto",
+        /// On the CPU.
+        Cpu = "cpu",
+        /// On a GPU, or not at all.
+        Cuda = "cuda",
+    }
+}
+
+choice! {
+    /// Settings by size of GPU. The figures are those of the seed system (dvmazur/mixtral-offloading):
+    /// `offload_per_layer` experts of each layer stay off the GPU.
+    Preset, "preset" {
+        /// Fill what free VRAM allows.
+        #[default]
+        Auto = "auto",
+        /// For 16 GB: `offload_per_layer` 4.
+        Vram16 = "16gb",
+        /// For 12 GB: `offload_per_layer` 5.
+        Vram12 = "12gb",
+        /// No GPU.
+        CpuOnly = "cpu",
+    }
+}
+
+impl Preset {
+    /// Experts of each layer that the preset keeps off the GPU.
+    #[must_use]
+    pub fn offload_per_layer(self) -> Option<usize> {
+        match self {
+            Self::Vram16 => Some(4),
+            Self::Vram12 => Some(5),
+            Self::Auto | Self::CpuOnly => None,
+        }
+    }
+}
+
+choice! {
+    /// What to do with an expert that a token needs and VRAM does not hold.
+    Misses, "way to handle misses" {
+        /// Whichever ends the layer sooner by measured bandwidths.
+        #[default]
+        Auto = "auto",
+        /// Copy it to VRAM.
+        Fetch = "fetch",
+        /// Compute it on the CPU.
+        Cpu = "cpu",
+    }
+}

@@ -1,0 +1,569 @@
+//! From request to plan: the device, then VRAM, then RAM.
+
+use std::cmp::Reverse;
+
+use crate::hardware::{Gpu, GpuStatus, Hardware};
+
+use super::pool::{Pool, item, sum};
+use super::request::{Device, Misses, ModelSizes, PlanRequest, Preset};
+use super::share::{Bounds, Share, base_ctx, least, share, share_bytes};
+use super::{
+    CUDA_CONTEXT_BYTES, CUDA_HOST_BYTES, Fit, Memory, PROGRAM_BYTES, Placement, Plan, PlanError,
+    PlanItem, TierPlan, format_bytes,
+};
+
+/// The most experts of the next layer that may be fetched ahead.
+const MAX_PREFETCH: usize = 2;
+
+/// Left to the system where no RAM budget is given: the larger of this and a tenth of the RAM.
+const MIN_SYSTEM_RESERVE_BYTES: u64 = 1_000_000_000;
+
+/// Plans the memory of a model of these `sizes` on this `hardware`.
+///
+/// With [`Device::Auto`] the plan falls to the CPU where no GPU can be used, and says so in
+/// [`Plan::reasons`]; options that only concern a GPU then have no effect, and
+/// [`Plan::warnings`] says that. [`Device::Cuda`] never falls back.
+///
+/// # Errors
+/// [`PlanError`] for values out of range or in contradiction, for a GPU asked for that is not
+/// there, and for what does not fit, with the numbers and with what would make it fit. The last
+/// kind turns into a plan marked [`Fit::TooBig`] under [`PlanRequest::force`].
+pub fn make_plan(
+    sizes: &ModelSizes,
+    hardware: &Hardware,
+    request: &PlanRequest,
+) -> Result<Plan, PlanError> {
+    sizes.check()?;
+    check_request(sizes, request)?;
+    let planner = Planner {
+        sizes,
+        hardware,
+        request,
+    };
+    match choose_device(hardware, request)? {
+        Choice::Cpu { reason } => planner.on_cpu(reason),
+        Choice::Gpu(gpu) => match planner.on_gpu(gpu) {
+            Err(PlanError::TooBig {
+                memory: Memory::Vram,
+                needed_bytes,
+                limit_bytes,
+                ..
+            }) if !planner.insists_on_gpu() => planner.on_cpu(format!(
+                "Computes on the CPU: {} lacks the VRAM even for no experts ({} needed, {} may be \
+                 taken)",
+                gpu.name,
+                format_bytes(needed_bytes),
+                format_bytes(limit_bytes)
+            )),
+            outcome => outcome,
+        },
+    }
+}
+
+fn check_request(sizes: &ModelSizes, request: &PlanRequest) -> Result<(), PlanError> {
+    let ranges = [
+        ("--ctx", request.ctx, 1, sizes.max_positions),
+        (
+            "--experts-on-gpu",
+            request.experts_on_gpu,
+            0,
+            sizes.n_experts,
+        ),
+        ("--prefetch", request.prefetch, 0, MAX_PREFETCH),
+    ];
+    for (option, value, min, max) in ranges {
+        if let Some(value) = value.filter(|value| !(min..=max).contains(value)) {
+            return Err(PlanError::OutOfRange {
+                option,
+                value,
+                min,
+                max,
+            });
+        }
+    }
+    let excluded = match request.device {
+        Device::Cpu => request.preset.offload_per_layer().is_some(),
+        Device::Cuda => request.preset == Preset::CpuOnly,
+        Device::Auto => false,
+    };
+    if excluded {
+        return Err(PlanError::Contradiction {
+            first: format!("--device {}", request.device),
+            second: format!("preset {}", request.preset),
+        });
+    }
+    Ok(())
+}
+
+enum Choice<'a> {
+    Cpu { reason: String },
+    Gpu(&'a Gpu),
+}
+
+fn choose_device<'a>(
+    hardware: &'a Hardware,
+    request: &PlanRequest,
+) -> Result<Choice<'a>, PlanError> {
+    if request.device == Device::Cpu || request.preset == Preset::CpuOnly {
+        return Ok(Choice::Cpu {
+            reason: "Computes on the CPU, as asked for".to_owned(),
+        });
+    }
+    let gpu = hardware
+        .gpu
+        .usable()
+        .max_by_key(|gpu| (gpu.vram_free_bytes, Reverse(gpu.index)));
+    let reason = match gpu {
+        Some(gpu) if request.gpu_backend_available => return Ok(Choice::Gpu(gpu)),
+        Some(gpu) => format!(
+            "this version has no GPU backend, so {} ({} free) is not used",
+            gpu.name,
+            format_bytes(gpu.vram_free_bytes)
+        ),
+        None => why_no_gpu(&hardware.gpu),
+    };
+    if request.device == Device::Cuda {
+        return Err(PlanError::NoGpu { reason });
+    }
+    Ok(Choice::Cpu {
+        reason: format!("Computes on the CPU: {reason}"),
+    })
+}
+
+fn why_no_gpu(status: &GpuStatus) -> String {
+    match status {
+        GpuStatus::Absent { reason } => reason.clone(),
+        GpuStatus::Found(gpus) => {
+            let problems: Vec<String> = gpus
+                .iter()
+                .map(|gpu| {
+                    let problem = gpu.problem.as_deref().unwrap_or("not usable");
+                    format!("{}: {problem}", gpu.name)
+                })
+                .collect();
+            format!("no GPU can be used ({})", problems.join("; "))
+        }
+    }
+}
+
+/// Makes one plan.
+pub(super) struct Planner<'a> {
+    pub sizes: &'a ModelSizes,
+    pub hardware: &'a Hardware,
+    pub request: &'a PlanRequest,
+}
+
+/// Notes for people, gathered on the way.
+#[derive(Default)]
+pub(super) struct Notes {
+    pub reasons: Vec<String>,
+    pub warnings: Vec<String>,
+    pub too_big: bool,
+}
+
+impl Planner<'_> {
+    fn on_cpu(&self, reason: String) -> Result<Plan, PlanError> {
+        let mut notes = Notes {
+            reasons: vec![reason],
+            ..Notes::default()
+        };
+        self.warn_of_gpu_options(&mut notes);
+        let sizes = self.sizes;
+        let pool = self.ram_pool(
+            vec![
+                item("trunk", sizes.trunk_resident_bytes),
+                item("working buffers", sizes.working_bytes()),
+                item("program", PROGRAM_BYTES),
+            ],
+            &mut notes,
+        );
+        let bounds = Bounds {
+            min_experts: sizes.min_ram_slots(),
+            max_experts: sizes.total_experts(),
+        };
+        let given = match share(sizes, pool.left_bytes(), self.request.ctx, bounds) {
+            Some(given) => given,
+            None => {
+                let least = least(sizes, self.request.ctx, bounds);
+                self.ram_too_big(&pool, least, &mut notes)?;
+                least
+            }
+        };
+        self.note_ctx(given.ctx, pool.limit_bytes, "RAM", &mut notes);
+        let ram_slots = self.note_ram_experts(given.experts, &mut notes);
+        let ram = pool.tier([self.kv_item(given.ctx), self.ram_experts_item(ram_slots)]);
+        let layout = Layout {
+            device: Placement::Cpu,
+            ctx: given.ctx,
+            total_gpu_slots: 0,
+            gpu_fetch_slots: 0,
+            ram_slots,
+            misses: Misses::Cpu,
+            prefetch: self.prefetch(given.experts),
+            gpu: None,
+            ram,
+        };
+        Ok(self.finish(layout, notes))
+    }
+
+    fn on_gpu(&self, gpu: &Gpu) -> Result<Plan, PlanError> {
+        let mut notes = Notes::default();
+        notes.reasons.push(format!(
+            "Computes on GPU {}, {}: {} of its {} are free",
+            gpu.index,
+            gpu.name,
+            format_bytes(gpu.vram_free_bytes),
+            format_bytes(gpu.vram_total_bytes)
+        ));
+        let (pool, given) = self.share_vram(gpu, &mut notes)?;
+        let prefetch = self.prefetch(given.experts);
+        let gpu_fetch_slots = self.fetch_slots(given.experts);
+        self.note_ctx(given.ctx, pool.limit_bytes, "VRAM", &mut notes);
+        let vram = pool.tier([
+            self.kv_item(given.ctx),
+            item(
+                format!(
+                    "experts ({} of {})",
+                    given.experts,
+                    self.sizes.total_experts()
+                ),
+                self.sizes.experts_bytes(given.experts),
+            ),
+        ]);
+        let (ram, ram_slots) = self.ram_behind_gpu(given.experts, &mut notes)?;
+        let layout = Layout {
+            device: Placement::Cuda {
+                index: gpu.index,
+                uuid: gpu.uuid.clone(),
+                name: gpu.name.clone(),
+            },
+            ctx: given.ctx,
+            total_gpu_slots: given.experts,
+            gpu_fetch_slots,
+            ram_slots,
+            misses: self.request.misses,
+            prefetch,
+            gpu: Some(vram),
+            ram,
+        };
+        Ok(self.finish(layout, notes))
+    }
+
+    fn share_vram(&self, gpu: &Gpu, notes: &mut Notes) -> Result<(Pool, Share), PlanError> {
+        let (sizes, ctx) = (self.sizes, self.request.ctx);
+        let limit_bytes = self.vram_limit(gpu, notes);
+        let wanted = self.wanted_per_layer(notes);
+        let bounds = self.vram_bounds(gpu, limit_bytes, wanted);
+        let pool = self.vram_pool(gpu, limit_bytes, bounds.max_experts);
+        let given = match share(sizes, pool.left_bytes(), ctx, bounds) {
+            Some(given) => given,
+            None => {
+                let least = least(sizes, ctx, bounds);
+                self.vram_too_big(gpu, &pool, least, notes)?;
+                least
+            }
+        };
+        let total = sizes.total_experts();
+        let why = if wanted.is_some() {
+            "as asked for".to_owned()
+        } else if given.experts == total {
+            "all fit".to_owned()
+        } else {
+            format!(
+                "what {} leave after trunk, context and buffers",
+                format_bytes(limit_bytes)
+            )
+        };
+        notes.reasons.push(format!(
+            "{} of {total} experts ({:.1} of {} a layer) are held in VRAM: {why}",
+            given.experts,
+            given.experts as f64 / sizes.n_layers as f64,
+            sizes.n_experts,
+        ));
+        Ok((pool, given))
+    }
+
+    /// How many experts VRAM may hold: what is wanted, or all, or any number short of all.
+    ///
+    /// All of them need no fetch buffers, so whether they fit is asked first; the context is
+    /// not cut for it.
+    fn vram_bounds(&self, gpu: &Gpu, limit_bytes: u64, wanted: Option<usize>) -> Bounds {
+        let sizes = self.sizes;
+        if let Some(per_layer) = wanted {
+            return Bounds::exactly(per_layer * sizes.n_layers);
+        }
+        let total = sizes.total_experts();
+        let all = Share {
+            ctx: self.request.ctx.unwrap_or(base_ctx(sizes)),
+            experts: total,
+        };
+        let pool = self.vram_pool(gpu, limit_bytes, total);
+        if share_bytes(sizes, all) <= pool.left_bytes() {
+            return Bounds::exactly(total);
+        }
+        Bounds {
+            min_experts: 0,
+            max_experts: total - 1,
+        }
+    }
+
+    /// Whether the request leaves no other way than the GPU, once there is one.
+    pub(super) fn insists_on_gpu(&self) -> bool {
+        self.request.device == Device::Cuda
+            || self.request.preset != Preset::Auto
+            || self.request.experts_on_gpu.is_some()
+    }
+
+    /// Experts a layer in VRAM, where the request says so.
+    fn wanted_per_layer(&self, notes: &mut Notes) -> Option<usize> {
+        let of_preset = self
+            .request
+            .preset
+            .offload_per_layer()
+            .map(|off| self.sizes.n_experts.saturating_sub(off));
+        match (self.request.experts_on_gpu, of_preset) {
+            (Some(wanted), Some(preset)) if wanted != preset => {
+                notes.reasons.push(format!(
+                    "--experts-on-gpu {wanted} overrides the {preset} of preset {}",
+                    self.request.preset
+                ));
+                Some(wanted)
+            }
+            (wanted, preset) => wanted.or(preset),
+        }
+    }
+
+    fn vram_limit(&self, gpu: &Gpu, notes: &mut Notes) -> u64 {
+        match self.request.vram_budget {
+            Some(budget) if budget > gpu.vram_free_bytes => {
+                notes.warnings.push(format!(
+                    "The VRAM budget is {}, but only {} are free; the plan keeps to those",
+                    format_bytes(budget),
+                    format_bytes(gpu.vram_free_bytes)
+                ));
+                gpu.vram_free_bytes
+            }
+            Some(budget) => budget,
+            None => gpu.vram_free_bytes,
+        }
+    }
+
+    pub(super) fn vram_pool(&self, gpu: &Gpu, limit_bytes: u64, max_experts: usize) -> Pool {
+        let sizes = self.sizes;
+        Pool {
+            limit_bytes,
+            free_bytes: gpu.vram_free_bytes,
+            fixed: vec![
+                item("CUDA context and kernels", CUDA_CONTEXT_BYTES),
+                item("trunk", sizes.trunk_resident_bytes),
+                item("working buffers", sizes.working_bytes()),
+                item(
+                    "fetch buffers",
+                    sizes.experts_bytes(self.fetch_slots(max_experts)),
+                ),
+            ],
+        }
+    }
+
+    /// RAM beside a GPU: a tier of experts behind VRAM, or mere transit if VRAM holds all.
+    fn ram_behind_gpu(
+        &self,
+        gpu_experts: usize,
+        notes: &mut Notes,
+    ) -> Result<(TierPlan, Option<usize>), PlanError> {
+        let sizes = self.sizes;
+        let pool = self.ram_pool(
+            vec![
+                item("program", PROGRAM_BYTES),
+                item("CUDA driver", CUDA_HOST_BYTES),
+            ],
+            notes,
+        );
+        let min_slots = sizes.min_ram_slots();
+        let affordable = usize::try_from(pool.left_bytes() / sizes.expert_bytes)
+            .map_or(sizes.total_experts(), |n| n.min(sizes.total_experts()));
+        if affordable < min_slots {
+            let least = Share {
+                ctx: 0,
+                experts: min_slots,
+            };
+            self.ram_too_big(&pool, least, notes)?;
+        }
+        if gpu_experts == sizes.total_experts() {
+            let transit = item("transit buffers", sizes.experts_bytes(min_slots));
+            return Ok((pool.tier([transit]), Some(min_slots)));
+        }
+        let ram_slots = self.note_ram_experts(affordable.max(min_slots), notes);
+        Ok((pool.tier([self.ram_experts_item(ram_slots)]), ram_slots))
+    }
+
+    fn ram_pool(&self, fixed: Vec<PlanItem>, notes: &mut Notes) -> Pool {
+        let available_bytes = self.hardware.ram_available_bytes;
+        let limit_bytes = match self.request.ram_budget {
+            Some(budget) => {
+                let asked_bytes = budget.saturating_add(sum(&fixed));
+                if asked_bytes > available_bytes {
+                    notes.warnings.push(format!(
+                        "The RAM budget and what comes on top of it are {}, but only {} are \
+                         available; the plan keeps to those",
+                        format_bytes(asked_bytes),
+                        format_bytes(available_bytes)
+                    ));
+                }
+                asked_bytes.min(available_bytes)
+            }
+            None => {
+                let reserve_bytes = self.system_reserve_bytes();
+                notes.reasons.push(format!(
+                    "{} of the {} of RAM available are left to the system",
+                    format_bytes(reserve_bytes.min(available_bytes)),
+                    format_bytes(available_bytes)
+                ));
+                available_bytes.saturating_sub(reserve_bytes)
+            }
+        };
+        Pool {
+            limit_bytes,
+            free_bytes: available_bytes,
+            fixed,
+        }
+    }
+
+    pub(super) fn system_reserve_bytes(&self) -> u64 {
+        MIN_SYSTEM_RESERVE_BYTES.max(self.hardware.ram_total_bytes / 10)
+    }
+
+    /// `None` stands for all experts, in place.
+    fn note_ram_experts(&self, experts: usize, notes: &mut Notes) -> Option<usize> {
+        let sizes = self.sizes;
+        let total = sizes.total_experts();
+        if experts == total {
+            notes.reasons.push(format!(
+                "All {total} experts ({}) fit in RAM and are used in place from the mapped \
+                 checkpoint",
+                format_bytes(sizes.experts_bytes(total))
+            ));
+            return None;
+        }
+        notes.reasons.push(format!(
+            "RAM holds {experts} of {total} experts ({} of {})",
+            format_bytes(sizes.experts_bytes(experts)),
+            format_bytes(sizes.experts_bytes(total))
+        ));
+        notes.warnings.push(
+            "Experts are read from disk while tokens are made; the speed of the disk decides"
+                .to_owned(),
+        );
+        Some(experts)
+    }
+
+    fn note_ctx(&self, ctx: usize, limit_bytes: u64, memory: &str, notes: &mut Notes) {
+        let base = base_ctx(self.sizes);
+        let why = match self.request.ctx {
+            Some(_) => "as asked for".to_owned(),
+            None if ctx > base => format!("all experts fit in {memory} beside it"),
+            None if ctx < base => format!(
+                "{} of {memory} do not hold the usual {base} tokens",
+                format_bytes(limit_bytes)
+            ),
+            None => "the default".to_owned(),
+        };
+        notes.reasons.push(format!(
+            "The context is {ctx} tokens ({} of KV cache): {why}",
+            format_bytes(self.sizes.kv_bytes(ctx))
+        ));
+    }
+
+    fn warn_of_gpu_options(&self, notes: &mut Notes) {
+        let request = self.request;
+        let given = [
+            request
+                .preset
+                .offload_per_layer()
+                .map(|_| format!("preset {}", request.preset)),
+            request.vram_budget.map(|_| "--vram".to_owned()),
+            request
+                .experts_on_gpu
+                .map(|n| format!("--experts-on-gpu {n}")),
+            (request.misses == Misses::Fetch).then(|| "--misses fetch".to_owned()),
+        ];
+        let given: Vec<String> = given.into_iter().flatten().collect();
+        if !given.is_empty() {
+            notes
+                .warnings
+                .push(format!("Without effect on the CPU: {}", given.join(", ")));
+        }
+    }
+
+    /// `experts` is the number that the fastest tier holds.
+    fn prefetch(&self, experts: usize) -> usize {
+        if experts == self.sizes.total_experts() {
+            return 0;
+        }
+        self.request.prefetch.unwrap_or(MAX_PREFETCH)
+    }
+
+    fn fetch_slots(&self, gpu_experts: usize) -> usize {
+        if gpu_experts == self.sizes.total_experts() {
+            return 0;
+        }
+        self.sizes.top_k + self.prefetch(gpu_experts)
+    }
+
+    fn kv_item(&self, ctx: usize) -> PlanItem {
+        item(format!("KV cache ({ctx} tokens)"), self.sizes.kv_bytes(ctx))
+    }
+
+    fn ram_experts_item(&self, ram_slots: Option<usize>) -> PlanItem {
+        let total = self.sizes.total_experts();
+        match ram_slots {
+            None => item(
+                format!("experts (all {total}, in place)"),
+                self.sizes.experts_bytes(total),
+            ),
+            Some(slots) => item(
+                format!("experts ({slots} of {total})"),
+                self.sizes.experts_bytes(slots),
+            ),
+        }
+    }
+
+    fn finish(&self, layout: Layout, notes: Notes) -> Plan {
+        let mut plan = Plan {
+            device: layout.device,
+            ctx: layout.ctx,
+            n_layers: self.sizes.n_layers,
+            n_experts: self.sizes.n_experts,
+            total_gpu_slots: layout.total_gpu_slots,
+            gpu_fetch_slots: layout.gpu_fetch_slots,
+            ram_slots: layout.ram_slots,
+            misses: layout.misses,
+            prefetch: layout.prefetch,
+            gpu: layout.gpu,
+            ram: layout.ram,
+            fits: Fit::Fits,
+            reasons: notes.reasons,
+            warnings: notes.warnings,
+        };
+        let ctx_was_cut = self.request.ctx.is_none() && plan.ctx < base_ctx(self.sizes);
+        if notes.too_big {
+            plan.fits = Fit::TooBig;
+        } else if ctx_was_cut || !plan.needs_no_disk() {
+            plan.fits = Fit::Tight;
+        }
+        plan
+    }
+}
+
+/// A plan's decisions before its verdict.
+struct Layout {
+    device: Placement,
+    ctx: usize,
+    total_gpu_slots: usize,
+    gpu_fetch_slots: usize,
+    ram_slots: Option<usize>,
+    misses: Misses,
+    prefetch: usize,
+    gpu: Option<TierPlan>,
+    ram: TierPlan,
+}

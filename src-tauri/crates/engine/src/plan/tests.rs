@@ -1,0 +1,706 @@
+//! Tables of machines and requests.
+
+mod properties;
+
+use super::*;
+use crate::hardware::{Cpu, Gpu, GpuStatus, Hardware};
+
+const GIB: u64 = 1 << 30;
+const GB: u64 = 1_000_000_000;
+
+/// What a case does to the usual value.
+type Change<T> = fn(&mut T);
+
+fn mixtral() -> ModelSizes {
+    ModelSizes {
+        n_layers: 32,
+        n_experts: 8,
+        top_k: 2,
+        expert_bytes: 66_700_000,
+        trunk_file_bytes: 1_250_000_000,
+        trunk_resident_bytes: 1_200_000_000,
+        kv_bytes_per_token: ModelSizes::kv_bytes_per_token(32, 8, 128),
+        vocab: 32_000,
+        hidden: 4096,
+        intermediate: 14_336,
+        max_positions: 32_768,
+    }
+}
+
+fn tiny() -> ModelSizes {
+    ModelSizes {
+        n_layers: 4,
+        n_experts: 8,
+        top_k: 2,
+        expert_bytes: 60_000,
+        trunk_file_bytes: 900_000,
+        trunk_resident_bytes: 700_000,
+        kv_bytes_per_token: ModelSizes::kv_bytes_per_token(4, 2, 16),
+        vocab: 512,
+        hidden: 64,
+        intermediate: 224,
+        max_positions: 512,
+    }
+}
+
+fn gpu(total_bytes: u64, free_bytes: u64) -> Gpu {
+    Gpu {
+        index: 0,
+        uuid: "GPU-0".to_owned(),
+        name: "Test GPU".to_owned(),
+        vram_total_bytes: total_bytes,
+        vram_free_bytes: free_bytes,
+        compute_capability: (8, 6),
+        driver_version: "550.54".to_owned(),
+        problem: None,
+    }
+}
+
+fn machine(gpu: GpuStatus, ram_total_bytes: u64, ram_available_bytes: u64) -> Hardware {
+    Hardware {
+        gpu,
+        ram_total_bytes,
+        ram_available_bytes,
+        cpu: Cpu {
+            brand: "Test CPU".to_owned(),
+            physical_cores: 8,
+            logical_cores: 16,
+            features: Vec::new(),
+        },
+        disk: None,
+    }
+}
+
+fn with_vram(free_bytes: u64) -> Hardware {
+    let gpu = gpu(free_bytes + GIB / 4, free_bytes);
+    machine(GpuStatus::Found(vec![gpu]), 32 * GIB, 28 * GIB)
+}
+
+fn without_gpu(ram_available_bytes: u64) -> Hardware {
+    let reason = "no NVIDIA driver library found".to_owned();
+    machine(
+        GpuStatus::Absent { reason },
+        ram_available_bytes + 2 * GB,
+        ram_available_bytes,
+    )
+}
+
+fn little_ram_behind(gpu: Gpu) -> Hardware {
+    machine(GpuStatus::Found(vec![gpu]), 2 * GB, GB)
+}
+
+fn request() -> PlanRequest {
+    PlanRequest {
+        gpu_backend_available: true,
+        ..PlanRequest::default()
+    }
+}
+
+fn plan(sizes: &ModelSizes, hardware: &Hardware, request: &PlanRequest) -> Plan {
+    make_plan(sizes, hardware, request).expect("fits")
+}
+
+fn refusal(sizes: &ModelSizes, hardware: &Hardware, request: &PlanRequest) -> String {
+    make_plan(sizes, hardware, request)
+        .expect_err("does not fit")
+        .to_string()
+}
+
+/// A plan that fits adds up and stays within its limits.
+fn assert_sound(sizes: &ModelSizes, plan: &Plan) {
+    for tier in plan.gpu.iter().chain([&plan.ram]) {
+        let sum: u64 = tier.items.iter().map(|item| item.bytes).sum();
+        assert_eq!(sum, tier.used_bytes, "{plan}");
+        assert!(tier.used_bytes <= tier.limit_bytes, "{plan}");
+        assert!(tier.limit_bytes <= tier.free_bytes, "{plan}");
+        assert!(tier.items.iter().all(|item| item.bytes > 0), "{plan}");
+    }
+    assert!((1..=sizes.max_positions).contains(&plan.ctx), "{plan}");
+    let by_layer: usize = (0..sizes.n_layers)
+        .map(|layer| plan.gpu_slots_in_layer(layer))
+        .sum();
+    assert_eq!(by_layer, plan.total_gpu_slots, "{plan}");
+    assert!(plan.experts_in_ram() >= sizes.min_ram_slots(), "{plan}");
+    assert_ne!(plan.fits, Fit::TooBig, "{plan}");
+}
+
+#[test]
+fn auto_fills_what_free_vram_allows() {
+    // Free VRAM in GiB; experts a layer, from and to; context.
+    let cases = [
+        (3.5, 0.0, 0.5, 8192),
+        (5.6, 1.2, 1.5, 8192),
+        (7.5, 2.2, 2.4, 8192),
+        (11.3, 4.1, 4.4, 8192),
+        (11.8, 4.4, 4.6, 8192),
+        (14.7, 5.8, 6.1, 8192),
+        (15.8, 6.3, 6.7, 8192),
+        (19.0, 7.8, 8.0, 8192),
+        (23.5, 8.0, 8.0, 32_768),
+    ];
+    for (free_gib, from, to, ctx) in cases {
+        let free_bytes = (free_gib * GIB as f64) as u64;
+        let plan = plan(&mixtral(), &with_vram(free_bytes), &request());
+        assert_sound(&mixtral(), &plan);
+        let per_layer = plan.experts_on_gpu_per_layer();
+        assert!((from..=to).contains(&per_layer), "{free_gib} GiB:\n{plan}");
+        assert_eq!(plan.ctx, ctx, "{free_gib} GiB:\n{plan}");
+        assert_eq!(plan.fits, Fit::Fits);
+    }
+}
+
+/// Small experts beside a heavy KV cache: every rule for the context takes its turn.
+#[test]
+fn experts_never_drop_as_vram_grows_step_by_step() {
+    let sizes = ModelSizes {
+        expert_bytes: 1_000_000,
+        trunk_resident_bytes: 0,
+        ..mixtral()
+    };
+    let plans: Vec<Plan> = (400..6000)
+        .step_by(3)
+        .filter_map(|megabytes| {
+            let request = PlanRequest {
+                device: Device::Cuda,
+                ..request()
+            };
+            make_plan(&sizes, &with_vram(megabytes * 1_000_000), &request).ok()
+        })
+        .collect();
+    assert!(plans.is_sorted_by_key(|plan| plan.total_gpu_slots));
+    assert!(plans.is_sorted_by_key(|plan| plan.ctx));
+    for ctx in [512, 1024, 8192, 16_384, 32_768] {
+        assert!(plans.iter().any(|plan| plan.ctx == ctx), "{ctx}");
+    }
+    assert_eq!(plans[0].total_gpu_slots, 0);
+    assert!(plans.iter().any(|p| (1..256).contains(&p.total_gpu_slots)));
+}
+
+#[test]
+fn the_vram_left_over_is_less_than_an_expert() {
+    let plan = plan(&mixtral(), &with_vram(12 * GIB), &request());
+    let vram = plan.gpu.expect("on the GPU");
+    assert!(vram.limit_bytes - vram.used_bytes < mixtral().expert_bytes);
+}
+
+#[test]
+fn fractional_slots_differ_by_one_between_layers() {
+    let plan = plan(&mixtral(), &with_vram(12 * GIB), &request());
+    let slots: Vec<usize> = (0..32).map(|l| plan.gpu_slots_in_layer(l)).collect();
+    assert!(slots.is_sorted_by(|a, b| a >= b));
+    assert_eq!(slots[0] - slots[31], 1);
+}
+
+#[test]
+fn presets_keep_the_experts_of_the_seed_system() {
+    for (preset, free_gib, per_layer) in [(Preset::Vram16, 15, 4), (Preset::Vram12, 11, 3)] {
+        let request = PlanRequest {
+            preset,
+            ..request()
+        };
+        let plan = plan(&mixtral(), &with_vram(free_gib * GIB), &request);
+        assert_sound(&mixtral(), &plan);
+        assert_eq!(plan.total_gpu_slots, per_layer * 32);
+        assert!((0..32).all(|l| plan.gpu_slots_in_layer(l) == per_layer));
+        assert_eq!(plan.gpu_fetch_slots, 4, "the buffers of the seed system");
+    }
+    let request = PlanRequest {
+        preset: Preset::CpuOnly,
+        ..request()
+    };
+    let plan = plan(&mixtral(), &with_vram(15 * GIB), &request);
+    assert_eq!(plan.device, Placement::Cpu);
+}
+
+#[test]
+fn experts_on_gpu_overrides_a_preset_and_says_so() {
+    let request = PlanRequest {
+        preset: Preset::Vram16,
+        experts_on_gpu: Some(2),
+        ..request()
+    };
+    let plan = plan(&mixtral(), &with_vram(15 * GIB), &request);
+    assert_eq!(plan.total_gpu_slots, 64);
+    assert!(
+        plan.reasons.iter().any(|r| r.contains("overrides")),
+        "{plan}"
+    );
+}
+
+#[test]
+fn ram_decides_between_in_place_and_slots() {
+    // Available RAM in GiB; experts in RAM (`None`: in place), from and to; fit.
+    let cases = [
+        (6.5, Some((48, 52)), Fit::Tight),
+        (14.0, Some((150, 165)), Fit::Tight),
+        (20.0, Some((235, 255)), Fit::Tight),
+        (29.0, None, Fit::Fits),
+        (60.0, None, Fit::Fits),
+    ];
+    for (available_gib, slots, fits) in cases {
+        let hardware = without_gpu((available_gib * GIB as f64) as u64);
+        let plan = plan(&mixtral(), &hardware, &request());
+        assert_sound(&mixtral(), &plan);
+        assert_eq!(plan.device, Placement::Cpu);
+        assert_eq!(plan.fits, fits, "{available_gib} GiB:\n{plan}");
+        assert!(plan.gpu.is_none());
+        match (slots, plan.ram_slots) {
+            (Some((from, to)), Some(slots)) => {
+                assert!((from..=to).contains(&slots), "{available_gib} GiB:\n{plan}");
+                assert_eq!(plan.prefetch, 2);
+            }
+            (None, None) => assert_eq!(plan.prefetch, 0),
+            _ => panic!("{available_gib} GiB:\n{plan}"),
+        }
+    }
+}
+
+#[test]
+fn auto_leaves_ram_to_the_system() {
+    let hardware = machine(without_gpu(0).gpu, 64 * GB, 40 * GB);
+    let large = plan(&mixtral(), &hardware, &request());
+    assert_eq!(large.ram.limit_bytes, 40 * GB - 64 * GB / 10);
+    let hardware = machine(without_gpu(0).gpu, 8 * GB, 7 * GB);
+    let small = plan(&mixtral(), &hardware, &request());
+    assert_eq!(small.ram.limit_bytes, 6 * GB);
+}
+
+#[test]
+fn a_ram_budget_is_for_experts_and_kv_cache_alone() {
+    let sizes = mixtral();
+    let request = PlanRequest {
+        ram_budget: Some(5 * GB),
+        ctx: Some(4096),
+        ..request()
+    };
+    let plan = plan(&sizes, &without_gpu(28 * GIB), &request);
+    let slots = plan.ram_slots.expect("in slots") as u64;
+    let budgeted = slots * sizes.expert_bytes + 4096 * sizes.kv_bytes_per_token;
+    assert!((5 * GB - sizes.expert_bytes..=5 * GB).contains(&budgeted));
+    let on_top = plan.ram.used_bytes - budgeted;
+    assert!(on_top - sizes.trunk_resident_bytes <= 600_000_000);
+}
+
+#[test]
+fn a_budget_beyond_what_is_free_is_kept_to_that() {
+    let request = PlanRequest {
+        ram_budget: Some(100 * GB),
+        vram_budget: Some(100 * GB),
+        ..request()
+    };
+    let on_cpu = plan(&mixtral(), &without_gpu(10 * GB), &request);
+    assert_sound(&mixtral(), &on_cpu);
+    assert_eq!(on_cpu.ram.limit_bytes, 10 * GB);
+    let on_gpu = plan(&mixtral(), &with_vram(10 * GB), &request);
+    assert_sound(&mixtral(), &on_gpu);
+    for plan in [on_cpu, on_gpu] {
+        let warned = plan.warnings.iter().any(|w| w.contains("100 GB"));
+        let warned_with_sum = plan.warnings.iter().any(|w| w.contains("102 GB"));
+        assert!(warned || warned_with_sum, "{plan}");
+    }
+}
+
+#[test]
+fn a_vram_budget_plays_a_smaller_gpu() {
+    let request = PlanRequest {
+        vram_budget: Some(8 * GIB),
+        ..request()
+    };
+    let budgeted = plan(&mixtral(), &with_vram(24 * GIB), &request);
+    let small = plan(&mixtral(), &with_vram(8 * GIB), &self::request());
+    assert_eq!(budgeted.total_gpu_slots, small.total_gpu_slots);
+    assert_eq!(budgeted.ctx, small.ctx);
+}
+
+#[test]
+fn ram_behind_a_gpu_needs_neither_trunk_nor_kv_cache() {
+    let plan = plan(&mixtral(), &with_vram(12 * GIB), &request());
+    let names: Vec<&str> = plan.ram.items.iter().map(|i| i.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["program", "CUDA driver", "experts (all 256, in place)"]
+    );
+}
+
+#[test]
+fn with_all_experts_in_vram_ram_is_transit() {
+    let hardware = machine(
+        GpuStatus::Found(vec![gpu(24 * GIB, 23 * GIB)]),
+        8 * GIB,
+        5 * GIB,
+    );
+    let plan = plan(&mixtral(), &hardware, &request());
+    assert_eq!(plan.total_gpu_slots, 256);
+    assert_eq!(plan.gpu_fetch_slots, 0);
+    assert_eq!(plan.prefetch, 0);
+    assert_eq!(plan.ram_slots, Some(6));
+    assert_eq!(plan.fits, Fit::Fits);
+}
+
+#[test]
+fn context_is_given_as_asked_or_grows_and_shrinks_with_memory() {
+    // Available RAM, context asked for, context given.
+    let cases = [
+        (29 * GIB, None, 32_768),
+        (21 * GIB, Some(1000), 1000),
+        (14 * GIB, None, 8192),
+        (4 * GB, None, 8192),
+        (14 * GIB, Some(16_384), 16_384),
+    ];
+    for (available_bytes, ctx, given) in cases {
+        let request = PlanRequest { ctx, ..request() };
+        let plan = plan(&mixtral(), &without_gpu(available_bytes), &request);
+        assert_eq!(plan.ctx, given, "{plan}");
+    }
+    let short = plan(&mixtral(), &without_gpu(3_200_000_000), &request());
+    assert_sound(&mixtral(), &short);
+    assert_eq!(short.ctx % 64, 0, "{short}");
+    assert!((512..8192).contains(&short.ctx), "{short}");
+    assert_eq!(short.ram_slots, Some(6), "{short}");
+    assert_eq!(short.fits, Fit::Tight);
+}
+
+#[test]
+fn tiny_models_fit_anywhere_with_their_whole_context() {
+    for hardware in [without_gpu(2 * GB), with_vram(GB)] {
+        let plan = plan(&tiny(), &hardware, &request());
+        assert_sound(&tiny(), &plan);
+        assert_eq!(plan.ctx, 512);
+        assert_eq!(plan.fits, Fit::Fits);
+    }
+    let request = PlanRequest {
+        ram_budget: Some(1_000_000),
+        ctx: Some(64),
+        ..request()
+    };
+    let slots = plan(&tiny(), &without_gpu(2 * GB), &request);
+    assert_eq!(slots.ram_slots, Some((1_000_000 - 64 * 512) / 60_000));
+}
+
+#[test]
+fn without_a_backend_the_gpu_is_named_and_left_aside() {
+    let request = PlanRequest {
+        experts_on_gpu: Some(4),
+        vram_budget: Some(8 * GB),
+        misses: Misses::Fetch,
+        gpu_backend_available: false,
+        ..request()
+    };
+    let plan = plan(&mixtral(), &with_vram(12 * GIB), &request);
+    assert_eq!(plan.device, Placement::Cpu);
+    assert_eq!(plan.misses, Misses::Cpu);
+    assert!(plan.reasons[0].contains("no GPU backend"), "{plan}");
+    assert!(plan.reasons[0].contains("Test GPU"), "{plan}");
+    let warning = plan.warnings.join("\n");
+    for option in ["--vram", "--experts-on-gpu 4", "--misses fetch"] {
+        assert!(warning.contains(option), "{plan}");
+    }
+}
+
+#[test]
+fn a_gpu_that_cannot_be_used_is_explained() {
+    let old = Gpu {
+        problem: Some("compute capability 6.1 is below 7.5".to_owned()),
+        ..gpu(12 * GIB, 11 * GIB)
+    };
+    let hardware = machine(GpuStatus::Found(vec![old]), 32 * GIB, 28 * GIB);
+    let fallback = plan(&mixtral(), &hardware, &request());
+    assert!(fallback.reasons[0].contains("6.1"), "{fallback}");
+    let request = PlanRequest {
+        device: Device::Cuda,
+        ..request()
+    };
+    assert!(refusal(&mixtral(), &hardware, &request).contains("6.1"));
+    let absent = refusal(&mixtral(), &without_gpu(28 * GIB), &request);
+    assert!(absent.contains("no NVIDIA driver library"), "{absent}");
+}
+
+#[test]
+fn the_gpu_with_the_most_free_vram_is_taken() {
+    let mut gpus = vec![gpu(24 * GIB, 4 * GIB), gpu(12 * GIB, 11 * GIB)];
+    gpus[1].index = 1;
+    gpus.push(Gpu {
+        index: 2,
+        problem: Some("old".to_owned()),
+        ..gpu(48 * GIB, 47 * GIB)
+    });
+    gpus.push(Gpu {
+        index: 3,
+        ..gpus[1].clone()
+    });
+    let hardware = machine(GpuStatus::Found(gpus), 32 * GIB, 28 * GIB);
+    let plan = plan(&mixtral(), &hardware, &request());
+    assert!(
+        matches!(plan.device, Placement::Cuda { index: 1, .. }),
+        "{plan}"
+    );
+}
+
+#[test]
+fn a_gpu_too_small_for_the_trunk_is_left_aside_unless_asked_for() {
+    let hardware = with_vram(GIB);
+    let fallback = plan(&mixtral(), &hardware, &request());
+    assert_eq!(fallback.device, Placement::Cpu);
+    assert!(fallback.reasons[0].contains("Test GPU"), "{fallback}");
+    let forced = PlanRequest {
+        force: true,
+        ..request()
+    };
+    assert_eq!(plan(&mixtral(), &hardware, &forced), fallback);
+    let asked = PlanRequest {
+        device: Device::Cuda,
+        ..request()
+    };
+    let message = refusal(&mixtral(), &hardware, &asked);
+    assert!(message.contains("VRAM"), "{message}");
+    assert!(message.contains("1.07 GB may be taken"), "{message}");
+}
+
+#[test]
+fn refusals_name_what_would_help() {
+    let gpu = |free_gib, change: Change<PlanRequest>| {
+        let mut request = request();
+        change(&mut request);
+        refusal(&mixtral(), &with_vram(free_gib * GIB), &request)
+    };
+    let cpu = |available_bytes, change: Change<PlanRequest>| {
+        let mut request = request();
+        change(&mut request);
+        refusal(&mixtral(), &without_gpu(available_bytes), &request)
+    };
+    let cases = [
+        (
+            gpu(8, |r| r.preset = Preset::Vram16),
+            "lower --experts-on-gpu to 3",
+        ),
+        (
+            gpu(16, |r| {
+                r.preset = Preset::Vram16;
+                r.vram_budget = Some(8 * GB);
+            }),
+            "raise --vram to",
+        ),
+        (
+            gpu(4, |r| {
+                r.device = Device::Cuda;
+                r.ctx = Some(32_768);
+            }),
+            "lower --ctx to",
+        ),
+        (gpu(8, |r| r.experts_on_gpu = Some(8)), "use --device cpu"),
+        (cpu(GB, |_| ()), "close other programs to free"),
+        (cpu(2_900_000_000, |_| ()), "give --ram"),
+        (cpu(5 * GB, |r| r.ctx = Some(32_768)), "lower --ctx to"),
+        (
+            cpu(20 * GB, |r| r.ram_budget = Some(GB / 10)),
+            "raise --ram to",
+        ),
+    ];
+    for (message, words) in cases {
+        assert!(message.contains(words), "{words}: {message}");
+        assert!(message.contains("short"), "{message}");
+    }
+}
+
+#[test]
+fn a_context_in_vram_is_no_remedy_for_lack_of_ram() {
+    let request = PlanRequest {
+        ctx: Some(8192),
+        ..request()
+    };
+    let hardware = little_ram_behind(gpu(12 * GIB, 11 * GIB));
+    let message = refusal(&mixtral(), &hardware, &request);
+    assert!(message.contains("of RAM"), "{message}");
+    assert!(!message.contains("--ctx"), "{message}");
+}
+
+#[test]
+fn no_context_at_all_is_no_remedy() {
+    let request = PlanRequest {
+        ram_budget: Some(6 * mixtral().expert_bytes),
+        ctx: Some(100),
+        ..request()
+    };
+    let message = refusal(&mixtral(), &without_gpu(20 * GB), &request);
+    assert!(!message.contains("--ctx"), "{message}");
+}
+
+#[test]
+fn a_context_cut_short_is_a_tight_fit() {
+    let plan = plan(&mixtral(), &with_vram(2_300_000_000), &request());
+    assert_sound(&mixtral(), &plan);
+    assert!(plan.ctx < BASE_CTX && plan.needs_no_disk(), "{plan}");
+    assert_eq!(plan.fits, Fit::Tight);
+}
+
+#[test]
+fn following_the_advice_of_a_refusal_helps() {
+    let number_after = |message: &str, words: &str| {
+        let rest = message.split(words).nth(1).expect(words);
+        rest.split([',', ' ']).next().expect("a word").to_owned()
+    };
+    let hardware = without_gpu(20 * GB);
+    let mut request = PlanRequest {
+        ram_budget: Some(2 * GB),
+        ctx: Some(32_768),
+        ..request()
+    };
+    let message = refusal(&mixtral(), &hardware, &request);
+    let lower: usize = number_after(&message, "lower --ctx to ").parse().unwrap();
+    let raised = parse_bytes(&number_after(&message, "raise --ram to ")).unwrap();
+    request.ctx = Some(lower + 1);
+    refusal(&mixtral(), &hardware, &request);
+    request.ctx = Some(lower);
+    assert_sound(&mixtral(), &plan(&mixtral(), &hardware, &request));
+    request.ctx = Some(32_768);
+    request.ram_budget = Some(raised);
+    assert_sound(&mixtral(), &plan(&mixtral(), &hardware, &request));
+}
+
+#[test]
+fn force_plans_what_does_not_fit_and_says_so() {
+    let force = |change: Change<PlanRequest>| {
+        let mut request = PlanRequest {
+            force: true,
+            ..request()
+        };
+        change(&mut request);
+        request
+    };
+    let cases = [
+        (without_gpu(GB), force(|_| ())),
+        (without_gpu(4 * GB), force(|r| r.ctx = Some(32_768))),
+        (with_vram(8 * GIB), force(|r| r.preset = Preset::Vram16)),
+        (with_vram(GIB), force(|r| r.device = Device::Cuda)),
+        (little_ram_behind(gpu(12 * GIB, 11 * GIB)), force(|_| ())),
+    ];
+    for (hardware, request) in cases {
+        let plan = plan(&mixtral(), &hardware, &request);
+        assert_eq!(plan.fits, Fit::TooBig, "{plan}");
+        assert!(plan.warnings.iter().any(|w| w.contains("short")), "{plan}");
+        assert!(plan.experts_in_ram() >= mixtral().min_ram_slots());
+        let over = |tier: &TierPlan| tier.used_bytes > tier.limit_bytes;
+        assert!(over(&plan.ram) || plan.gpu.as_ref().is_some_and(over));
+        assert!(request.ctx.is_none_or(|ctx| ctx == plan.ctx));
+    }
+}
+
+#[test]
+fn force_changes_nothing_where_all_fits() {
+    let relaxed = plan(&mixtral(), &with_vram(12 * GIB), &request());
+    let request = PlanRequest {
+        force: true,
+        ..request()
+    };
+    assert_eq!(plan(&mixtral(), &with_vram(12 * GIB), &request), relaxed);
+}
+
+#[test]
+fn values_out_of_range_and_contradictions_are_refused() {
+    let cases: [(Change<PlanRequest>, &str); 6] = [
+        (|r| r.ctx = Some(0), "--ctx is 0"),
+        (|r| r.ctx = Some(32_769), "allows 1 to 32768"),
+        (|r| r.experts_on_gpu = Some(9), "allows 0 to 8"),
+        (|r| r.prefetch = Some(3), "allows 0 to 2"),
+        (
+            |r| {
+                r.device = Device::Cpu;
+                r.preset = Preset::Vram12;
+            },
+            "--device cpu and preset 12gb",
+        ),
+        (
+            |r| {
+                r.device = Device::Cuda;
+                r.preset = Preset::CpuOnly;
+            },
+            "--device cuda and preset cpu",
+        ),
+    ];
+    for (change, words) in cases {
+        let mut request = PlanRequest {
+            force: true,
+            ..request()
+        };
+        change(&mut request);
+        let message = refusal(&mixtral(), &with_vram(12 * GIB), &request);
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn the_sizes_of_mixtral_come_to_the_known_figures() {
+    let sizes = mixtral();
+    assert_eq!(sizes.kv_bytes_per_token, 131_072);
+    assert_eq!(format_bytes(sizes.file_bytes()), "18.3 GB");
+    assert_eq!(format_bytes(sizes.working_bytes()), "155 MB");
+    assert_eq!(sizes.min_ram_slots(), 6);
+}
+
+#[test]
+fn sizes_of_no_model_are_refused() {
+    let changes: [(Change<ModelSizes>, &str); 5] = [
+        (|s| s.n_layers = 0, "n_layers is 0"),
+        (|s| s.expert_bytes = 0, "expert_bytes is 0"),
+        (|s| s.top_k = 9, "top_k is 9"),
+        (|s| s.kv_bytes_per_token = 0, "kv_bytes_per_token is 0"),
+        (|s| s.hidden = usize::MAX, "hidden is"),
+    ];
+    for (change, words) in changes {
+        let mut sizes = mixtral();
+        change(&mut sizes);
+        let message = refusal(&sizes, &without_gpu(28 * GIB), &request());
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn the_table_is_aligned_and_complete() {
+    let plan = plan(&mixtral(), &with_vram(12 * GIB), &request());
+    let text = plan.to_string();
+    let ends: Vec<usize> = text
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("  -"))
+        .map(|line| line.chars().count())
+        .collect();
+    let lines = plan
+        .gpu
+        .iter()
+        .chain([&plan.ram])
+        .map(|t| t.items.len() + 3);
+    assert_eq!(ends.len(), lines.sum::<usize>());
+    assert!(ends.iter().all(|end| *end == ends[0]), "{text}");
+    assert_eq!(text.trim(), text);
+    for words in ["VRAM", "RAM", "trunk", "1.20 GB", "8192 tokens", "a layer"] {
+        assert!(text.contains(words), "{words}:\n{text}");
+    }
+}
+
+#[test]
+fn choices_are_read_as_they_are_written() {
+    for (device, name) in Device::ALL {
+        assert_eq!(name.parse(), Ok(*device));
+        assert_eq!(device.to_string(), *name);
+        assert_eq!(serde_json::to_string(device).unwrap(), format!("{name:?}"));
+    }
+    for (preset, name) in Preset::ALL {
+        assert_eq!(name.parse(), Ok(*preset));
+    }
+    for (misses, name) in Misses::ALL {
+        assert_eq!(name.parse(), Ok(*misses));
+    }
+    let error = "gpu".parse::<Device>().expect_err("unknown").to_string();
+    assert!(error.contains("auto, cpu, cuda"), "{error}");
+}
+
+#[test]
+fn plans_and_requests_are_json() {
+    let plan = plan(&mixtral(), &with_vram(12 * GIB), &request());
+    let json = serde_json::to_value(&plan).unwrap();
+    assert_eq!(json["device"]["kind"], "cuda");
+    assert_eq!(json["gpu"]["items"][0]["bytes"], CUDA_CONTEXT_BYTES);
+    assert_eq!(json["fits"], "fits");
+    let partial: PlanRequest = serde_json::from_str(r#"{"preset": "16gb"}"#).unwrap();
+    assert_eq!(partial.preset, Preset::Vram16);
+    assert_eq!(partial.device, Device::Auto);
+}

@@ -1,0 +1,334 @@
+//! Random checkpoints in the offloading-demo format, of any shape, written at disk speed.
+//!
+//! They stand in for real ones in benchmarks and tests: the same files, names, shapes and bytes a
+//! token, and values with which activations stay of ordinary size through any number of layers.
+//! The same options give the same bytes on every system. See [`fill`] for the distributions.
+
+mod fill;
+mod layout;
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use octet_kernels::Bits;
+use serde_json::Value;
+
+use crate::checkpoint::file::read_small;
+use crate::checkpoint::{CONFIG_FILE, CheckpointError, INDEX_FILE};
+use crate::config::{Config, ConfigError};
+use layout::FilePlan;
+
+/// How a group of matrices is quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SynthQuant {
+    /// Bits a weight.
+    pub bits: Bits,
+    /// Weights that share a scale and a zero; where it does not divide a matrix, the largest
+    /// smaller size that does is taken.
+    pub group_size: usize,
+    /// Scales that share a meta scale (likewise fitted to the matrix), or `None` for plain f16
+    /// scales and zeros.
+    pub scale_group_size: Option<usize>,
+}
+
+/// What to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SynthOptions {
+    /// Layers, in place of the configuration's own number.
+    pub layers: Option<usize>,
+    /// Chooses the random values.
+    pub seed: u64,
+    /// The experts' quantization.
+    pub experts: SynthQuant,
+    /// The attention projections' quantization.
+    pub attention: SynthQuant,
+}
+
+impl Default for SynthOptions {
+    /// The demo's own quantization: experts 2 bits in groups of 16, attention 4 bits in 64.
+    fn default() -> Self {
+        Self {
+            layers: None,
+            seed: 0,
+            experts: SynthQuant {
+                bits: Bits::B2,
+                group_size: 16,
+                scale_group_size: Some(128),
+            },
+            attention: SynthQuant {
+                bits: Bits::B4,
+                group_size: 64,
+                scale_group_size: Some(256),
+            },
+        }
+    }
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SynthSummary {
+    /// Layers of the model.
+    pub n_layers: usize,
+    /// Tensor files: the trunk and one for every expert.
+    pub files: usize,
+    /// Bytes of the tensor files.
+    pub bytes: u64,
+}
+
+/// Why no checkpoint was written. Nothing of it is left behind then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SynthError {
+    /// The configuration cannot be read.
+    #[error(transparent)]
+    Read(#[from] CheckpointError),
+    /// There is no configuration.
+    #[error("{} is missing; give the path of a Mixtral config.json", path.display())]
+    NoConfig {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The configuration, with the number of layers asked for, is not one of a Mixtral model.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The configuration.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ConfigError,
+    },
+    /// A matrix that cannot be quantized as asked.
+    #[error(
+        "`{matrix}`: {n} x {k} weights cannot be packed at {bits} bits in groups of at most \
+         {group_size}"
+    )]
+    Quant {
+        /// Which matrix.
+        matrix: String,
+        /// Its rows.
+        n: usize,
+        /// Its columns.
+        k: usize,
+        /// Bits a weight.
+        bits: u32,
+        /// The group size asked for.
+        group_size: usize,
+    },
+    /// The output folder holds something already.
+    #[error("{} is not an empty folder; choose a new one", dir.display())]
+    NotEmpty {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The checkpoint would not fit on the disk.
+    #[error(
+        "{} needs {needed_bytes} bytes, its disk has {free_bytes} free; lower the number of layers \
+         or choose another disk",
+        dir.display()
+    )]
+    DiskFull {
+        /// The output folder.
+        dir: PathBuf,
+        /// Bytes of the whole checkpoint.
+        needed_bytes: u64,
+        /// Bytes there are.
+        free_bytes: u64,
+    },
+    /// The system refused an operation.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// Writes a random checkpoint of the shape in `config_path` to `out_dir`.
+///
+/// `out_dir` is created, or must be empty. Each file is written under another name and renamed,
+/// and the index comes last, so that nothing unfinished can be taken for a checkpoint; after an
+/// error all of it is removed again. `progress` is called with the bytes done and the bytes in
+/// all, at least once a file. Takes a few MB of memory whatever the shape.
+///
+/// # Errors
+/// [`SynthError`]; the shape, the quantization and the disk's free space are checked before
+/// anything is written.
+pub fn synth(
+    config_path: &Path,
+    out_dir: &Path,
+    options: &SynthOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<SynthSummary, SynthError> {
+    let (config, config_json) = read_config(config_path, options.layers)?;
+    let trunk = FilePlan::trunk(&config, options)?;
+    let expert = FilePlan::expert(&config, options)?;
+    let n_experts = config.n_layers * config.n_experts;
+    let total_bytes = trunk.file_bytes() + n_experts as u64 * expert.file_bytes();
+
+    let mut output = Output::create(out_dir)?;
+    if let Some(free_bytes) = free_bytes(out_dir)
+        && free_bytes < total_bytes
+    {
+        return Err(SynthError::DiskFull {
+            dir: out_dir.to_owned(),
+            needed_bytes: total_bytes,
+            free_bytes,
+        });
+    }
+
+    let n_files = 1 + n_experts;
+    let mut done_bytes = 0;
+    for file in 0..n_files {
+        let plan = if file == 0 { &trunk } else { &expert };
+        output.write(&layout::file_name(file, n_files), |writer| {
+            plan.write(writer, options.seed, file, &mut |bytes| {
+                done_bytes += bytes;
+                progress(done_bytes, total_bytes);
+            })
+        })?;
+    }
+    output.write(CONFIG_FILE, |writer| writer.write_all(&config_json))?;
+    let index = layout::index(&config, &trunk, &expert);
+    output.write(INDEX_FILE, |writer| writer.write_all(&index))?;
+    output.finished = true;
+    Ok(SynthSummary {
+        n_layers: config.n_layers,
+        files: n_files,
+        bytes: total_bytes,
+    })
+}
+
+/// The configuration and its JSON, with `layers` in place.
+fn read_config(path: &Path, layers: Option<usize>) -> Result<(Config, Vec<u8>), SynthError> {
+    const MAX_CONFIG_BYTES: u64 = 1 << 20;
+    let bytes = read_small(path, MAX_CONFIG_BYTES)?.ok_or_else(|| SynthError::NoConfig {
+        path: path.to_owned(),
+    })?;
+    let wrong = |source| SynthError::Config {
+        path: path.to_owned(),
+        source,
+    };
+    let config = Config::from_json(&bytes).map_err(wrong)?;
+    let Some(layers) = layers else {
+        return Ok((config, bytes));
+    };
+    let mut json: Value = serde_json::from_slice(&bytes).map_err(|e| {
+        wrong(ConfigError::Malformed {
+            message: e.to_string(),
+        })
+    })?;
+    json["num_hidden_layers"] = layers.into();
+    let bytes = format!("{json:#}\n").into_bytes();
+    let config = Config::from_json(&bytes).map_err(wrong)?;
+    Ok((config, bytes))
+}
+
+/// The output folder; unless `finished`, it is left as it was found.
+struct Output {
+    dir: PathBuf,
+    created_dir: bool,
+    files: Vec<PathBuf>,
+    finished: bool,
+}
+
+impl Output {
+    fn create(dir: &Path) -> Result<Self, SynthError> {
+        let created_dir = match fs::read_dir(dir) {
+            Ok(mut entries) => {
+                if entries.next().is_some() {
+                    return Err(SynthError::NotEmpty {
+                        dir: dir.to_owned(),
+                    });
+                }
+                false
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(dir).map_err(io_error("create", dir))?;
+                true
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                return Err(SynthError::NotEmpty {
+                    dir: dir.to_owned(),
+                });
+            }
+            Err(e) => return Err(io_error("look into", dir)(e)),
+        };
+        Ok(Self {
+            dir: dir.to_owned(),
+            created_dir,
+            files: Vec::new(),
+            finished: false,
+        })
+    }
+
+    fn write(
+        &mut self,
+        name: &str,
+        content: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+    ) -> Result<(), SynthError> {
+        let path = self.dir.join(name);
+        let partial = self.dir.join(format!("{name}.incomplete"));
+        self.files.push(partial.clone());
+        let file = File::create_new(&partial).map_err(io_error("create", &partial))?;
+        let mut writer = BufWriter::with_capacity(fill::PIECE_BYTES, file);
+        content(&mut writer)
+            .and_then(|()| writer.flush())
+            .map_err(io_error("write", &partial))?;
+        drop(writer);
+        fs::rename(&partial, &path).map_err(io_error("rename", &partial))?;
+        self.files.pop();
+        self.files.push(path);
+        Ok(())
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        // What cannot be removed stays: the error that led here is the one worth telling.
+        for file in self.files.iter().rev() {
+            let _ = fs::remove_file(file);
+        }
+        if self.created_dir {
+            let _ = fs::remove_dir(&self.dir);
+        }
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SynthError {
+    let path = path.to_owned();
+    move |source| SynthError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+/// Free bytes of the disk that holds `dir`; `None` where that cannot be told.
+fn free_bytes(dir: &Path) -> Option<u64> {
+    let disks = sysinfo::Disks::new_with_refreshed_list();
+    disk_of(dir, disks.list()).map(sysinfo::Disk::available_space)
+}
+
+#[cfg(unix)]
+fn disk_of<'a>(dir: &Path, disks: &'a [sysinfo::Disk]) -> Option<&'a sysinfo::Disk> {
+    use std::os::unix::fs::MetadataExt;
+    let device = fs::metadata(dir).ok()?.dev();
+    disks
+        .iter()
+        .find(|disk| fs::metadata(disk.mount_point()).is_ok_and(|m| m.dev() == device))
+}
+
+#[cfg(not(unix))]
+fn disk_of<'a>(dir: &Path, disks: &'a [sysinfo::Disk]) -> Option<&'a sysinfo::Disk> {
+    let dir = std::path::absolute(dir).ok()?;
+    disks
+        .iter()
+        .filter(|disk| dir.starts_with(disk.mount_point()))
+        .max_by_key(|disk| disk.mount_point().as_os_str().len())
+}
