@@ -67,9 +67,6 @@ fn main() {
             (Bits::B2, 16, 4096, 14336, 128),
             (Bits::B4, 64, 4096, 4096, 256),
             (Bits::B4, 64, 1024, 4096, 256),
-            (Bits::B2, 16, 448, 4096, 128),
-            (Bits::B4, 64, 256, 4096, 256),
-            (Bits::B3, 16, 448, 4096, 128),
             (Bits::B3, 16, 14336, 4096, 128),
             (Bits::B8, 64, 4096, 4096, 256),
         ] {
@@ -134,11 +131,7 @@ fn quantized(
 ) {
     let one = Packed::demo(1, n, k, bits, group_size, meta);
     let bytes = one.matrix().bytes();
-    let set: Vec<Packed> = (0..if n < 1000 {
-        1
-    } else {
-        SET_BYTES.div_ceil(bytes)
-    })
+    let set: Vec<Packed> = (0..SET_BYTES.div_ceil(bytes))
         .map(|_| one.clone())
         .collect();
     let tokens: &[usize] = if options.quick {
@@ -169,11 +162,7 @@ fn quantized(
                 let x = Rng::new(2).normals(t * k);
                 let mut y = vec![0f32; t * n];
                 let slow = t >= 16 || precision == Precision::Exact || level == Level::Scalar;
-                let calls = if slow {
-                    4
-                } else {
-                    if n < 1000 { 5000 } else { 5 * set.len() }
-                };
+                let calls = if slow { 4 } else { 5 * set.len() };
                 let (reading, seconds) = best(
                     calls,
                     |call| read_matrix(pool, &set[(call + set.len() / 2) % set.len()]),

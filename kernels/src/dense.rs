@@ -30,7 +30,10 @@ pub struct Q8Matrix {
 
 impl std::fmt::Debug for Q8Matrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Q8Matrix").field("n", &self.n).field("k", &self.k).finish()
+        f.debug_struct("Q8Matrix")
+            .field("n", &self.n)
+            .field("k", &self.k)
+            .finish()
     }
 }
 
@@ -40,7 +43,11 @@ impl Q8Matrix {
     /// # Panics
     /// If `bytes` is not `2 * n * k` long.
     pub fn from_f16(pool: &Pool, bytes: &[u8], n: usize, k: usize) -> Self {
-        assert_eq!(bytes.len(), 2 * n * k, "BUG: Q8Matrix::from_f16: bytes are not ({n}, {k})");
+        assert_eq!(
+            bytes.len(),
+            2 * n * k,
+            "BUG: Q8Matrix::from_f16: bytes are not ({n}, {k})"
+        );
         let blocks = k.div_ceil(Q8_BLOCK);
         let mut q = vec![[0; Q8_BLOCK]; n * blocks];
         let mut scale = vec![0.0; n * blocks];
@@ -128,8 +135,9 @@ pub fn matmul_q8(pool: &Pool, scratch: &mut Scratch, w: &Q8Matrix, x: &[f32], y:
             space.slice_mut::<f32>(step_at, t * blocks),
         )
     };
-    for (x, (rounded, steps)) in
-        x.chunks(k).zip(rounded.chunks_mut(blocks).zip(steps.chunks_mut(blocks)))
+    for (x, (rounded, steps)) in x
+        .chunks(k)
+        .zip(rounded.chunks_mut(blocks).zip(steps.chunks_mut(blocks)))
     {
         for (x, (rounded, step)) in x.chunks(Q8_BLOCK).zip(rounded.iter_mut().zip(steps)) {
             rounded.fill(0);
@@ -161,7 +169,11 @@ pub fn matmul_q8(pool: &Pool, scratch: &mut Scratch, w: &Q8Matrix, x: &[f32], y:
 /// If a length does not fit.
 pub fn matmul_f16(pool: &Pool, w: &[u8], n: usize, x: &[f32], y: &mut [f32]) {
     let k = (w.len() / 2).checked_div(n).unwrap_or(0);
-    assert!(k > 0 && w.len() == 2 * n * k, "BUG: matmul_f16: {} bytes, n = {n}", w.len());
+    assert!(
+        k > 0 && w.len() == 2 * n * k,
+        "BUG: matmul_f16: {} bytes, n = {n}",
+        w.len()
+    );
     let t = tokens("matmul_f16", (n, k), x, y);
     let kernels = Kernels::best();
     if t >= TILE_TOKENS {
@@ -195,7 +207,11 @@ fn tokens(what: &str, (n, k): (usize, usize), x: &[f32], y: &[f32]) -> usize {
 
 /// Rows of a piece of work: all of them if the product is small.
 fn grain(n: usize, k: usize, t: usize) -> usize {
-    if n * k * t < MIN_REGION { n } else { PIECE_ROWS.min(n.div_ceil(4)) }
+    if n * k * t < MIN_REGION {
+        n
+    } else {
+        PIECE_ROWS.min(n.div_ceil(4))
+    }
 }
 
 /// The product by f32 tiles; `fill(row, column, out)` writes a run of weights.

@@ -113,7 +113,11 @@ impl GroupParam<'_> {
             if bytes.len() == expected {
                 Ok(())
             } else {
-                Err(LayoutError::Length { what: part, expected, found: bytes.len() })
+                Err(LayoutError::Length {
+                    what: part,
+                    expected,
+                    found: bytes.len(),
+                })
             }
         };
         match *self {
@@ -123,7 +127,11 @@ impl GroupParam<'_> {
                 len(what, q, n_groups)?;
                 let m = scale.len() / 2;
                 if m == 0 || !scale.len().is_multiple_of(2) || !n_groups.is_multiple_of(m) {
-                    return Err(LayoutError::MetaGroups { what, n_groups, found: m });
+                    return Err(LayoutError::MetaGroups {
+                        what,
+                        n_groups,
+                        found: m,
+                    });
                 }
                 len(what, zero, scale.len())
             }
@@ -208,11 +216,23 @@ impl<'a> QMatrix<'a> {
         let n_groups = len / group_size;
         let expected = bits.packed_rows(group_size) * n_groups * bits.unit_bytes();
         if w_q.len() != expected {
-            return Err(LayoutError::Length { what: "W_q", expected, found: w_q.len() });
+            return Err(LayoutError::Length {
+                what: "W_q",
+                expected,
+                found: w_q.len(),
+            });
         }
         scale.check("scale", n_groups)?;
         zero.check("zero", n_groups)?;
-        Ok(Self { n, k, bits, group_size, w_q, scale, zero })
+        Ok(Self {
+            n,
+            k,
+            bits,
+            group_size,
+            w_q,
+            scale,
+            zero,
+        })
     }
 
     /// Rows: the length of the output.
@@ -242,7 +262,9 @@ impl<'a> QMatrix<'a> {
 
     /// Group rows, `n / group_size`, where the groups line up with rows; else `None`.
     pub fn group_rows(&self) -> Option<usize> {
-        self.n.is_multiple_of(self.group_size).then(|| self.n / self.group_size)
+        self.n
+            .is_multiple_of(self.group_size)
+            .then(|| self.n / self.group_size)
     }
 
     /// The packed weights, as in the file.

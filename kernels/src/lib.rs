@@ -1,4 +1,20 @@
-//! HQQ matrix kernels on the packed file layout.
+//! HQQ matrix kernels for CPUs, on the packed file layout: nothing is repacked, so a mapped file or
+//! a cache slot is multiplied as it lies.
+//!
+//! - [`QMatrix`]: one quantized matrix, borrowed. [`matmul`]: products with one or several of them.
+//! - [`Q8Matrix`] with [`matmul_q8`], and [`matmul_f16`]: dense matrices (`lm_head`, the router).
+//! - [`half_ops`]: f16 slices of a KV cache.
+//! - [`Pool`]: the threads. [`Scratch`]: the work space, kept from call to call.
+//!
+//! # Glossary
+//! - `n`, `k`: rows (out) and columns (in) of a matrix; `t`: tokens, rows of the input.
+//! - *group*: the `group_size` weights that share a scale and a zero. *Group row*: the groups of
+//!   `k` neighbouring columns, which serve `group_size` rows of the matrix.
+//! - *unit*: what the packing fills, a byte or (3 bits) an `i32`; *part*: which weight of a unit,
+//!   counted from the highest bits. *Packed row*: the `k` units of one or more rows' weights.
+//! - *meta*: of the second quantization, that of the scales and zeros themselves.
+//! - *block*: columns that share a step after rounding; *tile*: dequantized rows by columns.
+//! - *level*: an instruction set with kernels of its own, [`Level`].
 #![warn(missing_docs)]
 
 #[cfg(target_endian = "big")]

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::cpu::Kernels;
 use crate::layout::QMatrix;
-use crate::matvec::Matvec;
+use crate::matvec::{MAX_TOKENS, Matvec};
 use crate::pool::Pool;
 use crate::product::Product;
 use crate::scratch::{Carver, Output, Scratch, Space};
@@ -14,10 +14,12 @@ use crate::scratch::{Carver, Output, Scratch, Space};
 pub enum Precision {
     /// f32 activations, weights and sums: what the file says, to f32 rounding. Slower.
     Exact,
-    /// Activations, times their scale, are rounded to 8 bits in blocks of 128 columns for up to
-    /// 4 tokens; to 13 bits in blocks of 512, with weights rounded to 14 bits, for more. Against
-    /// the exact product the error is below 1% of an output row's RMS, and below 0.1% with more
-    /// tokens, for inputs without extreme outliers; with them, relative to the largest products.
+    /// Up to 8 tokens: activations times their scale are rounded to 8 bits in blocks of 128
+    /// columns. More tokens: activations are rounded to 13 bits in blocks of 512 columns, and
+    /// weights to 14 bits. For inputs without extreme outliers the error is about 0.8% of the
+    /// output's RMS in the first case and 0.03% (2 bits) to 0.15% (4 bits) in the second; an
+    /// outlier coarsens the steps of its own block only. Layouts whose groups do not line up with
+    /// rows are computed as in [`Precision::Exact`].
     #[default]
     Fast,
 }
@@ -33,9 +35,6 @@ pub struct Job<'a> {
     pub y: &'a mut [f32],
 }
 
-/// Tokens up to which the weights are multiplied as they are read: beyond, dequantizing tiles of
-/// them first takes less time.
-const MATVEC_TOKENS: usize = 4;
 /// Jobs planned together, on the stack.
 const MAX_JOBS: usize = 32;
 /// Bytes of weights below which work is not divided further.
@@ -93,7 +92,12 @@ fn matmul_some(pool: &Pool, scratch: &mut Scratch, precision: Precision, jobs: &
     }
     let plans = &*plans;
 
-    let thread_bytes = plans.iter().flatten().map(Plan::thread_bytes).max().unwrap_or(0);
+    let thread_bytes = plans
+        .iter()
+        .flatten()
+        .map(Plan::thread_bytes)
+        .max()
+        .unwrap_or(0);
     let (shared, space) = scratch.spaces(shared.bytes(), thread_bytes * threads);
     let items: usize = plans.iter().flatten().map(Plan::prep_items).sum();
     pool.for_each(items, PREP_GRAIN, &|range| {
@@ -110,7 +114,9 @@ fn matmul_some(pool: &Pool, scratch: &mut Scratch, precision: Precision, jobs: &
         let thread = space.part(part * thread_bytes, thread_bytes);
         loop {
             let chunk = next.fetch_add(1, Ordering::Relaxed);
-            let Some((plan, chunk)) = find(plans, chunk, |plan| plan.chunks) else { break };
+            let Some((plan, chunk)) = find(plans, chunk, |plan| plan.chunks) else {
+                break;
+            };
             let start = chunk * plan.chunk;
             for unit in start..plan.units.min(start + plan.chunk) {
                 // SAFETY: the counter gives every chunk to one thread, `thread` is this part's
@@ -160,17 +166,22 @@ impl<'a> Plan<'a> {
             return None;
         }
         let matvec = match precision {
-            Precision::Fast if t <= MATVEC_TOKENS => Matvec::new(&w, t, threads, shared),
+            Precision::Fast if t <= MAX_TOKENS => Matvec::new(&w, t, threads, shared),
             _ => None,
         };
         let kind = match matvec {
             Some(matvec) => Kind::Matvec(matvec),
             None => {
                 let same_x = |plan: &&Plan<'_>| std::ptr::eq(plan.x, x) && plan.w.k() == k;
-                let twin = planned.iter().flatten().filter(same_x).find_map(|plan| match &plan.kind {
-                    Kind::Product(product) => Some(product),
-                    Kind::Matvec(_) => None,
-                });
+                let twin =
+                    planned
+                        .iter()
+                        .flatten()
+                        .filter(same_x)
+                        .find_map(|plan| match &plan.kind {
+                            Kind::Product(product) => Some(product),
+                            Kind::Matvec(_) => None,
+                        });
                 Kind::Product(Product::new(&w, t, precision, threads, twin, shared))
             }
         };
@@ -178,7 +189,15 @@ impl<'a> Plan<'a> {
             Kind::Matvec(matvec) => matvec.units(),
             Kind::Product(product) => product.units(),
         };
-        Some(Self { w, x, y: Output::new(job.y), kind, units, chunk: 1, chunks: units })
+        Some(Self {
+            w,
+            x,
+            y: Output::new(job.y),
+            kind,
+            units,
+            chunk: 1,
+            chunks: units,
+        })
     }
 
     /// What the work weighs against other jobs' work: bytes read, times tokens where those cost.

@@ -22,7 +22,7 @@ const MIN_SHARE_ROWS: usize = 8;
 
 /// How far ahead of the multiplication packed rows are fetched, into the second-level cache. The
 /// rows of a group row lie far apart, so hardware alone does not see what comes next.
-const AHEAD_BYTES: usize = 16 << 10;
+const AHEAD_BYTES: usize = 24 << 10;
 
 /// How one matrix is multiplied, and where its tables lie.
 #[derive(Debug, Clone, Copy)]
@@ -240,7 +240,10 @@ impl Matvec {
         // SAFETY: preparation has ended, so nobody writes the tables.
         let (table, unit) = unsafe {
             (
-                shared.slice(tables.table + at * size_of::<[i16; 2 * BLOCK]>(), self.blocks),
+                shared.slice(
+                    tables.table + at * size_of::<[i16; 2 * BLOCK]>(),
+                    self.blocks,
+                ),
                 &shared.slice::<f32>(tables.unit, all)[at..at + self.blocks],
             )
         };
@@ -252,7 +255,10 @@ impl Matvec {
             unit,
             zero_scale: tables.zero_scale,
             zero_zero: tables.zero_zero,
-            ahead: [scale_q.as_ptr().wrapping_add(next), zero_q.as_ptr().wrapping_add(next)],
+            ahead: [
+                scale_q.as_ptr().wrapping_add(next),
+                zero_q.as_ptr().wrapping_add(next),
+            ],
         };
         // SAFETY: a table is only handed out where the CPU has its features.
         unsafe { (kernels.group_input)(input, q, d) }
@@ -290,8 +296,8 @@ impl Matvec {
     }
 }
 
-/// The most tokens of a plan.
-pub(crate) const MAX_TOKENS: usize = 16;
+/// The most tokens of a plan: beyond, dequantizing tiles of the weights first takes less time.
+pub(crate) const MAX_TOKENS: usize = 8;
 
 impl Tables {
     /// `None` where the parameters are not of the tabulated form, or where tables would cost more
@@ -303,8 +309,12 @@ impl Tables {
         blocks: usize,
         shared: &mut Carver,
     ) -> Option<Self> {
-        let GroupParam::Quantized { scale: meta, .. } = w.scale() else { return None };
-        let GroupParam::Quantized { scale, zero, .. } = w.zero() else { return None };
+        let GroupParam::Quantized { scale: meta, .. } = w.scale() else {
+            return None;
+        };
+        let GroupParam::Quantized { scale, zero, .. } = w.zero() else {
+            return None;
+        };
         if scale.len() != 2 {
             return None;
         }

@@ -101,7 +101,11 @@ impl Pool {
         });
         *lock(&gate.0) = Some(Arc::clone(&shared));
         gate.1.notify_all();
-        Self { shared, workers, turn: Mutex::new(()) }
+        Self {
+            shared,
+            workers,
+            turn: Mutex::new(()),
+        }
     }
 
     /// Threads that take part in a region, the caller included.
@@ -116,7 +120,10 @@ impl Pool {
     /// With the payload of a part that panicked, after all parts have ended; and if called inside
     /// a region.
     pub fn run(&self, f: &(dyn Fn(usize, usize) + Sync)) {
-        assert!(!IN_REGION.get(), "BUG: Pool::run called inside a region of a pool");
+        assert!(
+            !IN_REGION.get(),
+            "BUG: Pool::run called inside a region of a pool"
+        );
         if self.workers.is_empty() {
             let _inside = Inside::enter();
             f(0, 1);
@@ -153,13 +160,14 @@ impl Pool {
     }
 
     /// Calls `f` with ranges that cover `0..n`, each `grain` long or the rest; threads take the
-    /// next range when they are done with one. A single range runs on the caller alone.
+    /// next range when they are done with one. A single range runs on the caller alone, without a
+    /// region.
     ///
     /// # Panics
     /// As [`Pool::run`].
     pub fn for_each(&self, n: usize, grain: usize, f: &(dyn Fn(Range<usize>) + Sync)) {
         let grain = grain.max(1);
-        if n <= grain || self.threads() == 1 {
+        if n <= grain {
             if n > 0 {
                 f(0..n);
             }
@@ -195,7 +203,9 @@ impl Drop for Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("threads", &self.threads()).finish()
+        f.debug_struct("Pool")
+            .field("threads", &self.threads())
+            .finish()
     }
 }
 
@@ -238,7 +248,10 @@ impl Shared {
             if epoch != seen {
                 break epoch;
             }
-            asleep = self.wake.wait(asleep).unwrap_or_else(PoisonError::into_inner);
+            asleep = self
+                .wake
+                .wait(asleep)
+                .unwrap_or_else(PoisonError::into_inner);
         };
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
         epoch
@@ -295,14 +308,25 @@ mod tests {
     #[test]
     fn for_each_covers_the_range_once() {
         let pool = Pool::new(3);
-        for (n, grain) in [(0, 1), (1, 1), (7, 3), (100, 1), (100, 1000), (64, 16), (5, 0)] {
+        for (n, grain) in [
+            (0, 1),
+            (1, 1),
+            (7, 3),
+            (100, 1),
+            (100, 1000),
+            (64, 16),
+            (5, 0),
+        ] {
             let hits: Vec<_> = (0..n).map(|_| AtomicUsize::new(0)).collect();
             pool.for_each(n, grain, &|range| {
                 for i in range {
                     hits[i].fetch_add(1, Ordering::Relaxed);
                 }
             });
-            assert!(hits.iter().all(|h| h.load(Ordering::Relaxed) == 1), "n {n} grain {grain}");
+            assert!(
+                hits.iter().all(|h| h.load(Ordering::Relaxed) == 1),
+                "n {n} grain {grain}"
+            );
         }
     }
 
@@ -315,7 +339,9 @@ mod tests {
                     pool.run(&|part, _| assert_ne!(part, bad, "part {part} fails"));
                 }));
                 let payload = caught.expect_err("the panic must propagate");
-                let message = payload.downcast_ref::<String>().expect("a formatted message");
+                let message = payload
+                    .downcast_ref::<String>()
+                    .expect("a formatted message");
                 assert!(message.contains(&format!("part {bad} fails")), "{message}");
             }
             let count = AtomicUsize::new(0);

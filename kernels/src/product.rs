@@ -47,7 +47,11 @@ pub(crate) struct Product {
 #[derive(Debug, Clone, Copy)]
 enum Tiling {
     /// Some packed rows of a group row.
-    GroupRow { group_rows: usize, tile_rows: usize, tiles: usize },
+    GroupRow {
+        group_rows: usize,
+        tile_rows: usize,
+        tiles: usize,
+    },
     /// Rows one after the other, each with its own groups.
     Rows,
 }
@@ -76,7 +80,14 @@ impl Product {
                 let parts = w.group_size().div_ceil(rows);
                 let tile_rows = (TILE / parts).max(1);
                 let tiles = rows.div_ceil(tile_rows);
-                (Tiling::GroupRow { group_rows, tile_rows, tiles }, group_rows * tiles)
+                (
+                    Tiling::GroupRow {
+                        group_rows,
+                        tile_rows,
+                        tiles,
+                    },
+                    group_rows * tiles,
+                )
             }
             None => (Tiling::Rows, w.n().div_ceil(TILE)),
         };
@@ -163,7 +174,11 @@ impl Product {
     fn slots(&self, w: &QMatrix<'_>, tile: usize, slots: &mut [Slot; TILE]) -> usize {
         let mut count = 0;
         match self.tiling {
-            Tiling::GroupRow { group_rows, tile_rows, tiles } => {
+            Tiling::GroupRow {
+                group_rows,
+                tile_rows,
+                tiles,
+            } => {
                 let rows = w.bits().packed_rows(w.group_size());
                 let (rho, first) = (tile / tiles, tile % tiles * tile_rows);
                 for unit_row in first..rows.min(first + tile_rows) {
@@ -171,7 +186,11 @@ impl Product {
                         let view_row = part * rows + unit_row;
                         if view_row < w.group_size() {
                             let out = rho + view_row * group_rows;
-                            slots[count] = Slot { unit_row, part, out };
+                            slots[count] = Slot {
+                                unit_row,
+                                part,
+                                out,
+                            };
                             count += 1;
                         }
                     }
@@ -179,7 +198,10 @@ impl Product {
             }
             Tiling::Rows => {
                 for out in tile * TILE..w.n().min((tile + 1) * TILE) {
-                    slots[count] = Slot { out, ..Slot::default() };
+                    slots[count] = Slot {
+                        out,
+                        ..Slot::default()
+                    };
                     count += 1;
                 }
             }
@@ -352,16 +374,14 @@ fn pad<T: Copy, const N: usize>(
 }
 
 /// The units of groups `first..first + len` in a packed row.
-fn units<'a>(
-    w: &QMatrix<'a>,
-    unit_row: usize,
-    part: usize,
-    first: usize,
-    len: usize,
-) -> Units<'a> {
+fn units<'a>(w: &QMatrix<'a>, unit_row: usize, part: usize, first: usize, len: usize) -> Units<'a> {
     let size = w.bits().unit_bytes();
     let at = (unit_row * w.n_groups() + first) * size;
-    Units { bits: w.bits(), bytes: &w.w_q()[at..at + len * size], part }
+    Units {
+        bits: w.bits(),
+        bytes: &w.w_q()[at..at + len * size],
+        part,
+    }
 }
 
 /// Dequantizes `out.len()` columns of a row of any layout; `scale` and `zero` are work space as
@@ -396,7 +416,13 @@ fn fill_row(
 /// # Panics
 /// If `out` is not `n * k` long.
 pub fn dequantize(w: &QMatrix<'_>, out: &mut [f32]) {
-    assert_eq!(out.len(), w.n() * w.k(), "BUG: dequantize: out is not ({}, {})", w.n(), w.k());
+    assert_eq!(
+        out.len(),
+        w.n() * w.k(),
+        "BUG: dequantize: out is not ({}, {})",
+        w.n(),
+        w.k()
+    );
     let kernels = Kernels::best();
     let mut buffers = [[0f32; KB_F32]; 2];
     let [scale, zero] = &mut buffers;

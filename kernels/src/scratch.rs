@@ -32,7 +32,11 @@ impl Scratch {
     /// Empty work space, for the kernels of `level` (of the best one below it, where this machine
     /// lacks it): to compare and to test them.
     pub fn with_level(level: Level) -> Self {
-        Self { kernels: Kernels::of(level), shared: Arena::default(), threads: Arena::default() }
+        Self {
+            kernels: Kernels::of(level),
+            shared: Arena::default(),
+            threads: Arena::default(),
+        }
     }
 
     /// Space shared by all threads, and space for them to divide, at least so many bytes.
@@ -112,13 +116,20 @@ unsafe impl Sync for Space<'_> {}
 impl<'a> Space<'a> {
     /// The part `[offset, offset + bytes)`.
     pub(crate) fn part(self, offset: usize, bytes: usize) -> Self {
-        assert!(offset.is_multiple_of(ALIGN), "BUG: scratch offset {offset} is not aligned");
+        assert!(
+            offset.is_multiple_of(ALIGN),
+            "BUG: scratch offset {offset} is not aligned"
+        );
         assert!(
             bytes <= self.bytes && offset <= self.bytes - bytes,
             "BUG: scratch range {offset}+{bytes} of {}",
             self.bytes
         );
-        Self { base: self.base.wrapping_add(offset), bytes, life: PhantomData }
+        Self {
+            base: self.base.wrapping_add(offset),
+            bytes,
+            life: PhantomData,
+        }
     }
 
     /// `len` values at byte `offset`.
@@ -149,7 +160,11 @@ impl Space<'_> {
     /// # Safety
     /// No other thread writes it, and nobody holds a reference to it.
     pub(crate) unsafe fn set_f32(self, i: usize, value: f32) {
-        assert!(4 * (i + 1) <= self.bytes, "BUG: f32 {i} of {} bytes", self.bytes);
+        assert!(
+            4 * (i + 1) <= self.bytes,
+            "BUG: f32 {i} of {} bytes",
+            self.bytes
+        );
         // SAFETY: in bounds and aligned; the rest is the caller's promise.
         unsafe { self.base.cast::<f32>().add(i).write(value) }
     }
@@ -178,7 +193,11 @@ unsafe impl<T: Pod> Sync for Output<'_, T> {}
 
 impl<'a, T: Pod> Output<'a, T> {
     pub(crate) fn new(values: &'a mut [T]) -> Self {
-        Self { base: values.as_mut_ptr(), len: values.len(), life: PhantomData }
+        Self {
+            base: values.as_mut_ptr(),
+            len: values.len(),
+            life: PhantomData,
+        }
     }
 
     /// Writes element `i`.

@@ -276,6 +276,40 @@ fn wrong_options_and_configurations_leave_nothing_behind() {
 }
 
 #[test]
+fn what_no_disk_can_hold_is_refused_before_it_is_written() {
+    let config = json!({
+        "model_type": "mixtral", "hidden_size": 1 << 16, "intermediate_size": 1 << 20,
+        "num_hidden_layers": 1024, "num_local_experts": 64,
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let config_path = dir.path().join("config.json");
+    fs::write(&config_path, config.to_string()).unwrap();
+    let out = dir.path().join("out");
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        // Called only when writing has begun: the check found no disk to look at.
+        let stop = &mut |_, _| std::panic::resume_unwind(Box::new("stop"));
+        synth(&config_path, &out, &SynthOptions::default(), stop)
+    }));
+    match outcome {
+        Ok(result) => {
+            let error = result.unwrap_err();
+            assert!(matches!(error, SynthError::DiskFull { .. }), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("free; lower the number of layers"),
+                "{error}"
+            );
+        }
+        Err(_) => println!(
+            "skipped: the free space of {} cannot be told",
+            dir.path().display()
+        ),
+    }
+    assert!(!out.exists());
+}
+
+#[test]
 fn what_is_interrupted_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let config_path = dir.path().join("config.json");

@@ -72,9 +72,11 @@ fn load_f16(values: &[u8; 16]) -> __m256 {
 #[target_feature(enable = "avx2")]
 pub(super) fn prefetch(ahead: *const u8, offset: usize, bytes: usize) {
     for line in (0..bytes).step_by(64) {
+        #[allow(unused_unsafe)] // some compilers have it as a safe function
         // SAFETY: a prefetch of any address is allowed and has no effect on the program.
-        #[allow(unused_unsafe)] // safe since Rust 1.93
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(offset + line).cast()) };
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(offset + line).cast())
+        };
     }
 }
 
@@ -155,7 +157,16 @@ fn group_input(input: GroupInput<'_>, q: &mut [i8], d: &mut [f32]) -> f32 {
     if !scale_tail.is_empty() {
         let (table, unit) = (&input.table[whole..], &input.unit[whole..]);
         let (scale, zero) = ([padded(scale_tail)], [padded(zero_tail)]);
-        input_blocks(&mut inputs, &scale, &zero, table, unit, q_tail, d_tail, &mut sums);
+        input_blocks(
+            &mut inputs,
+            &scale,
+            &zero,
+            table,
+            unit,
+            q_tail,
+            d_tail,
+            &mut sums,
+        );
     }
     (sum_f32(sums[0]) - input.zero_zero * sum_f32(sums[1])) * input.zero_scale
 }
@@ -195,14 +206,23 @@ fn input_blocks(
         *room_out = room(max);
     }
 
-    let Inputs { room, multiplier, scale, .. } = inputs;
+    let Inputs {
+        room,
+        multiplier,
+        scale,
+        ..
+    } = inputs;
     requantize(room, unit, multiplier, scale);
 
     let found = inputs.u.iter().zip(inputs.multiplier).zip(inputs.scale);
     for (((u, multiplier), scale), ((zero_q, q), d)) in found.zip(zero_q.iter().zip(q).zip(d)) {
         let multiplier = _mm256_set1_epi16(multiplier as i16);
         let (mut zeros, mut ones) = (nothing, nothing);
-        let vectors = zero_q.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0);
+        let vectors = zero_q
+            .as_chunks::<32>()
+            .0
+            .iter()
+            .zip(q.as_chunks_mut::<32>().0);
         for ((zero_q, q), u) in vectors.zip(u.as_chunks::<2>().0) {
             let low = _mm256_mulhrs_epi16(load(&u[0]), multiplier);
             let high = _mm256_mulhrs_epi16(load(&u[1]), multiplier);
@@ -326,7 +346,11 @@ fn dot3_block(units: &[u8; 4 * BLOCK], q: &[i8; BLOCK], d: f32, sums: &mut [__m2
         let mut acc = [_mm256_setzero_si256(); 5];
         for (units, input) in units.iter().zip(inputs) {
             let v = load(units);
-            let v = if half == 0 { _mm256_srli_epi32::<15>(v) } else { v };
+            let v = if half == 0 {
+                _mm256_srli_epi32::<15>(v)
+            } else {
+                v
+            };
             for (part, acc) in acc.iter_mut().enumerate() {
                 // The field lies in the lower 16 bits, so the product with the sign extension in
                 // the upper ones is zero.
@@ -394,7 +418,13 @@ fn mul_i16_tokens<const T: usize>(
     acc: &mut [[f32; TILE]; T],
 ) {
     let steps = len.div_ceil(16).min(KB_I16 / 16);
-    for (quad, tile) in tile.as_chunks::<4>().0.iter().take(rows.div_ceil(4)).enumerate() {
+    for (quad, tile) in tile
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .take(rows.div_ceil(4))
+        .enumerate()
+    {
         let mut sums = [[_mm256_setzero_si256(); 4]; T];
         for step in 0..steps {
             for (sums, x) in sums.iter_mut().zip(x) {
@@ -444,7 +474,13 @@ fn mul_f32_tokens<const T: usize>(
     acc: &mut [[f32; TILE]; T],
 ) {
     let steps = len.div_ceil(8).min(KB_F32 / 8);
-    for (quad, tile) in tile.as_chunks::<4>().0.iter().take(rows.div_ceil(4)).enumerate() {
+    for (quad, tile) in tile
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .take(rows.div_ceil(4))
+        .enumerate()
+    {
         let mut sums = [[_mm256_setzero_ps(); 4]; T];
         for step in 0..steps {
             for (sums, x) in sums.iter_mut().zip(x) {
@@ -498,7 +534,10 @@ pub(super) fn dot_f16(a: &[f32], b: &[u8]) -> f32 {
     for (a, b) in a_few.iter().zip(b_few) {
         sums[0] = _mm256_fmadd_ps(load_f32(a), load_f16(b), sums[0]);
     }
-    let sum = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
+    let sum = _mm256_add_ps(
+        _mm256_add_ps(sums[0], sums[1]),
+        _mm256_add_ps(sums[2], sums[3]),
+    );
     sum_f32(sum) + scalar::dot_f16(a_rest, b_rest)
 }
 
@@ -535,7 +574,11 @@ fn dot_q8(
             let product = _mm256_madd_epi16(_mm256_cvtepi8_epi16(w), load(x));
             acc[j % 2] = _mm256_add_epi32(acc[j % 2], product);
         }
-        sum = scaled(sum, _mm256_add_epi32(acc[0], acc[1]), _mm256_set1_ps(scale * unit));
+        sum = scaled(
+            sum,
+            _mm256_add_epi32(acc[0], acc[1]),
+            _mm256_set1_ps(scale * unit),
+        );
     }
     sum_f32(sum)
 }

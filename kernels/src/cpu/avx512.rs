@@ -102,7 +102,16 @@ fn group_input(input: GroupInput<'_>, q: &mut [i8], d: &mut [f32]) -> f32 {
     if !scale_tail.is_empty() {
         let (table, unit) = (&input.table[whole..], &input.unit[whole..]);
         let (scale, zero) = ([padded(scale_tail)], [padded(zero_tail)]);
-        input_blocks(&mut inputs, &scale, &zero, table, unit, q_tail, d_tail, &mut sums);
+        input_blocks(
+            &mut inputs,
+            &scale,
+            &zero,
+            table,
+            unit,
+            q_tail,
+            d_tail,
+            &mut sums,
+        );
     }
     let [zeros, ones] = sums.map(|sum| _mm512_reduce_add_ps(sum));
     (zeros - input.zero_zero * ones) * input.zero_scale
@@ -144,7 +153,12 @@ fn input_blocks(
         *room_out = room(_mm256_max_epi16(_mm512_castsi512_si256(max), high));
     }
 
-    let Inputs { room, multiplier, scale, .. } = inputs;
+    let Inputs {
+        room,
+        multiplier,
+        scale,
+        ..
+    } = inputs;
     requantize(room, unit, multiplier, scale);
 
     let one = _mm512_set1_epi8(1);
@@ -152,7 +166,11 @@ fn input_blocks(
     for (((u, multiplier), scale), ((zero_q, q), d)) in found.zip(zero_q.iter().zip(q).zip(d)) {
         let multiplier = _mm512_set1_epi16(multiplier as i16);
         let (mut zeros, mut ones) = (nothing, nothing);
-        let vectors = zero_q.as_chunks::<64>().0.iter().zip(q.as_chunks_mut::<64>().0);
+        let vectors = zero_q
+            .as_chunks::<64>()
+            .0
+            .iter()
+            .zip(q.as_chunks_mut::<64>().0);
         for ((zero_q, q), u) in vectors.zip(u.as_chunks::<2>().0) {
             let low = _mm512_mulhrs_epi16(load(&u[0]), multiplier);
             let high = _mm512_mulhrs_epi16(load(&u[1]), multiplier);
@@ -291,7 +309,14 @@ fn mul_i16(
         mul_i16_tokens(tile, size, unit, x, units, acc);
     }
     for ((x, units), acc) in x_rest.iter().zip(u_rest).zip(acc_rest) {
-        mul_i16_tokens(tile, size, unit, from_ref(x), from_ref(units), from_mut(acc));
+        mul_i16_tokens(
+            tile,
+            size,
+            unit,
+            from_ref(x),
+            from_ref(units),
+            from_mut(acc),
+        );
     }
 }
 
@@ -306,7 +331,13 @@ fn mul_i16_tokens<const T: usize>(
     acc: &mut [[f32; TILE]; T],
 ) {
     let steps = len.div_ceil(32).min(KB_I16 / 32);
-    for (quad, tile) in tile.as_chunks::<4>().0.iter().take(rows.div_ceil(4)).enumerate() {
+    for (quad, tile) in tile
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .take(rows.div_ceil(4))
+        .enumerate()
+    {
         let mut sums = [[_mm512_setzero_si512(); 4]; T];
         for step in 0..steps {
             let w = [0, 1, 2, 3].map(|row: usize| load(&tile[row].as_chunks::<32>().0[step]));
@@ -350,7 +381,13 @@ fn mul_f32_tokens<const T: usize>(
     acc: &mut [[f32; TILE]; T],
 ) {
     let steps = len.div_ceil(16).min(KB_F32 / 16);
-    for (quad, tile) in tile.as_chunks::<4>().0.iter().take(rows.div_ceil(4)).enumerate() {
+    for (quad, tile) in tile
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .take(rows.div_ceil(4))
+        .enumerate()
+    {
         let mut sums = [[_mm512_setzero_ps(); 4]; T];
         for step in 0..steps {
             let w = [0, 1, 2, 3].map(|row: usize| load(&tile[row].as_chunks::<16>().0[step]));

@@ -16,7 +16,23 @@ fn round_i16(v: f32) -> i16 {
 /// `1 / max * limit` and its inverse, or zeros where the values are too small to tell from zero.
 #[inline(always)]
 fn steps(max: f32, limit: f32) -> (f32, f32) {
-    if max < 1e-30 { (0.0, 0.0) } else { (limit / max, max / limit) }
+    if max < 1e-30 {
+        (0.0, 0.0)
+    } else {
+        (limit / max, max / limit)
+    }
+}
+
+/// One instruction where `f32::max`, which must not return a NaN, takes several.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+/// The largest magnitude of a weight with these parameters.
+#[inline(always)]
+fn extent(scale: f32, zero: f32, max_q: f32) -> f32 {
+    larger((zero * scale).abs(), ((max_q - zero) * scale).abs())
 }
 
 #[inline(always)]
@@ -25,7 +41,7 @@ fn max_abs(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<8>();
     for chunk in chunks {
         for (m, v) in lanes.iter_mut().zip(chunk) {
-            *m = if v.abs() > *m { v.abs() } else { *m };
+            *m = larger(*m, v.abs());
         }
     }
     lanes.iter().chain(rest).fold(0f32, |m, v| m.max(v.abs()))
@@ -47,7 +63,13 @@ pub(super) fn table(x: &[f32], scale: &[f32], zero: &[f32], out: &mut [i16; 2 * 
     let (a_out, b_out) = out.split_at_mut(BLOCK);
     // The order in which unpacking the bytes of 64 columns yields them: the first 8 of each 16,
     // then the other 8 of each.
-    for (from, (a, b)) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0).enumerate() {
+    for (from, (a, b)) in a
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .zip(b.as_chunks::<8>().0)
+        .enumerate()
+    {
         let to = 8 * (from / 8 * 8 + from % 2 * 4 + from / 2 % 4);
         for i in 0..8 {
             a_out[to + i] = round_i16(a[i] * 128.0 * to_units);
@@ -115,13 +137,18 @@ pub(super) fn params_i16(
     let n = scale.len();
     let (zero, scale_out, zero_out) = (&zero[..n], &mut scale_out[..n], &mut zero_out[..n]);
     let max_q = max_q as f32;
-    let mut lanes = [0f32; 8];
-    for i in 0..n {
-        let s = scale[i];
-        let bound = (zero[i] * s).abs().max(((max_q - zero[i]) * s).abs());
-        lanes[i % 8] = lanes[i % 8].max(bound);
+    let (scales, scale_rest) = scale.as_chunks::<8>();
+    let (zeros, zero_rest) = zero.as_chunks::<8>();
+    let mut max = [0f32; 8];
+    for (scales, zeros) in scales.iter().zip(zeros) {
+        for i in 0..8 {
+            max[i] = larger(max[i], extent(scales[i], zeros[i], max_q));
+        }
     }
-    let (to_units, unit) = steps(max_abs(&lanes), W_MAX);
+    for (scale, zero) in scale_rest.iter().zip(zero_rest) {
+        max[0] = larger(max[0], extent(*scale, *zero, max_q));
+    }
+    let (to_units, unit) = steps(max_abs(&max), W_MAX);
     for i in 0..n {
         scale_out[i] = round_i16(scale[i] * to_units);
         zero_out[i] = round_i16(zero[i] * scale[i] * to_units);
@@ -157,7 +184,8 @@ macro_rules! each_q {
 pub(super) fn fill_i16(units: Units<'_>, scale: &[i16], zero: &[i16], out: &mut [i16]) {
     let n = out.len();
     let (scale, zero) = (&scale[..n], &zero[..n]);
-    each_q!(units, n, |i, q| out[i] = (q as i16).wrapping_mul(scale[i]).wrapping_sub(zero[i]));
+    each_q!(units, n, |i, q| out[i] =
+        (q as i16).wrapping_mul(scale[i]).wrapping_sub(zero[i]));
 }
 
 #[inline(always)]
@@ -170,14 +198,16 @@ pub(super) fn fill_round(
 ) {
     let n = out.len();
     let (scale, zero) = (&scale[..n], &zero[..n]);
-    each_q!(units, n, |i, q| out[i] = round_i16((f32::from(q) - zero[i]) * scale[i] * to_units));
+    each_q!(units, n, |i, q| out[i] =
+        round_i16((f32::from(q) - zero[i]) * scale[i] * to_units));
 }
 
 #[inline(always)]
 pub(super) fn fill_f32(units: Units<'_>, scale: &[f32], zero: &[f32], out: &mut [f32]) {
     let n = out.len();
     let (scale, zero) = (&scale[..n], &zero[..n]);
-    each_q!(units, n, |i, q| out[i] = (f32::from(q) - zero[i]) * scale[i]);
+    each_q!(units, n, |i, q| out[i] =
+        (f32::from(q) - zero[i]) * scale[i]);
 }
 
 #[inline(always)]
@@ -236,11 +266,19 @@ mod tests {
     fn requantize_keeps_127() {
         for max in 0..=30_010 {
             let (mut multiplier, mut scale) = ([0], [0.0]);
-            requantize(&[(i16::MAX as i32 - max) as u16], &[1.0], &mut multiplier, &mut scale);
+            requantize(
+                &[(i16::MAX as i32 - max) as u16],
+                &[1.0],
+                &mut multiplier,
+                &mut scale,
+            );
             assert_eq!(multiplier[0], 127 * 32768 / max.max(128), "max {max}");
             let top = (max * multiplier[0] + (1 << 14)) >> 15;
             assert!(top <= 127, "max {max} becomes {top}");
-            assert!((top as f32 * scale[0] - max as f32).abs() <= 0.5001 * scale[0], "max {max}");
+            assert!(
+                (top as f32 * scale[0] - max as f32).abs() <= 0.5001 * scale[0],
+                "max {max}"
+            );
         }
     }
 

@@ -135,6 +135,7 @@ pub(crate) type Dot = unsafe fn(&[u8], &[i8], &[f32], *const u8, &mut [f32]);
 ///
 /// Shapes: `q` and `d` hold whole blocks, zero beyond the row's end; `x` and `acc` one entry a
 /// token.
+#[allow(clippy::type_complexity)] // the comment on each field says what the arguments are
 pub(crate) struct Kernels {
     pub level: Level,
     /// `x`, meta scale and meta zero of up to [`BLOCK`] columns: writes the block's integer
@@ -203,7 +204,9 @@ impl std::fmt::Debug for Kernels {
 impl Kernels {
     /// The table of `level`, or of the best level here below it.
     pub(crate) fn of(level: Level) -> &'static Self {
-        let found = Level::ALL.into_iter().rfind(|l| *l <= level && l.is_available());
+        let found = Level::ALL
+            .into_iter()
+            .rfind(|l| *l <= level && l.is_available());
         match found.unwrap_or(Level::Scalar) {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => &avx512::KERNELS,

@@ -1,9 +1,7 @@
 //! The reference: plain Rust on every machine.
 
 use super::common::{self, common_kernels, requantize, table_slot};
-use super::{
-    BLOCK, GroupInput, KB_F32, KB_I16, Kernels, Level, Q8_BLOCK, TILE, Units,
-};
+use super::{BLOCK, GroupInput, KB_F32, KB_I16, Kernels, Level, Q8_BLOCK, TILE, Units};
 use crate::layout::f16_at;
 use half::f16;
 
@@ -79,14 +77,20 @@ fn dot_parts<const BYTES: usize>(
     let units = units.as_chunks::<BYTES>().0;
     for ((units, q), d) in units.chunks(BLOCK).zip(q.chunks(BLOCK)).zip(d) {
         for (part, out) in out.iter_mut().enumerate() {
-            let sum: i32 = units.iter().zip(q).map(|(u, q)| field(*u, part) * i32::from(*q)).sum();
+            let sum: i32 = units
+                .iter()
+                .zip(q)
+                .map(|(u, q)| field(*u, part) * i32::from(*q))
+                .sum();
             *out += sum as f32 * d;
         }
     }
 }
 
 fn dot2(units: &[u8], q: &[i8], d: &[f32], _ahead: *const u8, out: &mut [f32]) {
-    dot_parts(units, q, d, &mut out[..4], |[u], part| i32::from(u >> (6 - 2 * part) & 3));
+    dot_parts(units, q, d, &mut out[..4], |[u], part| {
+        i32::from(u >> (6 - 2 * part) & 3)
+    });
 }
 
 fn dot3(units: &[u8], q: &[i8], d: &[f32], _ahead: *const u8, out: &mut [f32]) {
@@ -96,7 +100,9 @@ fn dot3(units: &[u8], q: &[i8], d: &[f32], _ahead: *const u8, out: &mut [f32]) {
 }
 
 fn dot4(units: &[u8], q: &[i8], d: &[f32], _ahead: *const u8, out: &mut [f32]) {
-    dot_parts(units, q, d, &mut out[..2], |[u], part| i32::from(u >> (4 - 4 * part) & 15));
+    dot_parts(units, q, d, &mut out[..2], |[u], part| {
+        i32::from(u >> (4 - 4 * part) & 15)
+    });
 }
 
 fn mul_i16(
@@ -127,7 +133,12 @@ fn mul_f32(
     for (x, acc) in x.iter().zip(acc) {
         for (row, acc) in tile[..rows].iter().zip(acc) {
             let mut lanes = [0f32; 8];
-            for (a, b) in row[..len].as_chunks::<8>().0.iter().zip(x.as_chunks::<8>().0) {
+            for (a, b) in row[..len]
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .zip(x.as_chunks::<8>().0)
+            {
                 for i in 0..8 {
                     lanes[i] += a[i] * b[i];
                 }
@@ -172,7 +183,11 @@ fn dot_q8(
 ) -> f32 {
     let mut total = 0f32;
     for ((w, scale), (x, unit)) in w.iter().zip(scale).zip(x.iter().zip(units)) {
-        let sum: i32 = w.iter().zip(x).map(|(w, x)| i32::from(*w) * i32::from(*x)).sum();
+        let sum: i32 = w
+            .iter()
+            .zip(x)
+            .map(|(w, x)| i32::from(*w) * i32::from(*x))
+            .sum();
         total += sum as f32 * (scale * unit);
     }
     total

@@ -119,19 +119,19 @@ impl EngineArgs {
 #[derive(Args)]
 pub struct SamplingArgs {
     /// 0: always the likeliest token
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keep the likeliest tokens that make up this share
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Keep this many likeliest tokens (0: all)
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Drop tokens less likely than this share of the likeliest
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Above 1: repeat less
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
     /// The same seed gives the same answer
     #[arg(long, value_name = "S")]
@@ -142,6 +142,9 @@ pub struct SamplingArgs {
     /// Text that ends the answer; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Go on where the model would end
+    #[arg(long)]
+    ignore_eos: bool,
 }
 
 impl SamplingArgs {
@@ -168,6 +171,7 @@ impl SamplingArgs {
             sampling,
             max_new_tokens,
             stop: self.stop.clone(),
+            ignore_eos: self.ignore_eos,
         })
     }
 }

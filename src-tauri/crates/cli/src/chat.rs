@@ -123,7 +123,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
             }
             Err(error) => {
                 chat.turns.pop();
-                eprintln!("octet: {error:#}");
+                eprintln!("octet: {error}");
             }
         }
     }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use anyhow::Context;
 use octet_engine::model::{Logits, PREFILL_CHUNK};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -25,5 +24,5 @@ pub fn run(args: &LogitsArgs) -> anyhow::Result<()> {
     let shape = vec![tokens.len(), loaded.model.config().vocab_size];
     let tensor = TensorView::new(Dtype::F32, shape, &bytes)?;
     safetensors::serialize_to_file(HashMap::from([("logits", tensor)]), None, &args.out)
-        .with_context(|| format!("{} cannot be written", args.out.display()))
+        .map_err(|error| anyhow::anyhow!("{} cannot be written: {error}", args.out.display()))
 }

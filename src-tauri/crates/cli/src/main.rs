@@ -53,7 +53,8 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let code = if error.is::<UsageError>() { USAGE } else { 1 };
-            complain(&format!("{error:#}"));
+            // Messages name their causes themselves.
+            complain(&error.to_string());
             ExitCode::from(code)
         }
     }

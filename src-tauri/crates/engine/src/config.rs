@@ -361,3 +361,92 @@ fn wrong(field: &'static str, expected: impl Into<String>, found: &Value) -> Con
 fn show(value: &Value) -> String {
     shorten(&value.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(fields: Value) -> Result<Config, ConfigError> {
+        let mut config = json!({ "model_type": "mixtral" });
+        for (name, value) in fields.as_object().unwrap() {
+            config[name] = value.clone();
+        }
+        Config::from_json(config.to_string().as_bytes())
+    }
+
+    #[test]
+    fn missing_fields_have_the_defaults_of_mixtral_8x7b() {
+        let config = read(json!({})).unwrap();
+        let expected = Config {
+            hidden_size: 4096,
+            intermediate_size: 14_336,
+            n_layers: 32,
+            n_heads: 32,
+            n_kv_heads: 8,
+            head_dim: 128,
+            n_experts: 8,
+            top_k: 2,
+            vocab_size: 32_000,
+            max_positions: 131_072,
+            rope_theta: 1e6,
+            rms_norm_eps: 1e-5,
+            sliding_window: None,
+            bos_token_id: 1,
+            eos_token_ids: vec![2],
+            tie_word_embeddings: false,
+        };
+        assert_eq!(config, expected);
+        assert_eq!((config.q_size(), config.kv_size()), (4096, 1024));
+    }
+
+    #[test]
+    fn a_head_may_be_wider_than_its_share_of_the_stream() {
+        let config = read(json!({ "head_dim": 256, "sliding_window": 4096 })).unwrap();
+        assert_eq!((config.q_size(), config.kv_size()), (8192, 2048));
+        assert_eq!(config.sliding_window, Some(4096));
+    }
+
+    #[test]
+    fn null_key_value_heads_mean_one_for_every_query_head() {
+        let config = read(json!({ "num_key_value_heads": null })).unwrap();
+        assert_eq!(config.n_kv_heads, 32);
+    }
+
+    #[test]
+    fn a_text_may_end_in_one_several_or_no_tokens() {
+        for (value, expected) in [
+            (json!(7), vec![7]),
+            (json!([2, 9]), vec![2, 9]),
+            (Value::Null, vec![]),
+        ] {
+            let config = read(json!({ "eos_token_id": value })).unwrap();
+            assert_eq!(config.eos_token_ids, expected);
+        }
+    }
+
+    #[test]
+    fn the_rotary_base_may_stand_where_newer_versions_put_it() {
+        for fields in [
+            json!({ "rope_theta": 5e5 }),
+            json!({ "rope_theta": 500_000, "rope_scaling": null }),
+            json!({ "rope_parameters": { "rope_type": "default", "rope_theta": 5e5 } }),
+            json!({ "rope_parameters": { "rope_theta": 5e5 } }),
+            json!({ "rope_theta": 5e5, "rope_scaling": { "type": "default" } }),
+        ] {
+            assert_eq!(read(fields.clone()).unwrap().rope_theta, 5e5, "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_default_is_held_to_the_limits_too() {
+        let message = read(json!({ "num_local_experts": 1 }))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            message,
+            "`num_experts_per_tok`: expected an integer from 1 to 1, found 2"
+        );
+    }
+}

@@ -105,6 +105,10 @@ impl Loaded {
         } else {
             Precision::Fast
         };
+        // The tensor library's products run on rayon's one pool; the first model sizes it.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global();
         let model = Mixtral::new(checkpoint, experts, Pool::new(threads), precision);
         Ok(Self {
             model,

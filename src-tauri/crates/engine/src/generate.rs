@@ -42,6 +42,9 @@ pub struct Request {
     /// Texts that end the answer and are not part of it.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// Go on where the model would end (for measurements).
+    #[serde(default)]
+    pub ignore_eos: bool,
 }
 
 /// Why an answer ended.
@@ -136,6 +139,9 @@ pub struct Conversation {
     session: Session,
     /// The token at every position of the KV cache.
     cached: Vec<TokenId>,
+    /// The logits behind the newest prompt, at the position of its last token: asking the same
+    /// again starts from the very same numbers, and at once.
+    prompt_end: Option<(usize, Vec<f32>)>,
 }
 
 impl Conversation {
@@ -144,6 +150,7 @@ impl Conversation {
         Self {
             session: model.session(ctx),
             cached: Vec::new(),
+            prompt_end: None,
         }
     }
 
@@ -152,16 +159,21 @@ impl Conversation {
         &self.session
     }
 
-    /// Keeps the common beginning of what is cached and `prompt`, less the last token, whose
-    /// logits are wanted; how many tokens that is.
+    /// Keeps the common beginning of what is cached and `prompt`; how many tokens that is. The
+    /// last token is computed again for its logits, unless they are known.
     fn rewind(&mut self, prompt: &[TokenId]) -> usize {
-        let common = self
-            .cached
-            .iter()
-            .zip(prompt)
-            .take_while(|(a, b)| a == b)
-            .count();
-        let keep = common.min(prompt.len().saturating_sub(1));
+        let pairs = self.cached.iter().zip(prompt);
+        let common = pairs.take_while(|(a, b)| a == b).count();
+        self.prompt_end.take_if(|(len, _)| *len > common);
+        let known = self
+            .prompt_end
+            .as_ref()
+            .is_some_and(|(len, _)| *len == prompt.len());
+        let keep = if known {
+            common
+        } else {
+            common.min(prompt.len().saturating_sub(1))
+        };
         self.cached.truncate(keep);
         self.session.kv.truncate(keep);
         keep
@@ -237,11 +249,16 @@ impl Generator<'_> {
             let prefill = Instant::now();
             let computed = history.len() - stats.reused_tokens;
             let mut logits = Vec::new();
-            if self
-                .compute(conversation, &history, &mut logits)?
-                .is_break()
-            {
-                break 'answer DoneReason::Cancelled;
+            if conversation.cached.len() < history.len() {
+                if self
+                    .compute(conversation, &history, &mut logits)?
+                    .is_break()
+                {
+                    break 'answer DoneReason::Cancelled;
+                }
+                conversation.prompt_end = Some((history.len(), logits.clone()));
+            } else if let Some((_, known)) = &conversation.prompt_end {
+                logits.clone_from(known);
             }
             let took = prefill.elapsed().as_secs_f64();
             stats.prefill_tokens_per_sec = computed as f64 / took;
@@ -251,7 +268,7 @@ impl Generator<'_> {
                     stats.time_to_first_token_ms = started.elapsed().as_secs_f64() * 1e3;
                 }
                 stats.new_tokens += 1;
-                if self.ends(id) {
+                if !request.ignore_eos && self.ends(id) {
                     break DoneReason::Eos;
                 }
                 history.push(id);
@@ -309,7 +326,9 @@ impl Generator<'_> {
         tokens: &[TokenId],
         logits: &mut Vec<f32>,
     ) -> Result<ControlFlow<()>, EngineError> {
-        let Conversation { session, cached } = conversation;
+        let Conversation {
+            session, cached, ..
+        } = conversation;
         let total = tokens.len();
         let quiet = total - cached.len() <= 1;
         let cancelled = self.cancelled;

@@ -2,7 +2,7 @@
 //!
 //! They stand in for real ones in benchmarks and tests: the same files, names, shapes and bytes a
 //! token, and values with which activations stay of ordinary size through any number of layers.
-//! The same options give the same bytes on every system. See [`fill`] for the distributions.
+//! The same options give the same bytes on every system. `synth/fill.rs` tells the distributions.
 
 mod fill;
 mod layout;

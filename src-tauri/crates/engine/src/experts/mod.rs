@@ -23,6 +23,9 @@ use crate::plan::Misses;
 use device::DeviceMemory;
 use ram::{RamLease, RamTier};
 
+/// Experts of one layer that a prompt holds at a time: one at work, the others being fetched.
+pub const PROMPT_WINDOW: usize = 3;
+
 /// How the tiers are set up.
 #[derive(Clone, Default)]
 pub struct ExpertOptions {
@@ -155,23 +158,21 @@ impl Experts {
         }
     }
 
-    /// After many tokens went through `layer`: of its experts, `most_used_first`, only the
-    /// layer's share of the slots stays; the others are the next to go. So a long prompt, which
-    /// wants every expert of every layer once, leaves behind a cache that serves the answer.
-    pub fn keep_most_used(&self, layer: usize, most_used_first: &[u16]) {
+    /// Says that a prompt is done with `id`, the `rank`-th most used expert of its layer (from 0).
+    ///
+    /// In each tier only as many experts of a layer as are its share of the slots stay; the
+    /// others are the next to go. So a long prompt, which wants every expert of every layer once,
+    /// leaves behind a cache that serves the answer.
+    pub fn done_in_prompt(&self, id: ExpertId, rank: usize) {
         let n_layers = self.checkpoint.config().n_layers;
-        // Two slots stay free to work with.
-        let share = |slots: usize| (slots.saturating_sub(2) / n_layers).max(1);
-        let demoted = |slots| most_used_first.iter().skip(share(slots));
-        let id = |expert: &u16| ExpertId {
-            layer: layer as u16,
-            expert: *expert,
-        };
-        if !self.ram.holds_all() {
-            demoted(self.ram.n_slots()).for_each(|expert| self.ram.demote(id(expert)));
+        let share = |slots: usize| slots.saturating_sub(PROMPT_WINDOW) / n_layers;
+        if !self.ram.holds_all() && rank >= share(self.ram.n_slots()) {
+            self.ram.demote(id);
         }
-        if let Some((tier, _)) = &self.device {
-            demoted(tier.n_slots()).for_each(|expert| tier.demote(id(expert)));
+        if let Some((tier, _)) = &self.device
+            && rank >= share(tier.n_slots())
+        {
+            tier.demote(id);
         }
     }
 

@@ -19,10 +19,8 @@ use crate::experts::{Experts, RoutingStats};
 use crate::kv_cache::KvCache;
 use crate::tokenizer::TokenId;
 
-pub use moe::route;
-
-/// Positions that one pass of prefill computes together.
-pub const PREFILL_CHUNK: usize = 512;
+pub use crate::plan::PREFILL_CHUNK;
+pub use moe::{expert_forward, route};
 
 /// Which positions' logits a forward pass returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

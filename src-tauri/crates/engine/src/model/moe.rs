@@ -8,10 +8,7 @@ use octet_kernels::{Job, Pool, Precision, Scratch};
 use super::{Mixtral, ops, sized};
 use crate::checkpoint::{ExpertId, ExpertWeights};
 use crate::error::EngineError;
-use crate::experts::{Claim, Place, RoutingStats, TierError};
-
-/// Fetches that prefill keeps under way ahead of the expert it computes.
-const LOOK_AHEAD: usize = 2;
+use crate::experts::{Claim, PROMPT_WINDOW, Place, RoutingStats, TierError};
 
 /// Buffers of the block, f32 and reused.
 #[derive(Default)]
@@ -91,6 +88,13 @@ impl Buffers {
     fn rows(&self, expert: u16) -> usize {
         self.work[usize::from(expert)].rows.len()
     }
+
+    /// How many experts more tokens chose than `expert`; ties go to the lower number.
+    fn rank(&self, expert: u16) -> usize {
+        let rows = self.rows(expert);
+        let before = |e: u16| self.rows(e) > rows || (self.rows(e) == rows && e < expert);
+        (0..self.work.len() as u16).filter(|&e| before(e)).count()
+    }
 }
 
 impl Mixtral {
@@ -137,14 +141,7 @@ impl Mixtral {
         let done = self.run_experts(layer, hidden, normed, &mut claims, scratch, moe);
         claims.clear();
         moe.claims = claims;
-        done?;
-        if t > 1 {
-            let work = &moe.work;
-            moe.order
-                .sort_by_key(|e| std::cmp::Reverse(work[usize::from(*e)].rows.len()));
-            self.experts.keep_most_used(layer, &moe.order);
-        }
-        Ok(())
+        done
     }
 
     /// Computes the experts in `moe.order`, claiming a few ahead.
@@ -162,7 +159,7 @@ impl Mixtral {
     ) -> Result<(), EngineError> {
         let c = self.config();
         let t = hidden.len() / c.hidden_size;
-        let window = if t == 1 { c.top_k } else { 1 + LOOK_AHEAD };
+        let window = if t == 1 { c.top_k } else { PROMPT_WINDOW };
         let mut next = 0;
         loop {
             while claims.len() < window && next < moe.order.len() {
@@ -185,6 +182,10 @@ impl Mixtral {
                 return Ok(());
             };
             self.run_expert(&mut claim, hidden, normed, scratch, moe)?;
+            if t > 1 {
+                let id = claim.id();
+                self.experts.done_in_prompt(id, moe.rank(id.expert));
+            }
         }
     }
 
@@ -277,7 +278,7 @@ fn expert_id(layer: usize, expert: u16) -> ExpertId {
 
 /// `y = w2 (silu(w1 x) * w3 x)`: `x` and `y` f32 `(rows, hidden)`, the buffers
 /// `(rows, intermediate)`.
-pub(crate) fn expert_forward(
+pub fn expert_forward(
     pool: &Pool,
     scratch: &mut Scratch,
     precision: Precision,

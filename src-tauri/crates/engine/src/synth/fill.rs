@@ -15,7 +15,7 @@ use half::f16;
 use octet_kernels::Bits;
 
 /// Bytes that are filled and written at a time.
-pub(super) const PIECE_BYTES: usize = 1 << 20;
+pub(super) const PIECE_BYTES: usize = 1 << 18;
 
 /// Gain of the attention output projection.
 pub(super) const ATTENTION_OUTPUT_GAIN: f64 = 0.5;

@@ -1,0 +1,268 @@
+//! Expert tiers: whatever the budget and the device, the tokens are the same.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use octet_engine::EngineError;
+use octet_engine::checkpoint::{Checkpoint, ExpertId};
+use octet_engine::experts::{
+    Bandwidths, Device, DeviceOptions, Eviction, ExpertOptions, Experts, TierStats,
+};
+use octet_engine::model::{Logits, Mixtral, expert_forward};
+use octet_engine::plan::Misses;
+use octet_engine::tokenizer::TokenId;
+use octet_kernels::{Pool, Precision, Scratch};
+
+fn checkpoint() -> Arc<Checkpoint> {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-2bit");
+    Arc::new(Checkpoint::open(&dir).expect("a valid checkpoint"))
+}
+
+fn model(options: ExpertOptions) -> Mixtral {
+    let checkpoint = checkpoint();
+    let experts = Experts::new(Arc::clone(&checkpoint), options).expect("enough slots");
+    Mixtral::new(checkpoint, experts, Pool::new(2), Precision::Fast)
+}
+
+/// The greedy continuation of a fixed prompt.
+fn continuation(model: &Mixtral) -> Vec<TokenId> {
+    let prompt: Vec<TokenId> = (0..80u32).map(|i| TokenId((i * 31 + 7) % 512)).collect();
+    let mut session = model.session(prompt.len() + 40);
+    let (mut next, mut made) = (prompt, Vec::new());
+    for _ in 0..40 {
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let logits = model
+            .forward(&mut session, &next, Logits::Last, go_on)
+            .expect("a pass");
+        let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+        let token = TokenId(best.expect("logits") as u32);
+        made.push(token);
+        next = vec![token];
+    }
+    made
+}
+
+#[test]
+fn a_small_ram_budget_gives_the_same_tokens() {
+    let expected = continuation(&model(ExpertOptions::default()));
+    for eviction in [Eviction::LruGlobal, Eviction::LruPerLayer] {
+        for (slots, prefetch) in [(12, 0), (12, 2), (17, 1), (24, 2)] {
+            let options = ExpertOptions {
+                ram_slots: Some(slots),
+                eviction,
+                prefetch,
+                device: None,
+            };
+            let model = model(options);
+            assert_eq!(
+                continuation(&model),
+                expected,
+                "{eviction:?}, {slots} slots"
+            );
+            let stats = model.experts().stats().ram;
+            assert!(stats.misses > 0 && stats.hits > 0, "{stats:?}");
+            assert_eq!(stats.prefetches > 0, prefetch > 0, "{stats:?}");
+            assert!(
+                stats.prefetch_hits + stats.prefetch_wasted <= stats.prefetches,
+                "{stats:?}"
+            );
+            let each = model.checkpoint().expert_bytes() as u64;
+            let fetched = stats.bytes_moved / each;
+            assert!(fetched <= stats.misses + stats.prefetches, "{stats:?}");
+        }
+    }
+}
+
+#[test]
+fn more_slots_hit_more_and_prefetch_helps() {
+    let run = |slots, prefetch| -> TierStats {
+        let options = ExpertOptions {
+            ram_slots: Some(slots),
+            prefetch,
+            ..ExpertOptions::default()
+        };
+        let model = model(options);
+        continuation(&model);
+        model.experts().stats().ram
+    };
+    let (few, many) = (run(8, 0), run(28, 0));
+    assert!(many.misses < few.misses, "{many:?} against {few:?}");
+    let guessed = run(8, 2);
+    assert!(guessed.misses < few.misses, "{guessed:?} against {few:?}");
+    assert!(guessed.prefetch_hits > 0, "{guessed:?}");
+}
+
+#[test]
+fn too_few_slots_are_refused_with_the_number_needed() {
+    let options = ExpertOptions {
+        ram_slots: Some(2),
+        ..ExpertOptions::default()
+    };
+    let error = Experts::new(checkpoint(), options).err().expect("refused");
+    assert!(
+        matches!(error, EngineError::TooFewSlots { slots: 2, least: 3 }),
+        "{error}"
+    );
+}
+
+/// A device made of plain memory: copies experts up and computes with the CPU kernels.
+struct HostDevice {
+    checkpoint: Arc<Checkpoint>,
+    slots: Vec<Mutex<Vec<u8>>>,
+    pool: Pool,
+    forwards: AtomicUsize,
+    /// Fails from this upload on.
+    fail_after: usize,
+    uploads: AtomicUsize,
+}
+
+impl HostDevice {
+    fn new(n_slots: usize, fail_after: usize) -> Arc<Self> {
+        Arc::new(Self {
+            checkpoint: checkpoint(),
+            slots: (0..n_slots).map(|_| Mutex::default()).collect(),
+            pool: Pool::new(1),
+            forwards: AtomicUsize::new(0),
+            fail_after,
+            uploads: AtomicUsize::new(0),
+        })
+    }
+}
+
+impl Device for HostDevice {
+    fn name(&self) -> &str {
+        "host memory"
+    }
+
+    fn n_slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn upload(&self, slot: usize, _id: ExpertId, bytes: &[u8]) -> Result<(), String> {
+        if self.uploads.fetch_add(1, Ordering::SeqCst) >= self.fail_after {
+            return Err("out of memory".into());
+        }
+        let mut slot = self.slots[slot]
+            .try_lock()
+            .map_err(|_| "the slot is being read")?;
+        slot.clear();
+        slot.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn forward(&self, slot: usize, id: ExpertId, x: &[f32], y: &mut [f32]) -> Result<(), String> {
+        self.forwards.fetch_add(1, Ordering::SeqCst);
+        let bytes = self.slots[slot]
+            .try_lock()
+            .map_err(|_| "the slot is being written")?;
+        let weights = self.checkpoint.expert_view(id, &bytes);
+        let inner = self.checkpoint.config().intermediate_size;
+        let t = x.len() / self.checkpoint.config().hidden_size;
+        let (mut gate, mut up) = (vec![0.0; t * inner], vec![0.0; t * inner]);
+        let buffers = (&mut gate[..], &mut up[..]);
+        let mut scratch = Scratch::default();
+        expert_forward(
+            &self.pool,
+            &mut scratch,
+            Precision::Fast,
+            &weights,
+            x,
+            buffers,
+            y,
+        );
+        Ok(())
+    }
+}
+
+fn on_device(device: &Arc<HostDevice>, misses: Misses, bandwidths: Bandwidths) -> Mixtral {
+    let device: Arc<dyn Device> = Arc::clone(device) as Arc<dyn Device>;
+    let device = Some(DeviceOptions {
+        device,
+        misses,
+        bandwidths,
+    });
+    model(ExpertOptions {
+        ram_slots: Some(20),
+        prefetch: 1,
+        device,
+        ..ExpertOptions::default()
+    })
+}
+
+const EVEN: Bandwidths = Bandwidths {
+    upload: 1e9,
+    cpu: 1e9,
+};
+
+#[test]
+fn a_device_tier_gives_the_same_tokens_however_misses_are_met() {
+    let expected = continuation(&model(ExpertOptions::default()));
+    for misses in [Misses::Fetch, Misses::Cpu, Misses::Auto] {
+        let device = HostDevice::new(10, usize::MAX);
+        let model = on_device(&device, misses, EVEN);
+        assert_eq!(continuation(&model), expected, "{misses:?}");
+        let stats = model.experts().stats().device.expect("a device");
+        assert!(stats.hits + stats.misses > 0, "{misses:?}: {stats:?}");
+        let forwards = device.forwards.load(Ordering::SeqCst);
+        assert!(forwards > 0, "{misses:?}: the device computed nothing");
+    }
+}
+
+#[test]
+fn the_sooner_way_to_meet_a_miss_is_taken() {
+    let slow_upload = Bandwidths {
+        upload: 1e8,
+        cpu: 1e10,
+    };
+    let slow_cpu = Bandwidths {
+        upload: 1e10,
+        cpu: 1e8,
+    };
+    assert!(slow_upload.cpu_is_sooner(66_700_000, 1));
+    assert!(!slow_cpu.cpu_is_sooner(66_700_000, 1));
+    // Many tokens make the CPU's share long, while an upload stays as long as it is.
+    assert!(!slow_upload.cpu_is_sooner(66_700_000, 500));
+}
+
+#[test]
+fn a_failing_device_is_an_error_and_not_a_hang() {
+    let device = HostDevice::new(10, 5);
+    let model = on_device(&device, Misses::Fetch, EVEN);
+    let mut session = model.session(64);
+    let prompt: Vec<TokenId> = (0..30).map(TokenId).collect();
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let error = model
+        .forward(&mut session, &prompt, Logits::Last, go_on)
+        .expect_err("fails");
+    assert!(error.to_string().contains("out of memory"), "{error}");
+    assert_eq!(
+        session.kv.len(),
+        0,
+        "a failed pass leaves the session as it was"
+    );
+}
+
+#[test]
+fn after_a_long_prompt_every_layer_still_has_its_most_used_experts() {
+    let model = model(ExpertOptions {
+        ram_slots: Some(19),
+        prefetch: 0,
+        ..ExpertOptions::default()
+    });
+    let prompt: Vec<TokenId> = (0..200u32).map(|i| TokenId((i * 17 + 3) % 512)).collect();
+    let mut session = model.session(256);
+    let go_on = &mut |_| ControlFlow::Continue(());
+    model
+        .forward(&mut session, &prompt, Logits::Last, go_on)
+        .expect("a pass");
+    let c = model.config();
+    for layer in 0..c.n_layers as u16 {
+        let held = (0..c.n_experts as u16)
+            .filter(|&expert| model.experts().contains(ExpertId { layer, expert }))
+            .count();
+        // 19 slots, three to work with, four layers.
+        assert!(held >= 4, "layer {layer} keeps {held} experts");
+    }
+}
