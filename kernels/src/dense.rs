@@ -101,7 +101,7 @@ impl Q8Matrix {
     }
 }
 
-/// `y = x W^T`, `x` `(t, k)`, `y` `(t, n)`. For one or two tokens activations are rounded to 16 bits
+/// `y = x W^T`, `x` `(t, k)`, `y` `(t, n)`. For one or two tokens, activations are rounded to 16 bits
 /// in blocks of 64, else they stay f32: either way the only loss is the weights' own.
 ///
 /// # Panics

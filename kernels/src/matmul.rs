@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::cpu::Kernels;
 use crate::layout::QMatrix;
-use crate::matvec::{MAX_TOKENS, Matvec};
+use crate::matvec::{self, Matvec};
 use crate::pool::Pool;
 use crate::product::Product;
 use crate::scratch::{Carver, Output, Scratch, Space};
@@ -14,12 +14,12 @@ use crate::scratch::{Carver, Output, Scratch, Space};
 pub enum Precision {
     /// f32 activations, weights and sums: what the file says, to f32 rounding. Slower.
     Exact,
-    /// Up to 8 tokens: activations times their scale are rounded to 8 bits in blocks of 128
-    /// columns. More tokens: activations are rounded to 13 bits in blocks of 512 columns, and
-    /// weights to 14 bits. For inputs without extreme outliers the error is about 0.8% of the
-    /// output's RMS in the first case and 0.03% (2 bits) to 0.15% (4 bits) in the second; an
-    /// outlier coarsens the steps of its own block only. Layouts whose groups do not line up with
-    /// rows are computed as in [`Precision::Exact`].
+    /// Up to 8 tokens (4 with 3-bit weights): activations times their scale are rounded to 8 bits
+    /// in blocks of 128 columns. More tokens: activations are rounded to 13 bits in blocks of 512
+    /// columns, and weights to 14 bits. For inputs without extreme outliers the error is about
+    /// 0.8% of the output's RMS in the first case and 0.03% (2 bits) to 0.15% (4 bits) in the
+    /// second; an outlier coarsens the steps of its own block only. Layouts whose groups do not
+    /// line up with rows are computed as in [`Precision::Exact`].
     #[default]
     Fast,
 }
@@ -166,7 +166,9 @@ impl<'a> Plan<'a> {
             return None;
         }
         let matvec = match precision {
-            Precision::Fast if t <= MAX_TOKENS => Matvec::new(&w, t, threads, shared),
+            Precision::Fast if t <= matvec::max_tokens(w.bits()) => {
+                Matvec::new(&w, t, threads, shared)
+            }
             _ => None,
         };
         let kind = match matvec {

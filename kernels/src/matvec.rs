@@ -296,8 +296,17 @@ impl Matvec {
     }
 }
 
+/// The most tokens of any plan.
+const MAX_TOKENS: usize = 8;
+
 /// The most tokens of a plan: beyond, dequantizing tiles of the weights first takes less time.
-pub(crate) const MAX_TOKENS: usize = 8;
+pub(crate) fn max_tokens(bits: Bits) -> usize {
+    if bits == Bits::B3 {
+        MAX_TOKENS / 2
+    } else {
+        MAX_TOKENS
+    }
+}
 
 impl Tables {
     /// `None` where the parameters are not of the tabulated form, or where tables would cost more
