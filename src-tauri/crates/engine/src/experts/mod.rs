@@ -66,7 +66,9 @@ enum ClaimIn {
     Ram(RamLease),
 }
 
-/// Where a claimed expert can be computed.
+/// Where a claimed expert can be computed. Lives on the stack for one expert's computation, so
+/// its size is no matter.
+#[allow(clippy::large_enum_variant)]
 pub enum Place<'a> {
     /// In a slot of the device.
     Device(&'a dyn Device, usize),
