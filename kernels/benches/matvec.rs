@@ -1,6 +1,6 @@
 //! Speed of the products on Mixtral's shapes, against reading the same bytes and doing nothing.
 //!
-//! `cargo bench -p octet-kernels [-- --quick] [--level scalar|avx2|avx512] [--tokens T] [--threads N]
+//! `cargo bench -p octet-kernels --bench matvec [-- --quick] [--level scalar|avx2|avx512] [--tokens T] [--threads N]
 //! [--only NAME]`, with a name as printed, such as `2 g16 14336x4096`
 //!
 //! Every product takes another matrix of a set far larger than the caches. Reads and products take

@@ -30,15 +30,6 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
         anyhow::bail!("{dir} has no tokenizer.json: add the model's, or give --tokenizer FILE");
     }
     let engine = Engine::start(loaded);
-    let current = Current::default();
-    let interrupted = current.clone();
-    ctrlc::set_handler(move || {
-        // Between answers the line editor sees Ctrl-C itself, unless input is not a terminal.
-        if !interrupted.cancel() {
-            std::process::exit(130);
-        }
-    })?;
-
     if io::stdout().is_terminal() {
         println!(
             "{} - /help lists the commands.",
@@ -54,6 +45,16 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
         stats: None,
     };
     let mut editor = DefaultEditor::new()?;
+    // After the editor, which takes the signal for itself when it is made.
+    let current = Current::default();
+    let interrupted = current.clone();
+    ctrlc::set_handler(move || {
+        // Between answers the line editor sees Ctrl-C itself, unless input is not a terminal.
+        if !interrupted.cancel() {
+            std::process::exit(130);
+        }
+    })?;
+
     while let Some(line) = read(&mut editor)? {
         let line = line.trim();
         let ask = match line.split_once(char::is_whitespace).unwrap_or((line, "")) {
