@@ -15,9 +15,9 @@ pub enum Precision {
     /// f32 activations, weights and sums: what the file says, to f32 rounding. Slower.
     Exact,
     /// Up to 8 tokens (4 with 3-bit weights): activations times their scale are rounded to 8 bits
-    /// in blocks of 128 columns. More tokens: activations are rounded to 13 bits in blocks of 512
+    /// in blocks of 256 columns. More tokens: activations are rounded to 13 bits in blocks of 512
     /// columns, and weights to 14 bits. For inputs without extreme outliers the error is about
-    /// 0.8% of the output's RMS in the first case and 0.03% (2 bits) to 0.15% (4 bits) in the
+    /// 0.9% of the output's RMS in the first case and 0.03% (2 bits) to 0.15% (4 bits) in the
     /// second; an outlier coarsens the steps of its own block only. Layouts whose groups do not
     /// line up with rows are computed as in [`Precision::Exact`].
     #[default]

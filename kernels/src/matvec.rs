@@ -2,7 +2,7 @@
 //!
 //! In a group row every column has one scale and one zero for `group_size` rows, so with
 //! `u = scale * x` each row's sum is `sum(q * u) - sum(zero * u)`: the second term is the same for
-//! all rows of the group row. `u` is quantized to 8 bits in blocks of 128 columns, and the zero
+//! all rows of the group row. `u` is quantized to 8 bits in blocks of 256 columns, and the zero
 //! term is taken from the quantized `u`, so that the error of an output is only
 //! `sum((q - zero) * (u - quantized u))`: at most half a step of its block for each column.
 //!

@@ -51,9 +51,9 @@ fn fast_bound(w: &QMatrix<'_>, x: &[f32]) -> Vec<f64> {
                     let zero = f64::from(w.zero().get(group(col)));
                     (f64::from(w.q_at(row * k + col) as f32) - zero).abs()
                 };
-                // Few tokens: blocks of 128 of scale * x.
-                for start in cols.clone().step_by(128) {
-                    let cols = start..cols.end.min(start + 128);
+                // Few tokens: blocks of 256 of scale * x.
+                for start in cols.clone().step_by(256) {
+                    let cols = start..cols.end.min(start + 256);
                     let top = |f: &dyn Fn(usize) -> f64| cols.clone().map(f).fold(0.0, f64::max);
                     let x = |col: usize| f64::from(x[col]).abs();
                     let step = top(&|col| scale(group(col)) * x(col)) / 126.0;

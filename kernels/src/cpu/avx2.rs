@@ -114,12 +114,12 @@ pub(super) fn padded<const N: usize>(tail: &[u8]) -> [u8; N] {
 
 /// Blocks that `group_input` takes together: each of its three passes has to wait for results of
 /// the one before, and would wait for every block.
-const STRIDE: usize = 8;
+const STRIDE: usize = 4;
 
 /// What its passes hand on.
 struct Inputs {
     /// The group input in units, in the order of the table.
-    u: [[[i16; 16]; 8]; STRIDE],
+    u: [[[i16; 16]; BLOCK / 16]; STRIDE],
     /// `i16::MAX` minus the largest magnitude, a block.
     room: [u16; STRIDE],
     multiplier: [i32; STRIDE],
@@ -135,7 +135,7 @@ fn group_input(input: GroupInput<'_>, q: &mut [i8], d: &mut [f32]) -> f32 {
     let (d, d_tail) = d.split_at_mut(whole);
     let mut sums = [_mm256_setzero_ps(); 2];
     let mut inputs = Inputs {
-        u: [[[0; 16]; 8]; STRIDE],
+        u: [[[0; 16]; BLOCK / 16]; STRIDE],
         room: [0; STRIDE],
         multiplier: [0; STRIDE],
         scale: [0.0; STRIDE],
@@ -189,15 +189,15 @@ fn input_blocks(
     let sign = _mm256_set1_epi8(i8::MIN);
     let blocks = inputs.u.iter_mut().zip(&mut inputs.room);
     for ((u, room_out), (scale_q, table)) in blocks.zip(scale_q.iter().zip(table)) {
-        let table = table.as_chunks::<16>().0;
+        let (table, offsets) = table.as_chunks::<16>().0.split_at(BLOCK / 16);
         let mut max = nothing;
         for (i, scale_q) in scale_q.as_chunks::<32>().0.iter().enumerate() {
             let v = _mm256_xor_si256(load(scale_q), sign);
             let at = i / 2 * 4 + i % 2;
             let low = _mm256_mulhrs_epi16(_mm256_unpacklo_epi8(nothing, v), load(&table[at]));
             let high = _mm256_mulhrs_epi16(_mm256_unpackhi_epi8(nothing, v), load(&table[at + 2]));
-            let low = _mm256_sub_epi16(low, load(&table[at + 8]));
-            let high = _mm256_sub_epi16(high, load(&table[at + 10]));
+            let low = _mm256_sub_epi16(low, load(&offsets[at]));
+            let high = _mm256_sub_epi16(high, load(&offsets[at + 2]));
             store(&mut u[2 * i], low);
             store(&mut u[2 * i + 1], high);
             let pair = _mm256_max_epi16(_mm256_abs_epi16(low), _mm256_abs_epi16(high));
@@ -273,7 +273,7 @@ fn dot2(units: &[u8], q: &[i8], d: &[f32], ahead: *const u8, out: &mut [f32]) {
 #[target_feature(enable = "avx2,fma")]
 fn dot2_block(units: &[u8; BLOCK], q: &[i8; BLOCK], d: f32, sums: &mut [__m256; 4]) {
     let (low, high) = (_mm256_set1_epi8(0x03), _mm256_set1_epi8(0x0c));
-    // At most 4 * (2 * 12 * 127) = 12192 in magnitude.
+    // At most 8 * (2 * 12 * 127) = 24384 in magnitude.
     let mut acc = [_mm256_setzero_si256(); 4];
     for (units, q) in units.as_chunks::<32>().0.iter().zip(q.as_chunks::<32>().0) {
         let (v, q) = (load(units), load(q));
@@ -306,7 +306,7 @@ fn dot4(units: &[u8], q: &[i8], d: &[f32], ahead: *const u8, out: &mut [f32]) {
 #[target_feature(enable = "avx2,fma")]
 fn dot4_block(units: &[u8; BLOCK], q: &[i8; BLOCK], d: f32, sums: &mut [__m256; 2]) {
     let mask = _mm256_set1_epi8(0x0f);
-    // At most 4 * (2 * 15 * 127) = 15240 in magnitude.
+    // At most 8 * (2 * 15 * 127) = 30480 in magnitude.
     let mut acc = [_mm256_setzero_si256(); 2];
     for (units, q) in units.as_chunks::<32>().0.iter().zip(q.as_chunks::<32>().0) {
         let (v, q) = (load(units), load(q));
@@ -342,7 +342,7 @@ fn dot3_block(units: &[u8; 4 * BLOCK], q: &[i8; BLOCK], d: f32, sums: &mut [__m2
     }
     for half in 0..2 {
         let sums = &mut sums[5 * half..5 * half + 5];
-        // At most 16 * 28672 * 127 < 2^26 in magnitude.
+        // At most 32 * 28672 * 127 < 2^27 in magnitude.
         let mut acc = [_mm256_setzero_si256(); 5];
         for (units, input) in units.iter().zip(inputs) {
             let v = load(units);

@@ -59,12 +59,12 @@ fn fold(v: __m512) -> __m256 {
 }
 
 /// Blocks that `group_input` takes together: see the AVX2 one.
-const STRIDE: usize = 8;
+const STRIDE: usize = 4;
 
 /// What its passes hand on.
 struct Inputs {
     /// The group input in units, in the order of the table.
-    u: [[[i16; 32]; 4]; STRIDE],
+    u: [[[i16; 32]; BLOCK / 32]; STRIDE],
     /// `i16::MAX` minus the largest magnitude, a block.
     room: [u16; STRIDE],
     multiplier: [i32; STRIDE],
@@ -80,7 +80,7 @@ fn group_input(input: GroupInput<'_>, q: &mut [i8], d: &mut [f32]) -> f32 {
     let (d, d_tail) = d.split_at_mut(whole);
     let mut sums = [_mm512_setzero_ps(); 2];
     let mut inputs = Inputs {
-        u: [[[0; 32]; 4]; STRIDE],
+        u: [[[0; 32]; BLOCK / 32]; STRIDE],
         room: [0; STRIDE],
         multiplier: [0; STRIDE],
         scale: [0.0; STRIDE],
@@ -135,15 +135,15 @@ fn input_blocks(
     let sign = _mm512_set1_epi8(i8::MIN);
     let blocks = inputs.u.iter_mut().zip(&mut inputs.room);
     for ((u, room_out), (scale_q, table)) in blocks.zip(scale_q.iter().zip(table)) {
-        let table = table.as_chunks::<32>().0;
+        let (table, offsets) = table.as_chunks::<32>().0.split_at(BLOCK / 32);
         let mut max = nothing;
         for (i, scale_q) in scale_q.as_chunks::<64>().0.iter().enumerate() {
             let v = _mm512_xor_si512(load(scale_q), sign);
             let low = _mm512_mulhrs_epi16(_mm512_unpacklo_epi8(nothing, v), load(&table[2 * i]));
             let high =
                 _mm512_mulhrs_epi16(_mm512_unpackhi_epi8(nothing, v), load(&table[2 * i + 1]));
-            let low = _mm512_sub_epi16(low, load(&table[2 * i + 4]));
-            let high = _mm512_sub_epi16(high, load(&table[2 * i + 5]));
+            let low = _mm512_sub_epi16(low, load(&offsets[2 * i]));
+            let high = _mm512_sub_epi16(high, load(&offsets[2 * i + 1]));
             store(&mut u[2 * i], low);
             store(&mut u[2 * i + 1], high);
             let pair = _mm512_max_epi16(_mm512_abs_epi16(low), _mm512_abs_epi16(high));
@@ -269,7 +269,7 @@ fn dot3(units: &[u8], q: &[i8], d: &[f32], ahead: *const u8, out: &mut [f32]) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn dot3_block(units: &[u8; 4 * BLOCK], q: &[i8; BLOCK], d: f32, sums: &mut [__m512; 10]) {
-    // At most 8 * 28672 * 127 < 2^25 in magnitude.
+    // At most 16 * 28672 * 127 < 2^26 in magnitude.
     let mut acc = [_mm512_setzero_si512(); 10];
     for (units, q) in units.as_chunks::<64>().0.iter().zip(q.as_chunks::<16>().0) {
         // SAFETY: the array is 16 bytes long.

@@ -290,8 +290,8 @@ mod tests {
         for (column, x) in x.iter().enumerate() {
             let a = f32::from(out[table_slot(column)]) * unit / 128.0;
             let b = f32::from(out[BLOCK + table_slot(column)]) * unit;
-            assert!((a - x).abs() < 0.01, "column {column}: {a}");
-            assert!((b + 64.0 * x).abs() < 0.5, "column {column}: {b}");
+            assert!((a - x).abs() < 0.51 * unit / 128.0, "column {column}: {a}");
+            assert!((b + 64.0 * x).abs() < 0.51 * unit, "column {column}: {b}");
         }
     }
 }

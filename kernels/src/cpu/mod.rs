@@ -17,7 +17,7 @@ mod neon;
 mod scalar;
 
 /// Columns that share a scale in a quantized group input.
-pub(crate) const BLOCK: usize = 128;
+pub(crate) const BLOCK: usize = 256;
 /// Columns of an integer tile: short enough that i32 sums cannot overflow.
 pub(crate) const KB_I16: usize = 512;
 /// Columns of an f32 tile: as many bytes as an integer one.

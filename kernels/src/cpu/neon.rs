@@ -98,8 +98,8 @@ fn input_block(
 ) -> (f32, i32, i32) {
     let nothing = vdupq_n_u8(0);
     let sign = vdupq_n_u8(0x80);
-    let table = table.as_chunks::<8>().0;
-    let mut u = [vdupq_n_s16(0); 16];
+    let (table, offsets) = table.as_chunks::<8>().0.split_at(BLOCK / 8);
+    let mut u = [vdupq_n_s16(0); BLOCK / 8];
     let mut max = vdupq_n_s16(0);
     for (i, scale_q) in scale_q.as_chunks::<16>().0.iter().enumerate() {
         let v = veorq_u8(load_u8(scale_q), sign);
@@ -108,8 +108,8 @@ fn input_block(
         let high = vreinterpretq_s16_u8(vzip2q_u8(nothing, v));
         let low = vqrdmulhq_s16(low, load_i16(&table[at]));
         let high = vqrdmulhq_s16(high, load_i16(&table[at + 4]));
-        u[2 * i] = vsubq_s16(low, load_i16(&table[at + 16]));
-        u[2 * i + 1] = vsubq_s16(high, load_i16(&table[at + 20]));
+        u[2 * i] = vsubq_s16(low, load_i16(&offsets[at]));
+        u[2 * i + 1] = vsubq_s16(high, load_i16(&offsets[at + 4]));
         max = vmaxq_s16(max, vmaxq_s16(vabsq_s16(u[2 * i]), vabsq_s16(u[2 * i + 1])));
     }
     let (mut multiplier, mut scale) = ([0], [0.0]);
@@ -180,7 +180,7 @@ fn dot2(units: &[u8], q: &[i8], d: &[f32], ahead: *const u8, out: &mut [f32]) {
 #[target_feature(enable = "neon")]
 fn dot2_block(units: &[u8; BLOCK], q: &[i8; BLOCK], d: f32, sums: &mut [float32x4_t; 4]) {
     let mask = vdupq_n_u8(3);
-    // At most 16 * 3 * 127 = 6096 in magnitude.
+    // At most 32 * 3 * 127 = 12192 in magnitude.
     let mut acc = [vdupq_n_s16(0); 4];
     for (units, q) in units.as_chunks::<16>().0.iter().zip(q.as_chunks::<16>().0) {
         let (v, q) = (load_u8(units), load_i8(q));
@@ -219,15 +219,22 @@ fn dot4(units: &[u8], q: &[i8], d: &[f32], ahead: *const u8, out: &mut [f32]) {
 #[target_feature(enable = "neon")]
 fn dot4_block(units: &[u8; BLOCK], q: &[i8; BLOCK], d: f32, sums: &mut [float32x4_t; 2]) {
     let mask = vdupq_n_u8(15);
-    // At most 16 * 15 * 127 = 30480 in magnitude.
-    let mut acc = [vdupq_n_s16(0); 2];
-    for (units, q) in units.as_chunks::<16>().0.iter().zip(q.as_chunks::<16>().0) {
-        let (v, q) = (load_u8(units), load_i8(q));
-        acc[0] = multiply(acc[0], vshrq_n_u8::<4>(v), q);
-        acc[1] = multiply(acc[1], vandq_u8(v, mask), q);
-    }
-    for (sum, acc) in sums.iter_mut().zip(acc) {
-        *sum = scaled(*sum, acc, d);
+    for (units, q) in units
+        .as_chunks::<128>()
+        .0
+        .iter()
+        .zip(q.as_chunks::<128>().0)
+    {
+        // At most 16 * 15 * 127 = 30480 in magnitude.
+        let mut acc = [vdupq_n_s16(0); 2];
+        for (units, q) in units.as_chunks::<16>().0.iter().zip(q.as_chunks::<16>().0) {
+            let (v, q) = (load_u8(units), load_i8(q));
+            acc[0] = multiply(acc[0], vshrq_n_u8::<4>(v), q);
+            acc[1] = multiply(acc[1], vandq_u8(v, mask), q);
+        }
+        for (sum, acc) in sums.iter_mut().zip(acc) {
+            *sum = scaled(*sum, acc, d);
+        }
     }
 }
 
