@@ -52,7 +52,7 @@ fn path(dir: &Path) -> &str {
 #[test]
 fn generate_gives_tokens_text_reason_and_stats() {
     let dir = model_with_tokenizer("tiny-2bit");
-    let answer = json(&[
+    let args = [
         "generate",
         "--model",
         path(dir.path()),
@@ -64,25 +64,14 @@ fn generate_gives_tokens_text_reason_and_stats() {
         "5",
         "--ignore-eos",
         "--json",
-    ]);
+    ];
+    let answer = json(&args);
     assert_eq!(answer["tokens"].as_array().expect("a list").len(), 6);
     assert_eq!(answer["reason"], "length");
     assert!(answer["text"].is_string());
     assert_eq!(answer["stats"]["seed"], 5);
     assert_eq!(answer["stats"]["new_tokens"], 6);
-    let again = json(&[
-        "generate",
-        "--model",
-        path(dir.path()),
-        "--prompt",
-        "Hello",
-        "--max-new-tokens",
-        "6",
-        "--seed",
-        "5",
-        "--ignore-eos",
-        "--json",
-    ]);
+    let again = json(&args);
     assert_eq!(answer["tokens"], again["tokens"]);
 }
 

@@ -65,10 +65,10 @@ mod tests {
 
     #[test]
     fn the_innermost_mount_point_wins() {
-        let mounts = ["/", "/home", "/home/ann/models", "/home", "/mnt"].map(PathBuf::from);
+        let mounts = ["/", "/data", "/data/ann/models", "/data", "/mnt"].map(PathBuf::from);
         let cases = [
-            ("/home/ann/models/mixtral", Some(2)),
-            ("/home/ann/modelsx", Some(3)),
+            ("/data/ann/models/mixtral", Some(2)),
+            ("/data/ann/modelsx", Some(3)),
             ("/etc", Some(0)),
             ("relative", None),
         ];
