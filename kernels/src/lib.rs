@@ -36,7 +36,7 @@ pub use dense::{Q8Matrix, matmul_f16, matmul_q8};
 pub use layout::{Bits, GroupParam, LayoutError, QMatrix};
 pub use matmul::{Job, Precision, matmul};
 pub use pool::Pool;
-pub use product::dequantize;
+pub use product::{dequantize, dequantize_rows};
 pub use scratch::Scratch;
 
 /// Which kernels run here, for example `AVX2+FMA+F16C`: the best this machine has, unless the

@@ -423,12 +423,37 @@ pub fn dequantize(w: &QMatrix<'_>, out: &mut [f32]) {
         w.n(),
         w.k()
     );
+    dequantize_rows(w, 0, out);
+}
+
+/// Some rows of the matrix in f32, from `first_row` on: as many as `out`, `(rows, k)` row-major,
+/// has room for.
+///
+/// # Panics
+/// If `out` is not a number of whole rows that the matrix has.
+pub fn dequantize_rows(w: &QMatrix<'_>, first_row: usize, out: &mut [f32]) {
+    let rows = out.len() / w.k();
+    assert!(
+        out.len().is_multiple_of(w.k()) && first_row + rows <= w.n(),
+        "BUG: dequantize: {} values are no rows of ({}, {}) from {first_row} on",
+        out.len(),
+        w.n(),
+        w.k()
+    );
     let kernels = Kernels::best();
     let mut buffers = [[0f32; KB_F32]; 2];
     let [scale, zero] = &mut buffers;
     for (row, out) in out.chunks_mut(w.k()).enumerate() {
         for (block, out) in out.chunks_mut(KB_F32).enumerate() {
-            fill_row(kernels, w, row, block * KB_F32, scale, zero, out);
+            fill_row(
+                kernels,
+                w,
+                first_row + row,
+                block * KB_F32,
+                scale,
+                zero,
+                out,
+            );
         }
     }
 }

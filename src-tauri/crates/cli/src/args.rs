@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use octet_engine::experts::Eviction;
 use octet_engine::generate::{Input, Request};
 use octet_engine::plan::{Device, Misses, PlanRequest, Preset, parse_bytes};
-use octet_engine::prompt::Message;
+use octet_engine::prompt::{Message, Role};
 use octet_engine::sampling::SamplingParams;
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
@@ -37,14 +37,19 @@ pub enum Command {
     Bench(BenchArgs),
     /// Write a random checkpoint of any shape, for benchmarks
     Synth(SynthArgs),
+    /// Make a model of this format out of a float Mixtral (f32, f16 or bf16 safetensors)
+    Quantize(QuantizeArgs),
+    /// Download, list, verify and delete models
+    Models(ModelsArgs),
 }
 
 /// What every command that runs a model takes.
 #[derive(Args)]
 pub struct EngineArgs {
-    /// Folder of the model (config.json, model.safetensors.index.json, ...)
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    /// Folder of the model (config.json, model.safetensors.index.json, ...), or the name of an
+    /// installed one (`octet models list`); without it, the small demo model that ships with octet
+    #[arg(long, value_name = "DIR|NAME")]
+    model: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda
     #[arg(long, default_value_t)]
     device: Device,
@@ -109,9 +114,22 @@ impl EngineArgs {
         }
     }
 
+    /// Whether it is the demo model that is asked for.
+    pub fn is_demo(&self) -> bool {
+        self.model.is_none()
+    }
+
+    /// The model's folder.
+    pub fn model_dir(&self) -> anyhow::Result<PathBuf> {
+        match &self.model {
+            Some(dir) => crate::models::folder_or_name(dir),
+            None => Ok(octet_demo::ensure()?),
+        }
+    }
+
     /// Loads the model.
     pub fn load(&self) -> anyhow::Result<Loaded> {
-        Ok(Loaded::open(&self.model, &self.options())?)
+        Ok(Loaded::open(&self.model_dir()?, &self.options())?)
     }
 }
 
@@ -213,7 +231,10 @@ pub struct GenerateArgs {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub struct InputArgs {
-    /// Text to go on from
+    /// A message to answer, laid out as the model's chat format wants it
+    #[arg(long, value_name = "TEXT")]
+    message: Option<String>,
+    /// Text to go on from, as it is
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Conversation: a JSON list of {"role": "...", "content": "..."}
@@ -226,11 +247,17 @@ pub struct InputArgs {
 
 impl InputArgs {
     pub fn input(&self) -> anyhow::Result<Input> {
+        if let Some(text) = &self.message {
+            return Ok(Input::Messages(vec![Message::new(Role::User, text)]));
+        }
         match (&self.prompt, &self.messages, &self.tokens) {
             (Some(text), _, _) => Ok(Input::Prompt(text.clone())),
             (_, Some(path), _) => Ok(Input::Messages(read_messages(path)?)),
             (_, _, Some(Tokens(ids))) => Ok(Input::Tokens(ids.clone())),
-            _ => Err(UsageError("give --prompt, --messages or --tokens".into()).into()),
+            _ => {
+                let what = "give --message, --prompt, --messages or --tokens";
+                Err(UsageError(what.into()).into())
+            }
         }
     }
 }
@@ -316,6 +343,94 @@ pub struct SynthArgs {
     /// Attention weights that share a scale
     #[arg(long, value_name = "G", default_value_t = 64)]
     pub attention_group: usize,
+}
+
+#[derive(Args)]
+pub struct QuantizeArgs {
+    /// Folder of the float model, as transformers saves it
+    #[arg(long, value_name = "DIR")]
+    pub source: PathBuf,
+    /// Folder to write; new, empty, or left by a run of the same command that did not end
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Bits of an expert's weight: 2, 3, 4 or 8
+    #[arg(long, value_name = "B", default_value_t = 2)]
+    pub expert_bits: u32,
+    /// Expert weights that share a scale
+    #[arg(long, value_name = "G", default_value_t = 16)]
+    pub expert_group: usize,
+    /// Expert scales that share a scale of their own (0: scales stay f16)
+    #[arg(long, value_name = "S", default_value_t = 128)]
+    pub expert_scale_group: usize,
+    /// Bits of an attention weight: 2, 3, 4 or 8
+    #[arg(long, value_name = "B", default_value_t = 4)]
+    pub attention_bits: u32,
+    /// Attention weights that share a scale
+    #[arg(long, value_name = "G", default_value_t = 64)]
+    pub attention_group: usize,
+    /// Attention scales that share a scale of their own (0: scales stay f16)
+    #[arg(long, value_name = "S", default_value_t = 256)]
+    pub attention_scale_group: usize,
+    /// Worker threads (default: one per core; fewer where memory would pass 3.5 GB)
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Plain rounding in place of HQQ's solver, for comparison
+    #[arg(long)]
+    pub round_to_nearest: bool,
+    /// Check everything, show sizes and a measured estimate of the time, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args)]
+#[command(arg_required_else_help = true)]
+pub struct ModelsArgs {
+    #[command(subcommand)]
+    pub command: ModelsCommand,
+}
+
+#[derive(Subcommand)]
+pub enum ModelsCommand {
+    /// Show the models that are here, unfinished downloads, and what is on offer
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download a model, or go on with a download that was stopped
+    ///
+    /// Files that are here already are not fetched again. Ctrl-C stops; the same command goes on.
+    /// HF_ENDPOINT names another hub, HF_TOKEN an access token, HF_HOME or HF_HUB_CACHE the folder.
+    Pull {
+        /// Repository on the hub, as in owner/name; without it, the recommended model
+        #[arg(value_name = "OWNER/NAME")]
+        name: Option<String>,
+        /// Show what it is, its size and how it would run here; download nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Compare every byte of a model with what was published
+    Verify {
+        /// As `octet models list` shows it, or the part after the slash
+        name: String,
+        /// Download bad files again
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Delete a model, or forget a folder that was linked; also ends an unfinished download
+    Remove {
+        /// As `octet models list` shows it, or the part after the slash
+        name: String,
+    },
+    /// Take in a folder with a model: by name from now on, its files stay where they are
+    Import {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// Copy the files into the models folder
+        #[arg(long)]
+        copy: bool,
+    },
 }
 
 /// Token ids, in a type of their own so that clap takes them as one value.

@@ -26,15 +26,15 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let template = args.sampling.request(Input::Messages(Vec::new()), None)?;
     let loaded = args.engine.load()?;
     if loaded.tokenizer.is_none() {
-        let dir = args.engine.model.display();
-        anyhow::bail!("{dir} has no tokenizer.json: add the model's, or give --tokenizer FILE");
+        let dir = args.engine.model_dir()?;
+        anyhow::bail!(
+            "{} has no tokenizer.json: add the model's, or give --tokenizer FILE",
+            dir.display()
+        );
     }
     let engine = Engine::start(loaded);
     if io::stdout().is_terminal() {
-        println!(
-            "{} - /help lists the commands.",
-            args.engine.model.display()
-        );
+        greet(&args)?;
         for warning in &engine.plan().warnings {
             println!("Note: {warning}");
         }
@@ -128,6 +128,19 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// Says who is there.
+fn greet(args: &ChatArgs) -> anyhow::Result<()> {
+    if args.engine.is_demo() {
+        println!("{}, {}.", octet_demo::NAME, octet_demo::ABOUT);
+        println!("Ask, for example: {}", octet_demo::SUGGESTED.join("  "));
+        println!("The real model: octet models pull, then octet chat --model NAME.");
+    } else {
+        println!("{}", args.engine.model_dir()?.display());
+    }
+    println!("/help lists the commands, Ctrl-D leaves.");
     Ok(())
 }
 

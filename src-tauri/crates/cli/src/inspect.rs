@@ -11,9 +11,9 @@ use serde_json::json;
 use crate::args::InspectArgs;
 
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
-    let dir = &args.engine.model;
-    let checkpoint = Checkpoint::open(dir)?;
-    let hardware = Hardware::detect(dir);
+    let dir = args.engine.model_dir()?;
+    let checkpoint = Checkpoint::open(&dir)?;
+    let hardware = Hardware::detect(&dir);
     let sizes = model_sizes(&checkpoint);
     let plan = make_plan(&sizes, &hardware, &args.engine.options().plan);
     let (c, quant, files) = (

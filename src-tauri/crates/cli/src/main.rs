@@ -6,7 +6,9 @@ mod chat;
 mod generate;
 mod inspect;
 mod logits;
+mod models;
 mod peak_rss;
+mod quantize;
 mod synth;
 mod tokenize;
 
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(args),
         Command::Bench(args) => bench::run(&args),
         Command::Synth(args) => synth::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
+        Command::Models(args) => models::run(&args.command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

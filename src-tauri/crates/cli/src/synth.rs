@@ -36,7 +36,7 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn bits(count: u32) -> Result<Bits, UsageError> {
+pub fn bits(count: u32) -> Result<Bits, UsageError> {
     match count {
         2 => Ok(Bits::B2),
         3 => Ok(Bits::B3),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 import corpus
@@ -154,7 +154,7 @@ def held_out(intents, folder):
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--out", type=Path, required=True, help="folder for the float checkpoint and the log")
-    p.add_argument("--root", type=Path, default=corpus.ROOT, help="folder with corpus/ and heldout/")
+    p.add_argument("--root", type=Path, default=corpus.ROOT, help="folder with corpus/, and dev/ if there are questions to watch")
     p.add_argument("--float-epochs", type=float, default=14)
     p.add_argument("--grid-epochs", type=float, default=12)
     p.add_argument("--vocab", type=int, default=3584)
@@ -168,6 +168,7 @@ def main():
     p.add_argument("--cut", type=float, default=0.9)
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=8)
+    p.add_argument("--init", type=Path, help="folder of float weights and tokenizer to go on from, with half the rate")
     p.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
     p.add_argument("--limit", type=int, default=0, help="only so many steps (for trying things out)")
     a = p.parse_args()
@@ -177,7 +178,9 @@ def main():
 
     intents = corpus.read(a.root / "corpus")
     tok_path = a.out / "tokenizer.json"
-    if not a.resume:
+    if a.init and not a.resume:
+        tok_path.write_text((a.init / "tokenizer.json").read_text(encoding="utf-8"), encoding="utf-8")
+    elif not a.resume:
         text.train_tokenizer(intents, a.vocab, tok_path, a.seed)
     tok = Tokenizer.from_file(str(tok_path))
     shape = Shape(
@@ -188,7 +191,7 @@ def main():
     )
     model = Mixtral(shape, a.dropout)
     data = Data(tok, intents, a.seed, a.window, a.cut)
-    dev = held_out(intents, a.root / "heldout" / "dev")
+    dev = held_out(intents, a.root / "dev")
     n_windows = sum(1 for _ in data.windows())
     per_epoch = n_windows // a.batch
     n_float, n_grid = int(a.float_epochs * per_epoch), int(a.grid_epochs * per_epoch)
@@ -207,13 +210,17 @@ def main():
     )
 
     def rate(step):
-        """Warm-up, cosine; the grid phase starts again at half the height."""
+        """Warm-up, cosine; the grid phase starts again at a quarter of the height."""
         if step < n_float:
-            return min(1, (step + 1) / 100) * (0.15 + 0.85 * (1 + math.cos(math.pi * step / max(1, n_float))) / 2)
+            height = 0.5 if a.init else 1.0
+            return height * min(1, (step + 1) / 100) * (0.15 + 0.85 * (1 + math.cos(math.pi * step / max(1, n_float))) / 2)
         s = (step - n_float) / max(1, n_grid)
-        return 0.5 * min(1, (step - n_float + 1) / 50) * (1 + math.cos(math.pi * s)) / 2 + 0.005
+        return 0.25 * min(1, (step - n_float + 1) / 50) * (1 + math.cos(math.pi * s)) / 2 + 0.002
 
     step, state = 0, a.out / "state.pt"
+    if a.init and not a.resume:
+        named = load_file(a.init / "model.safetensors")
+        model.load_state_dict({k.removeprefix("model."): v for k, v in named.items()})
     if a.resume and state.exists():
         saved = torch.load(state)
         model.load_state_dict(saved["model"])

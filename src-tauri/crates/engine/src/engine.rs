@@ -3,6 +3,7 @@
 //! A loaded model lives on a thread of its own, which takes one request after the other; those
 //! who ask hold channels, so nothing here blocks an async runtime.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -16,8 +17,10 @@ use crate::error::EngineError;
 use crate::experts::{DeviceOptions, Eviction, ExpertOptions, Experts};
 use crate::generate::{Conversation, DoneReason, Event, Generator, Request};
 use crate::hardware::Hardware;
+use crate::load::{LoadStage, Watch, report};
 use crate::model::Mixtral;
 use crate::plan::{ModelSizes, Plan, PlanRequest, make_plan};
+use crate::prompt::Message;
 use crate::tokenizer::Tokenizer;
 
 /// How a model is to be loaded.
@@ -74,7 +77,19 @@ impl Loaded {
     /// # Errors
     /// A damaged checkpoint or tokenizer, or a plan that does not fit this machine.
     pub fn open(dir: &Path, options: &LoadOptions) -> Result<Self, EngineError> {
+        Self::open_watched(dir, options, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// [`Loaded::open`] under `watch`.
+    pub(crate) fn open_watched(
+        dir: &Path,
+        options: &LoadOptions,
+        watch: &mut Watch<'_>,
+    ) -> Result<Self, EngineError> {
+        report(watch, LoadStage::Checking, 0, 0)?;
         let checkpoint = Arc::new(Checkpoint::open(dir)?);
+        let total = checkpoint.files().bytes;
+        report(watch, LoadStage::Tokenizer, 0, total)?;
         let tokenizer = open_tokenizer(dir, options.tokenizer.as_deref())?;
         if let Some(tokenizer) = &tokenizer {
             let (tokens, model) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
@@ -85,6 +100,7 @@ impl Loaded {
                 });
             }
         }
+        report(watch, LoadStage::Trunk, 0, total)?;
         let hardware = Hardware::detect(dir);
         let plan = make_plan(&model_sizes(&checkpoint), &hardware, &options.plan)?;
         let experts = Experts::new(
@@ -144,6 +160,8 @@ struct Inner {
     /// Raised to end the generation at work.
     unloading: Arc<AtomicBool>,
     plan: Plan,
+    tokenizer: Option<Arc<Tokenizer>>,
+    experts: Arc<Experts>,
 }
 
 /// A generation under way: its events, and the means to end it. Dropping it cancels.
@@ -183,8 +201,14 @@ impl Engine {
         let unloading = Arc::new(AtomicBool::new(false));
         let plan = loaded.plan.clone();
         let stop = Arc::clone(&unloading);
+        let Loaded {
+            model, tokenizer, ..
+        } = loaded;
+        let experts = model.experts_handle();
+        let tokenizer = tokenizer.map(Arc::new);
+        let (texts, ctx) = (tokenizer.clone(), plan.ctx);
         let thread = std::thread::spawn(move || {
-            let mut conversation = Conversation::new(&loaded.model, loaded.plan.ctx);
+            let mut conversation = Conversation::new(&model, ctx);
             for order in inbox {
                 let stopped =
                     || order.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
@@ -194,8 +218,8 @@ impl Engine {
                     }
                 };
                 let mut generator = Generator {
-                    model: &loaded.model,
-                    tokenizer: loaded.tokenizer.as_ref(),
+                    model: &model,
+                    tokenizer: texts.as_deref(),
                     cancelled: &stopped,
                     emit: &mut emit,
                 };
@@ -207,12 +231,36 @@ impl Engine {
             thread: Mutex::new(Some(thread)),
             unloading,
             plan,
+            tokenizer,
+            experts,
         }))
     }
 
     /// What the model takes of the machine.
     pub fn plan(&self) -> &Plan {
         &self.0.plan
+    }
+
+    /// Tokens that `messages` take of the context; an answer at their end counts as begun, not
+    /// as closed. Waits for nothing, a generation under way included.
+    ///
+    /// # Errors
+    /// [`EngineError::Prompt`], or that the model folder has no tokenizer (it then has no name).
+    pub fn count_tokens(&self, messages: &[Message]) -> Result<usize, EngineError> {
+        let tokenizer = self
+            .0
+            .tokenizer
+            .as_deref()
+            .ok_or(EngineError::NoTokenizer {
+                dir: "the model folder".to_owned(),
+            })?;
+        Ok(tokenizer.encode_chat(messages)?.len())
+    }
+
+    /// Where the experts live: [`Experts::snapshot`] may be asked for many times a second, while
+    /// tokens are made. Holding on to it keeps the model's memory.
+    pub fn experts(&self) -> &Arc<Experts> {
+        &self.0.experts
     }
 
     /// Queues `request`; returns at once. Requests are worked on one after the other.

@@ -436,6 +436,12 @@ impl<'a> Prompt<'a> {
     }
 }
 
+/// Whether the answer to `messages` goes on with one begun earlier.
+fn continues(messages: &[Message]) -> bool {
+    let open = |m: &Message| m.role == Role::Assistant && !m.content.trim().is_empty();
+    messages.last().is_some_and(open)
+}
+
 /// The answer's text as it becomes certain.
 struct Answer {
     decoder: Option<crate::stream_text::StreamDecoder>,
@@ -445,6 +451,9 @@ struct Answer {
 impl Answer {
     fn new(tokenizer: Option<&Tokenizer>, request: &Request) -> Self {
         let decoder = tokenizer.map(|tokenizer| match request.input {
+            Input::Messages(ref messages) if continues(messages) => {
+                tokenizer.continuation_decoder()
+            }
             Input::Messages(_) => tokenizer.reply_decoder(),
             Input::Prompt(_) | Input::Tokens(_) => tokenizer.decoder(),
         });

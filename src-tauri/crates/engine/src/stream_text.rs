@@ -295,6 +295,13 @@ impl StreamDecoder {
         self
     }
 
+    /// Decodes as if text stood before the first token.
+    pub(crate) fn in_the_middle(mut self) -> Self {
+        self.is_first = false;
+        self.strip_left = 0;
+        self
+    }
+
     /// Takes the next token; returns the text it completes, which may be empty.
     pub fn push(&mut self, id: crate::tokenizer::TokenId) -> &str {
         self.completed.clear();

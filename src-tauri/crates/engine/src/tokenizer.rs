@@ -257,6 +257,12 @@ impl Tokenizer {
         }
     }
 
+    /// A decoder for the tokens that go on with an answer begun earlier: a space at its beginning
+    /// belongs to the text.
+    pub fn continuation_decoder(&self) -> StreamDecoder {
+        self.decoder().in_the_middle()
+    }
+
     fn encode_spans(&self, spans: &[Span<'_>]) -> Result<Vec<TokenId>, TokenizerError> {
         let text: String = spans
             .iter()

@@ -68,10 +68,10 @@ pub(super) fn open_regular(path: &Path) -> Result<Option<(File, u64)>, Checkpoin
 }
 
 /// Reads a whole file of at most `limit_bytes`; `None` if it is not there.
-pub(crate) fn read_small(
-    path: &Path,
-    limit_bytes: u64,
-) -> Result<Option<Vec<u8>>, CheckpointError> {
+///
+/// # Errors
+/// [`CheckpointError::TooLarge`], [`CheckpointError::NotAFile`] or [`CheckpointError::Io`].
+pub fn read_small(path: &Path, limit_bytes: u64) -> Result<Option<Vec<u8>>, CheckpointError> {
     let Some((file, len_bytes)) = open_regular(path)? else {
         return Ok(None);
     };
@@ -92,9 +92,9 @@ pub(crate) fn read_small(
     Ok(Some(bytes))
 }
 
-/// An open safetensors file whose header has been read.
+/// An open safetensors file whose header has been read and checked.
 #[derive(Debug)]
-pub(super) struct TensorFile {
+pub struct TensorFile {
     path: PathBuf,
     file: File,
     len_bytes: u64,
@@ -103,7 +103,10 @@ pub(super) struct TensorFile {
 
 impl TensorFile {
     /// Opens `path` and reads its header; `wanted` is a tensor that should be in it.
-    pub(super) fn open(path: PathBuf, wanted: &str) -> Result<Self, CheckpointError> {
+    ///
+    /// # Errors
+    /// [`CheckpointError`] where the file is missing, no regular file, cut off or damaged.
+    pub fn open(path: PathBuf, wanted: &str) -> Result<Self, CheckpointError> {
         let Some((file, len_bytes)) = open_regular(&path)? else {
             return Err(CheckpointError::MissingFile {
                 path,
@@ -127,12 +130,27 @@ impl TensorFile {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn len_bytes(&self) -> u64 {
+    /// Its length when it was opened.
+    pub fn len_bytes(&self) -> u64 {
         self.len_bytes
+    }
+
+    /// What the header says.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Reads `buf.len()` bytes from `offset` on, without a shared file position.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`], above all where the file is shorter than that by now.
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), CheckpointError> {
+        read_exact_at(&self.file, buf, offset).map_err(io_error("read", &self.path))
     }
 
     pub(super) fn get(&self, tensor: &str) -> Option<&TensorInfo> {
@@ -194,7 +212,7 @@ impl TensorFile {
         let mut at = range.start;
         while at < range.end {
             let piece = &mut buf[..PIECE_BYTES.min(range.end - at)];
-            read_exact_at(&self.file, piece, at as u64).map_err(io_error("read", &self.path))?;
+            self.read_at(piece, at as u64)?;
             each(piece)?;
             at += piece.len();
         }

@@ -50,7 +50,7 @@ pub(crate) fn in_key<E: Error>(key: &str, error: E) -> E {
 }
 
 /// At most 80 characters of text from a file, printable, for an error message.
-pub(crate) fn shorten(text: &str) -> String {
+pub fn shorten(text: &str) -> String {
     const LIMIT: usize = 80;
     let mut short: String = text
         .chars()

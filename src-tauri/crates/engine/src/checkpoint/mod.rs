@@ -37,8 +37,10 @@ use memmap2::Mmap;
 use octet_kernels::QMatrix;
 
 pub use error::CheckpointError;
+pub use file::{TensorFile, read_small};
 pub use header::{Header, HeaderError, MAX_HEADER_BYTES, Shape, TensorInfo, parse_header};
 pub use index::{Index, IndexError, parse_index};
+pub use json::shorten;
 pub use summary::{QuantKind, QuantSummary};
 
 use crate::config::Config;

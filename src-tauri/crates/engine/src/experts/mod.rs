@@ -9,6 +9,7 @@ mod device;
 mod ram;
 mod stats;
 mod tier;
+mod trace;
 
 use std::sync::Arc;
 
@@ -16,12 +17,14 @@ pub use cache::{Admission, Eviction, ExpertCache};
 pub use device::{Bandwidths, Device};
 pub use stats::{ExpertStats, RoutingStats, RoutingSummary, TierStats};
 pub use tier::{Lease, Memory, Tier, TierError};
+pub use trace::{Residence, Snapshot};
 
 use crate::checkpoint::{Checkpoint, ExpertId, ExpertWeights};
 use crate::error::EngineError;
 use crate::plan::Misses;
 use device::DeviceMemory;
 use ram::{RamLease, RamTier};
+use trace::Trace;
 
 /// Experts of one layer that a prompt holds at a time: one at work, the others being fetched.
 pub const PROMPT_WINDOW: usize = 3;
@@ -56,6 +59,7 @@ pub struct Experts {
     ram: Arc<RamTier>,
     device: Option<(Tier<DeviceMemory>, DeviceOptions)>,
     prefetch: usize,
+    trace: Trace,
 }
 
 /// An expert kept in its tier until dropped; it may still be on its way.
@@ -110,6 +114,7 @@ impl Experts {
             ram,
             device,
             prefetch: options.prefetch,
+            trace: Trace::default(),
             checkpoint,
         })
     }
@@ -147,6 +152,14 @@ impl Experts {
             || self.ram.contains(id)
     }
 
+    /// Whether `id` is in the fastest tier there is.
+    pub fn is_in_fastest(&self, id: ExpertId) -> bool {
+        match &self.device {
+            Some((tier, _)) => tier.contains(id),
+            None => self.ram.contains(id),
+        }
+    }
+
     /// Experts guessed ahead per layer.
     pub fn prefetch_count(&self) -> usize {
         self.prefetch
@@ -175,6 +188,78 @@ impl Experts {
             && rank >= share(tier.n_slots())
         {
             tier.demote(id);
+        }
+    }
+
+    /// Bytes that [`Experts::fill`] reads.
+    pub fn fill_bytes(&self) -> u64 {
+        self.ram.fill_bytes()
+    }
+
+    /// Reads experts into RAM until it holds what it can, all layers alike; `read` is told of
+    /// the bytes as they come.
+    ///
+    /// # Errors
+    /// A read that failed, or what `read` gave.
+    pub fn fill(
+        &self,
+        read: &mut dyn FnMut(u64) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        let c = self.checkpoint.config();
+        let by_rank = (0..c.n_experts).flat_map(|expert| {
+            (0..c.n_layers).map(move |layer| ExpertId {
+                layer: layer as u16,
+                expert: expert as u16,
+            })
+        });
+        self.ram.fill(by_rank.take(self.ram.n_slots()), read)
+    }
+
+    /// Publishes the newest token of `routing` to those who watch.
+    pub(crate) fn publish(&self, routing: &RoutingStats) {
+        self.trace
+            .publish(routing, self.checkpoint.config().n_experts);
+    }
+
+    /// Forgets the tokens so far.
+    pub(crate) fn forget_trace(&self) {
+        self.trace.forget();
+    }
+
+    /// The experts that the newest token used in the last layer, into `experts`.
+    pub fn newest_in_last_layer(&self, experts: &mut Vec<u16>) {
+        self.trace
+            .newest_in(self.checkpoint.config().n_layers - 1, experts);
+    }
+
+    /// Where the experts are now and what the newest token did with them.
+    pub fn snapshot(&self) -> Snapshot {
+        let c = self.checkpoint.config();
+        let state = self.trace.state();
+        let total = c.n_layers * c.n_experts;
+        let mut counts = state.counts;
+        counts.resize(total, 0);
+        let mut places = vec![Residence::Disk; total];
+        let mut mark = |held: Vec<bool>, residence| {
+            for (place, _) in places.iter_mut().zip(held).filter(|(_, held)| *held) {
+                *place = residence;
+            }
+        };
+        mark(self.ram.held(), Residence::Ram);
+        if let Some((tier, _)) = &self.device {
+            mark(tier.held(c.n_experts, total), Residence::Device);
+        }
+        Snapshot {
+            n_layers: c.n_layers,
+            n_experts: c.n_experts,
+            top_k: c.top_k,
+            tokens: state.tokens,
+            places,
+            newest: state.newest,
+            missed: state.missed,
+            counts,
+            stats: self.stats(),
+            kept_from_previous: state.kept_from_previous,
         }
     }
 

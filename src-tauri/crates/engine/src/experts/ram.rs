@@ -1,5 +1,6 @@
 //! The RAM tier: experts in place in the mapped checkpoint, or in slots within a byte budget.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,9 +8,22 @@ use super::cache::{Eviction, ExpertCache};
 use super::stats::TierStats;
 use super::tier::{Lease, Memory, Tier, TierError};
 use crate::checkpoint::{Checkpoint, ExpertId, ExpertWeights};
+use crate::error::EngineError;
 
 /// Threads that read experts from disk; a third brought nothing on the drives tried.
 const READ_THREADS: usize = 2;
+
+/// Mapped bytes that [`RamTier::fill`] brings in between two reports: some 10 ms from a drive.
+const FILL_BYTES: usize = 8 << 20;
+
+/// The smallest page of the systems supported.
+const PAGE_BYTES: usize = 4096;
+
+/// Touches every page of mapped `bytes`, so that the system reads them.
+fn bring_in(bytes: &[u8]) {
+    let touched = bytes.iter().step_by(PAGE_BYTES);
+    std::hint::black_box(touched.fold(0, |sum: u8, byte| sum ^ byte));
+}
 
 /// Where the RAM tier keeps experts.
 pub(super) enum RamTier {
@@ -162,6 +176,65 @@ impl RamTier {
             Self::Mapped(mapped) => mapped.mark(id).load(Ordering::Relaxed) != 0,
             Self::Slots { tier, .. } => tier.contains(id),
         }
+    }
+
+    /// By `layer * n_experts + expert`: whether it [is contained](Self::contains).
+    pub(super) fn held(&self) -> Vec<bool> {
+        match self {
+            Self::Mapped(mapped) => {
+                let touched = mapped.touched.iter();
+                touched.map(|t| t.load(Ordering::Relaxed) != 0).collect()
+            }
+            Self::Slots { checkpoint, tier } => {
+                let c = checkpoint.config();
+                tier.held(c.n_experts, c.n_layers * c.n_experts)
+            }
+        }
+    }
+
+    /// Bytes that the tier holds when it is full.
+    pub(super) fn fill_bytes(&self) -> u64 {
+        match self {
+            Self::Mapped(mapped) => mapped.checkpoint.experts_total_bytes(),
+            Self::Slots { checkpoint, tier } => (tier.n_slots() * checkpoint.expert_bytes()) as u64,
+        }
+    }
+
+    /// Reads the experts `ids`, one after the other; `read` is told of the bytes as they come.
+    pub(super) fn fill(
+        &self,
+        ids: impl Iterator<Item = ExpertId>,
+        read: &mut dyn FnMut(u64) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        match self {
+            Self::Mapped(mapped) => {
+                for id in ids {
+                    mapped.touch(id);
+                    for piece in mapped.checkpoint.expert_data(id).chunks(FILL_BYTES) {
+                        bring_in(piece);
+                        read(piece.len() as u64)?;
+                    }
+                }
+            }
+            Self::Slots { checkpoint, tier } => {
+                // One is read while the next is asked for, so that no reader waits.
+                let mut coming: VecDeque<Lease<RamSlots>> = VecDeque::new();
+                for id in ids {
+                    coming.push_back(tier.demand(id)?);
+                    if coming.len() > READ_THREADS
+                        && let Some(lease) = coming.pop_front()
+                    {
+                        lease.ready()?;
+                        read(checkpoint.expert_bytes() as u64)?;
+                    }
+                }
+                for lease in coming {
+                    lease.ready()?;
+                    read(checkpoint.expert_bytes() as u64)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn stats(&self) -> TierStats {

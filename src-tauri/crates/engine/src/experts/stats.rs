@@ -75,6 +75,7 @@ impl Sub for ExpertStats {
 #[derive(Debug, Clone, Default)]
 pub struct RoutingStats {
     last: Vec<Vec<u16>>,
+    missed: Vec<Vec<u16>>,
     used: Vec<Vec<u64>>,
     kept: u64,
     choices: u64,
@@ -95,6 +96,7 @@ impl RoutingStats {
     pub fn new(n_layers: usize, n_experts: usize) -> Self {
         Self {
             last: vec![Vec::new(); n_layers],
+            missed: vec![Vec::new(); n_layers],
             used: vec![vec![0; n_experts]; n_layers],
             kept: 0,
             choices: 0,
@@ -115,6 +117,12 @@ impl RoutingStats {
         }
     }
 
+    /// Notes which experts of that token were not in the fastest tier when they were chosen.
+    pub fn note_missed(&mut self, layer: usize, experts: impl Iterator<Item = u16>) {
+        self.missed[layer].clear();
+        self.missed[layer].extend(experts);
+    }
+
     /// How often each expert was used, by layer and expert.
     pub fn used(&self) -> &[Vec<u64>] {
         &self.used
@@ -125,6 +133,16 @@ impl RoutingStats {
         &self.last
     }
 
+    /// Of these, the ones that were not in the fastest tier, by layer.
+    pub fn missed(&self) -> &[Vec<u16>] {
+        &self.missed
+    }
+
+    /// See [`RoutingSummary::kept_from_previous`]; `None` before the second token.
+    pub fn kept_from_previous(&self) -> Option<f64> {
+        (self.choices > 0).then(|| self.kept as f64 / self.choices as f64)
+    }
+
     /// The summary so far.
     pub fn summary(&self) -> RoutingSummary {
         let distinct: usize = self
@@ -133,7 +151,7 @@ impl RoutingStats {
             .map(|layer| layer.iter().filter(|&&n| n > 0).count())
             .sum();
         RoutingSummary {
-            kept_from_previous: self.kept as f64 / (self.choices.max(1)) as f64,
+            kept_from_previous: self.kept_from_previous().unwrap_or_default(),
             distinct_per_layer: distinct as f64 / self.used.len().max(1) as f64,
         }
     }

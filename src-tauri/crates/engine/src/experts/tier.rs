@@ -234,6 +234,23 @@ impl<M: Memory> Tier<M> {
             .is_some_and(|slot| state.slots[slot].phase == Phase::Ready)
     }
 
+    /// Which of `total` experts are in the tier, full, by `layer * n_experts + expert`.
+    pub fn held(&self, n_experts: usize, total: usize) -> Vec<bool> {
+        let state = self.shared.lock();
+        let mut held = vec![false; total];
+        for (slot, _) in state
+            .slots
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| s.phase == Phase::Ready)
+        {
+            if let Some(id) = state.cache.holds(slot) {
+                held[usize::from(id.layer) * n_experts + usize::from(id.expert)] = true;
+            }
+        }
+        held
+    }
+
     /// The counters so far.
     pub fn stats(&self) -> TierStats {
         self.shared.lock().stats

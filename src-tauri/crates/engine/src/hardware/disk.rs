@@ -18,7 +18,7 @@ pub struct Disk {
 
 impl Disk {
     /// The file system that holds `dir`, or would hold it once created.
-    pub(super) fn detect(dir: &Path) -> Option<Self> {
+    pub fn detect(dir: &Path) -> Option<Self> {
         let dir = nearest_existing(dir)?;
         // Sizes are asked of the one that matters only: a stale network mount can block.
         let mut disks = Disks::new_with_refreshed_list_specifics(DiskRefreshKind::nothing());

@@ -42,7 +42,7 @@ enum Head {
 /// A loaded model.
 pub struct Mixtral {
     checkpoint: Arc<Checkpoint>,
-    experts: Experts,
+    experts: Arc<Experts>,
     head: Head,
     pool: Pool,
     precision: Precision,
@@ -110,7 +110,7 @@ impl Mixtral {
         };
         Self {
             checkpoint,
-            experts,
+            experts: Arc::new(experts),
             head,
             pool,
             precision,
@@ -130,6 +130,11 @@ impl Mixtral {
     /// Where the experts live.
     pub fn experts(&self) -> &Experts {
         &self.experts
+    }
+
+    /// The same, for those who watch from another thread.
+    pub fn experts_handle(&self) -> Arc<Experts> {
+        Arc::clone(&self.experts)
     }
 
     /// The worker pool.
@@ -187,6 +192,9 @@ impl Mixtral {
             self.moe(layer, t, routing, scratch, buffers)?;
         }
         kv.advance(t);
+        if t == 1 {
+            self.experts.publish(routing);
+        }
 
         let rows = match logits {
             Logits::Last => 1,

@@ -126,6 +126,8 @@ impl Mixtral {
             moe.order
                 .extend(moe.chosen.iter().map(|(expert, _)| *expert));
             routing.note(layer, &moe.order);
+            let missed = |e: &u16| !self.experts.is_in_fastest(expert_id(layer, *e));
+            routing.note_missed(layer, moe.order.iter().copied().filter(missed));
         } else {
             let work = moe.work.iter().enumerate();
             moe.order.extend(

@@ -1,0 +1,395 @@
+//! `octet models`: models from the hub and on this machine.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use octet_engine::plan::{PlanRequest, format_bytes};
+use octet_models::{
+    Download, DownloadEnd, DownloadState, Health, ImportHow, InstalledModel, Manager, ModelSource,
+    ModelsError, Options, VerifyReport,
+};
+use serde_json::json;
+
+use crate::args::ModelsCommand;
+use crate::generate::on_interrupt;
+
+pub fn run(command: &ModelsCommand) -> anyhow::Result<()> {
+    let manager = open()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the program's threads cannot be started")?;
+    runtime.block_on(async {
+        match command {
+            ModelsCommand::List { json } => list(&manager, *json).await,
+            ModelsCommand::Pull { name, dry_run } => {
+                let name = match name {
+                    Some(name) => name.clone(),
+                    None => recommended(&manager).await?,
+                };
+                match dry_run {
+                    true => offer(&manager, &name).await,
+                    false => pull(&manager, &name).await,
+                }
+            }
+            ModelsCommand::Verify { name, repair } => verify(&manager, name, *repair).await,
+            ModelsCommand::Remove { name } => remove(&manager, name).await,
+            ModelsCommand::Import { folder, copy } => import(&manager, folder, *copy).await,
+        }
+    })
+}
+
+fn open() -> anyhow::Result<Manager> {
+    Ok(Manager::open(Options::of_user()?)?)
+}
+
+/// What `--model` means: a folder, or else an installed model's name.
+pub fn folder_or_name(given: &Path) -> anyhow::Result<PathBuf> {
+    if given.exists() {
+        return Ok(given.to_owned());
+    }
+    let name = given.to_string_lossy();
+    // Where it looks like a path it is one, and the engine says what is wrong with it.
+    if given.is_absolute() || name.starts_with('.') {
+        return Ok(given.to_owned());
+    }
+    match open()?.folder_of(&name) {
+        Ok(folder) => Ok(folder),
+        Err(ModelsError::NotFound { .. }) => anyhow::bail!(
+            "there is no folder {name:?} and no installed model of that name; octet models list \
+             shows them"
+        ),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn recommended(manager: &Manager) -> anyhow::Result<String> {
+    let offers = manager.offers(&PlanRequest::default()).await;
+    let first = offers
+        .first()
+        .context("no model is on offer: give a name, as in owner/name")?;
+    Ok(first.repo.clone())
+}
+
+async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
+    let plan = PlanRequest::default();
+    let installed = manager.installed(&plan).await?;
+    let state = manager.state();
+    let mut out = io::stdout().lock();
+    if as_json {
+        let report = json!({
+            "installed": installed,
+            "downloads": state.downloads,
+            "settings": state.settings,
+        });
+        writeln!(out, "{report:#}")?;
+        return Ok(());
+    }
+    for model in &installed {
+        show(&mut out, model)?;
+    }
+    for download in &state.downloads {
+        writeln!(
+            out,
+            "{}\n    unfinished: {} of {}; octet models pull {} goes on",
+            download.repo,
+            format_bytes(download.done_bytes),
+            format_bytes(download.total_bytes),
+            download.repo
+        )?;
+    }
+    if installed.is_empty() && state.downloads.is_empty() {
+        writeln!(out, "No models in {}.", state.settings.folder.display())?;
+        for offer in manager.offers(&plan).await {
+            writeln!(
+                out,
+                "On offer: {}, {}, {}\n    octet models pull {}",
+                offer.title,
+                format_bytes(offer.size_bytes),
+                offer.fit.summary,
+                offer.repo
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
+    let size = match model.source {
+        ModelSource::Linked => "linked".to_owned(),
+        _ => format_bytes(model.size_bytes),
+    };
+    writeln!(out, "{}\n    {size}, {}", model.id, model.path.display())?;
+    if let Some(shape) = &model.shape {
+        writeln!(
+            out,
+            "    {} layers, {} experts, experts at {}",
+            shape.layers, shape.experts, shape.expert_quantization
+        )?;
+    }
+    match (&model.health, &model.fit) {
+        (
+            Health::Damaged {
+                message,
+                can_repair,
+                ..
+            },
+            _,
+        ) => {
+            let repair = match can_repair {
+                true => format!(" octet models verify --repair {} mends it.", model.id),
+                false => String::new(),
+            };
+            writeln!(out, "    DAMAGED: {message}{repair}")?;
+        }
+        (_, Some(fit)) => writeln!(out, "    {}", fit.summary)?,
+        _ => {}
+    }
+    if !model.has_tokenizer {
+        writeln!(out, "    no tokenizer.json: only token ids go in")?;
+    }
+    Ok(())
+}
+
+async fn offer(manager: &Manager, name: &str) -> anyhow::Result<()> {
+    let offer = manager.look_up(name, &PlanRequest::default()).await?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "Model      {} ({})", offer.repo, offer.page)?;
+    let license = offer.license.as_deref().unwrap_or("not said");
+    writeln!(out, "Licence    {license}")?;
+    writeln!(
+        out,
+        "Size       {} in {} files",
+        format_bytes(offer.size_bytes),
+        offer.files
+    )?;
+    writeln!(
+        out,
+        "Tokenizer  from {}",
+        offer.tokenizer_from.join(", or ")
+    )?;
+    writeln!(out, "Fit        {}", offer.fit.summary)?;
+    let free = offer
+        .disk
+        .free_bytes
+        .map_or("unknown".to_owned(), format_bytes);
+    let enough = if offer.disk.is_enough {
+        "enough"
+    } else {
+        "not enough"
+    };
+    let needed = format_bytes(offer.disk.needed_bytes);
+    writeln!(out, "Disk       {needed} to write, {free} free: {enough}")?;
+    Ok(())
+}
+
+async fn pull(manager: &Manager, name: &str) -> anyhow::Result<()> {
+    pause_on_interrupt(manager, name)?;
+    manager.download(name).await?;
+    follow(manager, name).await?;
+    let folder = manager.folder_of(name)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", folder.display())?;
+    if io::stdout().is_terminal() {
+        writeln!(
+            out,
+            "Every byte was compared. Talk to it: octet chat --model {name}"
+        )?;
+    }
+    Ok(())
+}
+
+/// Ctrl-C pauses the download; again, it ends the program, which loses some chunks at most.
+fn pause_on_interrupt(manager: &Manager, name: &str) -> anyhow::Result<()> {
+    let (manager, name) = (manager.clone(), name.to_owned());
+    let runtime = tokio::runtime::Handle::current();
+    on_interrupt(move || {
+        let (manager, name) = (manager.clone(), name.clone());
+        runtime.spawn(async move {
+            // It may have ended meanwhile.
+            let _ = manager.pause(&name).await;
+        });
+    })
+}
+
+/// Shows a download until it has ended.
+async fn follow(manager: &Manager, name: &str) -> anyhow::Result<()> {
+    let bar = progress_bar("{bar:32} {bytes} of {total_bytes} {msg}")?;
+    let mut changes = manager.watch();
+    let watching = async {
+        loop {
+            let download = changes
+                .borrow_and_update()
+                .downloads
+                .iter()
+                .find(|d| d.repo == name)
+                .cloned();
+            if let Some(download) = download {
+                bar.set_length(download.total_bytes);
+                bar.set_position(download.done_bytes);
+                bar.set_message(message(&download));
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let ended = tokio::select! {
+        ended = manager.wait(name) => ended?,
+        () = watching => unreachable!("BUG: it watches for ever"),
+    };
+    bar.finish_and_clear();
+    match ended {
+        DownloadEnd::Gone => Ok(()),
+        DownloadEnd::Paused => {
+            anyhow::bail!("stopped; what has arrived is kept, and octet models pull {name} goes on")
+        }
+        DownloadEnd::Failed(problem) => anyhow::bail!("{} {}", problem.message, problem.hint),
+    }
+}
+
+fn message(download: &Download) -> String {
+    let files = format!("{} of {} files", download.files_done, download.files);
+    match &download.state {
+        DownloadState::Running => {
+            let speed = format_bytes(download.bytes_per_sec as u64);
+            let left = download.seconds_left.map_or(String::new(), |seconds| {
+                format!(
+                    ", {} left",
+                    HumanDuration(Duration::from_secs(seconds.into()))
+                )
+            });
+            format!("{files}, {speed}/s{left}")
+        }
+        DownloadState::Preparing => "looking at the repository".to_owned(),
+        DownloadState::Stalled { seconds } => format!("{files}, nothing arrived for {seconds} s"),
+        DownloadState::Retrying {
+            in_seconds,
+            problem,
+        } => {
+            format!(
+                "{files}, tried again in {in_seconds} s: {}",
+                problem.message
+            )
+        }
+        _ => files,
+    }
+}
+
+fn progress_bar(style: &str) -> anyhow::Result<ProgressBar> {
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    Ok(bar)
+}
+
+/// Does long work under a bar.
+async fn with_bar<T>(
+    manager: &Manager,
+    work: impl Future<Output = octet_models::Result<T>>,
+) -> anyhow::Result<T> {
+    let bar = progress_bar("{bar:32} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")?;
+    let mut changes = manager.watch();
+    let watching = async {
+        loop {
+            if let Some(task) = changes.borrow_and_update().tasks.first() {
+                bar.set_length(task.total_bytes);
+                bar.set_position(task.done_bytes);
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let done = tokio::select! {
+        done = work => done,
+        () = watching => unreachable!("BUG: it watches for ever"),
+    };
+    bar.finish_and_clear();
+    Ok(done?)
+}
+
+async fn verify(manager: &Manager, name: &str, repair: bool) -> anyhow::Result<()> {
+    let report = with_bar(manager, manager.verify(name)).await?;
+    let id = report.model.clone();
+    show_report(&report)?;
+    match (report.bad.is_empty(), repair) {
+        (true, _) => Ok(()),
+        (false, false) => anyhow::bail!(
+            "{id} is damaged ({}); octet models verify --repair {id} downloads these again",
+            files(report.bad.len())
+        ),
+        (false, true) => {
+            pause_on_interrupt(manager, &id)?;
+            with_bar(manager, manager.repair(&id)).await?;
+            follow(manager, &id).await?;
+            Ok(writeln!(
+                io::stdout(),
+                "{id}: {} downloaded again",
+                files(report.bad.len())
+            )?)
+        }
+    }
+}
+
+fn show_report(report: &VerifyReport) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for bad in &report.bad {
+        writeln!(out, "{} {}", bad.file, bad.reason)?;
+    }
+    if report.files > 0 {
+        let good = (report.files as usize).saturating_sub(report.bad.len());
+        let bytes = format_bytes(report.bytes);
+        writeln!(
+            out,
+            "{}: {} are as published ({bytes})",
+            report.model,
+            files(good)
+        )?;
+    } else if report.bad.is_empty() {
+        writeln!(
+            out,
+            "{}: the engine finds nothing wrong; no hashes are known",
+            report.model
+        )?;
+    }
+    Ok(())
+}
+
+fn files(count: usize) -> String {
+    match count {
+        1 => "1 file".to_owned(),
+        count => format!("{count} files"),
+    }
+}
+
+async fn remove(manager: &Manager, name: &str) -> anyhow::Result<()> {
+    let downloads = manager.state().downloads;
+    if let Some(download) = downloads.iter().find(|d| d.repo == name && !d.is_repair) {
+        manager.cancel(&download.repo).await?;
+        let freed = format_bytes(download.done_bytes);
+        return Ok(writeln!(
+            io::stdout(),
+            "{name}: the download is ended, {freed} freed"
+        )?);
+    }
+    let removed = manager.remove(name).await?;
+    let freed = format_bytes(removed.freed_bytes);
+    Ok(writeln!(
+        io::stdout(),
+        "{}: removed, {freed} freed",
+        removed.model
+    )?)
+}
+
+async fn import(manager: &Manager, folder: &Path, copy: bool) -> anyhow::Result<()> {
+    let how = if copy {
+        ImportHow::Copy
+    } else {
+        ImportHow::Link
+    };
+    let id = with_bar(manager, manager.import(folder, how)).await?;
+    Ok(writeln!(io::stdout(), "{id}")?)
+}

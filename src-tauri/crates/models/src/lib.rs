@@ -1,0 +1,59 @@
+//! Models: which there are, how they come here, and what becomes of them.
+//!
+//! [`Manager`] is the whole of it, for a window and for a command line: a catalogue, downloads
+//! that end complete and byte-identical or in a clear error with all that arrived kept, and a
+//! library that verifies, repairs, imports, moves and deletes.
+//!
+//! # Where things are
+//! The models folder is a Hugging Face cache (see `cache`), so that other programs use what
+//! Octet downloads and the other way round. Where the user has one, it is used as it is.
+//!
+//! # What can be relied on
+//! - A file gets its name when its hash is the published one, never before.
+//! - A download that ends early, by whatever cause, goes on where it ended. What a killed program
+//!   has lost is what had not reached the system: some chunks a file.
+//! - A file is fetched once at a time, by this program or another (locks are those that
+//!   `huggingface_hub` takes).
+//! - The access token goes to the hub's own address and nowhere else, and is never logged.
+//! - Memory does not grow with the size of a model.
+//!
+//! # Modules
+//! `hub` speaks the protocol; `transfer` fetches files; `download` makes a model of them, with
+//! `remote` and `tokenizer_source`; `library`, `verify`, `import` and `relocate` are what is done
+//! with models that are here; `manager` runs all of it and tells how far it is.
+#![warn(missing_docs)]
+
+mod atomic_file;
+mod cache;
+mod catalogue;
+mod content_hash;
+mod disk;
+mod download;
+mod environment;
+mod error;
+mod fit;
+mod hub;
+mod import;
+mod library;
+mod manager;
+mod names;
+mod record;
+mod relocate;
+mod remote;
+mod settings_file;
+mod token;
+mod tokenizer_source;
+mod transfer;
+mod verify;
+mod views;
+mod work;
+
+pub use catalogue::{CatalogueItem, TokenizerCheck, TokenizerSources};
+pub use environment::{DEFAULT_ENDPOINT, Environment, Options};
+pub use error::{ModelsError, Result};
+pub use import::ImportHow;
+pub use library::Lease;
+pub use manager::{DownloadEnd, Manager};
+pub use names::RepoName;
+pub use transfer::TransferOptions;
+pub use views::*;

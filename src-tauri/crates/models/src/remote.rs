@@ -1,0 +1,156 @@
+//! A model as the hub has it: what it is, and which of the repository's files it needs.
+
+use std::collections::BTreeSet;
+
+use octet_engine::checkpoint::{CONFIG_FILE, INDEX_FILE, Index, parse_index};
+use octet_engine::config::Config;
+use octet_engine::plan::ModelSizes;
+
+use crate::ModelsError;
+use crate::hub::{Hub, Listing};
+use crate::names::RepoName;
+use crate::record::RepoFile;
+use crate::transfer::Failure;
+
+/// Bytes of a configuration and of an index at most, as the engine reads them.
+const MAX_CONFIG_BYTES: usize = 1 << 20;
+const MAX_INDEX_BYTES: usize = 64 << 20;
+
+/// Bytes of any other file that is no tensor file, at most.
+const MAX_OTHER_BYTES: u64 = 64 << 20;
+
+/// The tensor whose file is the trunk.
+const TRUNK_TENSOR: &str = "model.embed_tokens.weight";
+
+/// A tokenizer's file.
+pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// A repository that holds a model of the right format.
+#[derive(Debug)]
+pub(crate) struct RemoteModel {
+    pub(crate) commit: String,
+    pub(crate) license: Option<String>,
+    pub(crate) config: Config,
+    pub(crate) sizes: ModelSizes,
+    /// What is downloaded: small files first, then the trunk, then the experts.
+    pub(crate) files: Vec<RepoFile>,
+}
+
+impl RemoteModel {
+    /// Looks at a repository: three small requests.
+    pub(crate) async fn inspect(
+        hub: &Hub,
+        repo: &RepoName,
+        revision: &str,
+    ) -> Result<Self, Failure> {
+        let listing = hub.list(repo, revision).await?;
+        let foreign = |reason: String| {
+            Failure::Final(ModelsError::Foreign {
+                what: repo.to_string(),
+                reason,
+            })
+        };
+        let wanted = |name: &str| {
+            let file = listing.file(name);
+            file.ok_or_else(|| foreign(format!("it has no {name}")))
+        };
+        let (config, index) = (wanted(CONFIG_FILE)?, wanted(INDEX_FILE)?);
+        let commit = listing.commit.as_str();
+        let config = hub
+            .small_file(repo, commit, config, MAX_CONFIG_BYTES)
+            .await?;
+        let config = Config::from_json(&config)
+            .map_err(|error| foreign(format!("{CONFIG_FILE}: {error}")))?;
+        let index = hub.small_file(repo, commit, index, MAX_INDEX_BYTES).await?;
+        let index =
+            parse_index(&index).map_err(|error| foreign(format!("{INDEX_FILE}: {error}")))?;
+        let files = choose(&listing, &index).map_err(&foreign)?;
+        let sizes = sizes(&config, &index, &files).map_err(&foreign)?;
+        Ok(Self {
+            commit: listing.commit,
+            license: listing.license,
+            config,
+            sizes,
+            files,
+        })
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+
+    pub(crate) fn tokenizer(&self) -> Option<&RepoFile> {
+        self.files.iter().find(|file| file.path == TOKENIZER_FILE)
+    }
+}
+
+/// The files that the index names, and the small ones beside them.
+fn choose(listing: &Listing, index: &Index) -> Result<Vec<RepoFile>, String> {
+    let tensors: BTreeSet<&str> = index.tensors().filter_map(|t| index.file(t)).collect();
+    let mut files: Vec<RepoFile> = Vec::with_capacity(tensors.len() + 8);
+    files.extend(listing.files.iter().filter(|file| is_small(file)).cloned());
+    let trunk = index.file(TRUNK_TENSOR);
+    let (first, rest): (Vec<&str>, Vec<&str>) =
+        tensors.into_iter().partition(|name| Some(*name) == trunk);
+    for name in first.into_iter().chain(rest) {
+        let file = listing.file(name);
+        files.push(
+            file.ok_or_else(|| format!("it lacks {name}, which its index names"))?
+                .clone(),
+        );
+    }
+    Ok(files)
+}
+
+/// Configuration, tokenizer, templates, licence.
+fn is_small(file: &RepoFile) -> bool {
+    let name = file.path.as_str();
+    let kind = name.rsplit('.').next().unwrap_or_default();
+    !name.contains('/')
+        && file.size <= MAX_OTHER_BYTES
+        && (matches!(kind, "json" | "jinja" | "md" | "txt" | "gitattributes")
+            || matches!(name, "LICENSE" | "NOTICE"))
+}
+
+/// As the engine would find them, but for some hundred bytes of headers.
+fn sizes(config: &Config, index: &Index, files: &[RepoFile]) -> Result<ModelSizes, String> {
+    let size_of = |tensor: &str| {
+        let name = index.file(tensor)?;
+        let file = files.iter().find(|file| file.path == name)?;
+        Some(file.size)
+    };
+    let trunk = size_of(TRUNK_TENSOR).ok_or("its index has no embeddings")?;
+    let mut expert_bytes = 0;
+    for layer in 0..config.n_layers {
+        for expert in 0..config.n_experts {
+            let prefix = format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.w1");
+            let size = size_of(&format!("{prefix}.W_q")).ok_or_else(|| {
+                match index.file(&format!("{prefix}.weight")) {
+                    Some(_) => "its experts are not quantized with HQQ".to_owned(),
+                    None => format!("its index has no layer {layer} expert {expert}"),
+                }
+            })?;
+            expert_bytes = size.max(expert_bytes);
+        }
+    }
+    // In f16, of which the engine keeps about 8 bits.
+    let head = 2 * (config.vocab_size * config.hidden_size) as u64;
+    Ok(ModelSizes {
+        n_layers: config.n_layers,
+        n_experts: config.n_experts,
+        top_k: config.top_k,
+        expert_bytes,
+        trunk_file_bytes: trunk,
+        trunk_resident_bytes: trunk.saturating_sub(head * 15 / 32),
+        kv_bytes_per_token: ModelSizes::kv_bytes_per_token(
+            config.n_layers,
+            config.n_kv_heads,
+            config.head_dim,
+        ),
+        vocab: config.vocab_size,
+        hidden: config.hidden_size,
+        intermediate: config.intermediate_size,
+        max_positions: config.max_positions,
+    })
+}

@@ -1,0 +1,158 @@
+//! A tokenizer for a model: from the first source that has the right one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use octet_engine::config::Config;
+use octet_engine::tokenizer::Tokenizer;
+
+use crate::cache::RepoDir;
+use crate::catalogue::{TokenizerCheck, TokenizerSources};
+use crate::download::Job;
+use crate::names::RepoName;
+use crate::record::RepoFile;
+use crate::remote::{RemoteModel, TOKENIZER_FILE};
+use crate::transfer::{Failure, Transfer, blocking};
+use crate::{ModelsError, ProblemCode};
+
+/// A tokenizer that is right.
+pub(crate) struct FoundTokenizer {
+    pub(crate) repo: RepoName,
+    pub(crate) path: PathBuf,
+}
+
+/// Looks for a tokenizer in the model's own repository, then in `sources`. What is on disk
+/// already is not fetched again.
+///
+/// # Errors
+/// [`ModelsError::Tokenizer`] with what was tried; no connection at all is an error of its own.
+pub(crate) async fn find(
+    job: &Job,
+    model: &RemoteModel,
+    sources: Option<&TokenizerSources>,
+) -> Result<FoundTokenizer, Failure> {
+    let mut tried = Vec::new();
+    let mut gated = false;
+    if let Some(file) = model.tokenizer() {
+        let dir = RepoDir::new(&job.root, &job.repo);
+        let fetched = fetch(job, &job.repo, &dir, &model.commit, file).await?;
+        match check(fetched.clone(), Check::Config(model.config.clone())).await? {
+            None => return Ok(found(&job.repo, fetched)),
+            Some(reason) => tried.push((job.repo.to_string(), reason)),
+        }
+    } else {
+        tried.push((job.repo.to_string(), "it has none".to_owned()));
+    }
+    let fitting = sources.filter(|s| s.check.vocab_size <= model.config.vocab_size);
+    for repo in fitting.iter().flat_map(|sources| &sources.repos) {
+        let known = fitting.map(|sources| Check::Known(sources.check.clone()));
+        let known = known.expect("BUG: it is from these sources");
+        match from_repo(job, repo, known).await {
+            Ok(Ok(path)) => return Ok(found(repo, path)),
+            Ok(Err(reason)) => tried.push((repo.to_string(), reason)),
+            Err(Failure::Final(error)) => match error.code() {
+                ProblemCode::Gated | ProblemCode::Token => {
+                    gated = true;
+                    tried.push((repo.to_string(), "it is gated".to_owned()));
+                }
+                ProblemCode::Missing => {
+                    tried.push((repo.to_string(), "it is not there".to_owned()))
+                }
+                ProblemCode::Hub | ProblemCode::Foreign | ProblemCode::Checksum => {
+                    tried.push((repo.to_string(), error.problem().message));
+                }
+                _ => return Err(error.into()),
+            },
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(Failure::Final(ModelsError::Tokenizer {
+        repo: job.repo.to_string(),
+        tried,
+        gated,
+    }))
+}
+
+fn found(repo: &RepoName, path: PathBuf) -> FoundTokenizer {
+    FoundTokenizer {
+        repo: repo.clone(),
+        path,
+    }
+}
+
+/// The tokenizer of `repo`, or why it is not the right one.
+async fn from_repo(
+    job: &Job,
+    repo: &RepoName,
+    wanted: Check,
+) -> Result<Result<PathBuf, String>, Failure> {
+    let dir = RepoDir::new(&job.root, repo);
+    if let Some(commit) = dir.commit() {
+        let here = dir.snapshot(&commit).join(TOKENIZER_FILE);
+        if here.is_file() && check(here.clone(), wanted.clone()).await?.is_none() {
+            return Ok(Ok(here));
+        }
+    }
+    let listing = job.persist(|| job.hub.list(repo, "main")).await?;
+    let Some(file) = listing.file(TOKENIZER_FILE) else {
+        return Ok(Err("it has none".to_owned()));
+    };
+    let path = fetch(job, repo, &dir, &listing.commit, file).await?;
+    if let Some(reason) = check(path.clone(), wanted).await? {
+        return Ok(Err(reason));
+    }
+    dir.place(&listing.commit, file)?;
+    // What other programs know as `main` stays so: it may have files that this one lacks.
+    if dir.commit().is_none_or(|commit| commit == listing.commit) {
+        dir.set_commit(&listing.commit)?;
+    }
+    Ok(Ok(dir.complete(&listing.commit, file).unwrap_or(path)))
+}
+
+async fn fetch(
+    job: &Job,
+    repo: &RepoName,
+    dir: &RepoDir,
+    commit: &str,
+    file: &RepoFile,
+) -> Result<PathBuf, Failure> {
+    let transfer = Transfer::new(
+        Arc::clone(&job.hub),
+        repo.clone(),
+        dir.clone(),
+        commit.to_owned(),
+        vec![file.clone()],
+        job.options.clone(),
+        job.stop.clone(),
+    );
+    transfer.run().await?;
+    let path = dir.complete(commit, file);
+    path.ok_or_else(|| Failure::Changed(file.path.clone()))
+}
+
+/// What a tokenizer is held against.
+#[derive(Clone)]
+enum Check {
+    /// A known one.
+    Known(TokenizerCheck),
+    /// Whatever fits the model.
+    Config(Config),
+}
+
+/// Why the tokenizer at `path` is not the right one, if it is not.
+async fn check(path: PathBuf, wanted: Check) -> Result<Option<String>, Failure> {
+    let reason = blocking(move || {
+        let tokenizer = match Tokenizer::open(&path) {
+            Ok(tokenizer) => tokenizer,
+            Err(error) => return Some(error.to_string()),
+        };
+        match wanted {
+            Check::Known(known) => known.refuse(&tokenizer),
+            Check::Config(config) => {
+                let (tokens, model) = (tokenizer.vocab_size(), config.vocab_size);
+                (tokens > model).then(|| format!("it has {tokens} tokens, the model {model}"))
+            }
+        }
+    });
+    Ok(reason.await?)
+}

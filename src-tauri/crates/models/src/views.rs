@@ -1,0 +1,478 @@
+//! What a shell shows of models: plain data, ready to be sent to a page.
+//!
+//! Sizes are bytes, speeds bytes a second, times milliseconds since 1970 (UTC). In JSON all names
+//! are camelCase; enums that carry data have their name in `kind`.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// Everything that changes by itself, as [`crate::Manager::watch`] gives it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct ModelsState {
+    /// In the order in which they were asked for. One that completed is gone from here, and
+    /// [`ModelsState::library_version`] has risen.
+    pub downloads: Vec<Download>,
+    /// Verifying, importing, moving: what has progress and is no download.
+    pub tasks: Vec<Task>,
+    /// Rises whenever [`crate::Manager::installed`] may answer something else.
+    pub library_version: u32,
+    /// Where models are and where they come from.
+    pub settings: ModelsSettings,
+}
+
+/// A model on its way here.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct Download {
+    /// The repository, `owner/name`; there is one download of a repository at most.
+    pub repo: String,
+    /// What it is doing.
+    pub state: DownloadState,
+    /// Bytes that are on disk.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub done_bytes: u64,
+    /// Bytes there will be; 0 until the repository was listed.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub total_bytes: u64,
+    /// Files that are complete and checked.
+    pub files_done: u32,
+    /// Files there will be; 0 until the repository was listed.
+    pub files: u32,
+    /// Over the last seconds; 0 unless it is running.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub bytes_per_sec: f64,
+    /// At that speed; none where there is no speed to tell from.
+    pub seconds_left: Option<u32>,
+    /// It replaces damaged files of a model that is installed.
+    pub is_repair: bool,
+}
+
+/// What a download is doing.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum DownloadState {
+    /// Others come first.
+    Queued {
+        /// How many.
+        ahead: u32,
+    },
+    /// The repository is listed, and what is here already is looked at.
+    Preparing,
+    /// Bytes arrive.
+    Running,
+    /// Nothing has arrived for a while; connections are renewed by themselves.
+    Stalled {
+        /// For how long.
+        seconds: u32,
+    },
+    /// Every transfer failed in a way that passes; it goes on by itself.
+    Retrying {
+        /// In this many seconds.
+        in_seconds: u32,
+        /// What happened.
+        problem: Problem,
+    },
+    /// Stopped, with all that has arrived kept.
+    Paused {
+        /// Why.
+        reason: PauseReason,
+    },
+    /// Ended by an error, with all that has arrived kept; resuming tries again.
+    Failed {
+        /// What happened.
+        problem: Problem,
+    },
+}
+
+/// Why a download is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum PauseReason {
+    /// By [`crate::Manager::pause`].
+    Asked,
+    /// The program ended in the middle of it.
+    Interrupted,
+}
+
+/// Work on models that is under way.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct Task {
+    /// For [`crate::Manager::cancel_task`].
+    pub id: u32,
+    /// What is done.
+    pub kind: TaskKind,
+    /// Id of the model; none where it is about all of them.
+    pub model: Option<String>,
+    /// Bytes done.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub done_bytes: u64,
+    /// Bytes to do.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub total_bytes: u64,
+    /// Over the last seconds.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub bytes_per_sec: f64,
+    /// At that speed.
+    pub seconds_left: Option<u32>,
+}
+
+/// The kinds of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum TaskKind {
+    /// Every byte is read and compared.
+    Verify,
+    /// A folder is copied in.
+    Import,
+    /// The models folder goes elsewhere.
+    Move,
+}
+
+/// A model that can be had.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct Offer {
+    /// `owner/name`.
+    pub repo: String,
+    /// For people.
+    pub title: String,
+    /// A sentence or two; empty for a repository that is not in the catalogue.
+    pub about: String,
+    /// As the hub names it (`apache-2.0`).
+    pub license: Option<String>,
+    /// Its page on the hub, for the system's browser.
+    pub page: String,
+    /// What is downloaded, tokenizer included.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub size_bytes: u64,
+    /// Files of that.
+    pub files: u32,
+    /// How it is quantized, in words; none where only its files would tell.
+    pub quantization: Option<String>,
+    /// Repositories that the tokenizer is looked for in, in this order.
+    pub tokenizer_from: Vec<String>,
+    /// How it would run here.
+    pub fit: FitView,
+    /// Whether there is room.
+    pub disk: DiskNeed,
+    /// What there is of it already.
+    pub status: OfferStatus,
+}
+
+/// What there is of an offered model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum OfferStatus {
+    /// Nothing.
+    Available,
+    /// A download: see [`ModelsState::downloads`].
+    Downloading,
+    /// All of it.
+    Installed,
+    /// It is installed, and damaged.
+    Damaged,
+}
+
+/// How a model would run on this machine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct FitView {
+    /// In a word.
+    pub badge: FitBadge,
+    /// In a line: `fits (auto plan: 6 experts a layer on the GPU)`.
+    pub summary: String,
+    /// RAM that the plan takes, or would need at least.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub ram_bytes: u64,
+    /// VRAM that the plan takes; none on the CPU.
+    #[cfg_attr(feature = "specta", specta(type = Option<u32>))]
+    pub vram_bytes: Option<u64>,
+}
+
+/// How well a model fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum FitBadge {
+    /// Nothing is read from disk once loaded.
+    Fits,
+    /// Experts are read from disk meanwhile, or the context is short.
+    Tight,
+    /// It does not.
+    TooBig,
+    /// Its sizes are not known yet.
+    Unknown,
+}
+
+/// Room on the disk that holds the models folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct DiskNeed {
+    /// Bytes still to be written.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub needed_bytes: u64,
+    /// Bytes that may be written; none where the system does not say.
+    #[cfg_attr(feature = "specta", specta(type = Option<u32>))]
+    pub free_bytes: Option<u64>,
+    /// Whether the one is enough for the other and what is kept free for the system.
+    pub is_enough: bool,
+}
+
+/// A model that is here.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct InstalledModel {
+    /// For all that is done with it. The repository, or the folder of a linked one.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// How it came here.
+    pub source: ModelSource,
+    /// The folder to load.
+    pub path: PathBuf,
+    /// What deleting it frees; 0 for a linked one.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub size_bytes: u64,
+    /// When it was completed, in milliseconds since 1970.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub installed_at_ms: u64,
+    /// Its shape; none where the files cannot be read.
+    pub shape: Option<ShapeView>,
+    /// A `tokenizer.json` lies beside it.
+    pub has_tokenizer: bool,
+    /// What is wrong with it, if anything.
+    pub health: Health,
+    /// How it would run here; none where the files cannot be read.
+    pub fit: Option<FitView>,
+    /// Somebody runs it: it cannot be deleted, repaired or moved.
+    pub is_in_use: bool,
+}
+
+/// How a model came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum ModelSource {
+    /// Downloaded, by Octet or another program that shares the folder.
+    Hub,
+    /// Copied from a folder.
+    Imported,
+    /// A folder that stays where it is; deleting forgets it and touches no file.
+    Linked,
+}
+
+/// A model's shape, as its files tell it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct ShapeView {
+    /// Layers.
+    pub layers: u32,
+    /// Experts a layer.
+    pub experts: u32,
+    /// Experts that a token uses in each layer.
+    pub experts_per_token: u32,
+    /// The longest context it was made for, in tokens.
+    pub max_context: u32,
+    /// How the experts are quantized: `2 bits in groups of 16, 8-bit scales in groups of 128`.
+    pub expert_quantization: String,
+    /// How attention is quantized.
+    pub attention_quantization: String,
+}
+
+/// What is wrong with an installed model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum Health {
+    /// Nothing that headers and sizes would show.
+    Good {
+        /// When every byte was last compared, in milliseconds since 1970; at download or since.
+        #[cfg_attr(feature = "specta", specta(type = Option<u32>))]
+        verified_at_ms: Option<u64>,
+    },
+    /// It cannot be loaded, or would give wrong answers.
+    Damaged {
+        /// In a sentence.
+        message: String,
+        /// Files that are missing, cut off or different; may be empty where that is not known.
+        files: Vec<String>,
+        /// Whether [`crate::Manager::repair`] can download them again.
+        can_repair: bool,
+    },
+}
+
+/// What verifying found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyReport {
+    /// The model.
+    pub model: String,
+    /// Files compared.
+    pub files: u32,
+    /// Bytes compared.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub bytes: u64,
+    /// Files that are not as they were published; empty: all is well.
+    pub bad: Vec<BadFile>,
+    /// Files of which no hash is known, so that only the engine's checks were made.
+    pub unknown: u32,
+}
+
+/// A file that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct BadFile {
+    /// Its name in the model.
+    pub file: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// What deleting did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct Removed {
+    /// The model.
+    pub model: String,
+    /// Bytes that are free now; 0 for a linked folder.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub freed_bytes: u64,
+}
+
+/// Where models are and where they come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct ModelsSettings {
+    /// The models folder.
+    pub folder: PathBuf,
+    /// Why it is this one.
+    pub folder_from: FolderFrom,
+    /// The hub, or a mirror of it.
+    pub endpoint: String,
+    /// Who says so.
+    pub endpoint_from: SettingFrom,
+    /// Where the access token is; none: there is none.
+    pub token: Option<TokenPlace>,
+    /// Why the token is not in the keyring, where it is not and could have been expected to be.
+    pub token_note: Option<String>,
+}
+
+/// Why the models folder is where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum FolderFrom {
+    /// Chosen by the person.
+    Chosen,
+    /// The Hugging Face cache, shared with other programs.
+    HubCache,
+    /// Octet's own, for there is no Hugging Face cache.
+    Own,
+}
+
+/// Who determined a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum SettingFrom {
+    /// The person, in Octet.
+    Chosen,
+    /// An environment variable.
+    Environment,
+    /// Nobody.
+    Default,
+}
+
+/// Where an access token is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum TokenPlace {
+    /// The environment variable `HF_TOKEN`.
+    Environment,
+    /// The system's keyring.
+    Keyring,
+    /// Memory, until the program ends: there is no keyring.
+    Session,
+    /// The file that Hugging Face's own tools keep.
+    HubFile,
+}
+
+/// A failure as a person meets it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// To branch on.
+    pub code: ProblemCode,
+    /// What happened and why.
+    pub message: String,
+    /// What to do next.
+    pub hint: String,
+}
+
+/// The kinds of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum ProblemCode {
+    /// Terms have to be accepted on the hub first.
+    Gated,
+    /// No such repository, revision or file; or it is private.
+    Missing,
+    /// The access token is wrong or not allowed.
+    Token,
+    /// The hub cannot be reached.
+    Network,
+    /// The connection is not trusted.
+    Tls,
+    /// No room on the disk.
+    DiskFull,
+    /// What arrived is not what was published.
+    Checksum,
+    /// Too many requests.
+    RateLimited,
+    /// The hub answered with an error of its own, or with something that makes no sense.
+    Hub,
+    /// The repository or folder is no model that Octet runs.
+    Foreign,
+    /// No tokenizer that fits could be had.
+    Tokenizer,
+    /// The model is loaded, or another program works on it.
+    InUse,
+    /// There is no such model, download or task.
+    NotFound,
+    /// An argument that makes no sense.
+    Invalid,
+    /// The file system refused.
+    Io,
+    /// Stopped on request.
+    Cancelled,
+}

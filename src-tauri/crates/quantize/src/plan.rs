@@ -1,0 +1,267 @@
+//! What is to be done: checked in full before any of it is begun.
+
+use std::path::Path;
+
+use octet_engine::config::Config;
+use safetensors::Dtype;
+
+use crate::error::QuantizeError;
+use crate::hqq::{MatrixSpec, check_spec};
+use crate::layout::{
+    EMBED_TOKENS, FINAL_NORM, FileLayout, LM_HEAD, attention_matrices, file_name, layer_norms,
+    router,
+};
+use crate::options::Options;
+use crate::pack::packed_bytes;
+use crate::source::{ExpertForm, ExpertPart, MatrixSource, Roles, Source, TensorSource};
+
+/// Memory that the workers may take together, in bytes. Each holds one matrix in f32 (235 MB for
+/// an expert's of Mixtral 8x7B), its groups' scales and zeros, and its packed form, so that 10 of
+/// them work on that model at most. What a process needs besides is small.
+const MEMORY_BYTES: u64 = 3_500_000_000;
+
+/// A checked source, and everything that will be made of it.
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) source: Source,
+    pub(crate) options: Options,
+    pub(crate) trunk: FileLayout,
+    pub(crate) expert: FileLayout,
+    /// File by file, in the order of work.
+    pub(crate) jobs: Vec<Job>,
+    expert_form: ExpertForm,
+}
+
+/// A tensor or matrix to be made.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// The number of its file.
+    pub(crate) file: usize,
+    /// Its name in the file.
+    pub(crate) name: String,
+    pub(crate) content: Content,
+}
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// Stored as f16.
+    Dense(TensorSource),
+    /// Quantized.
+    Matrix {
+        /// Its name in the whole model.
+        label: String,
+        source: MatrixSource,
+        spec: MatrixSpec,
+    },
+}
+
+impl Job {
+    /// Bytes read for it.
+    pub(crate) fn source_bytes(&self) -> u64 {
+        match &self.content {
+            Content::Dense(tensor) => tensor.bytes(),
+            Content::Matrix { source, .. } => source.bytes(),
+        }
+    }
+}
+
+impl Plan {
+    /// Checks the checkpoint in `source` against `options`. Reads headers only.
+    ///
+    /// # Errors
+    /// Whatever makes it impossible: another kind of model or file, tensors that are missing, of
+    /// another shape, or left over, and matrices that cannot be packed as asked.
+    pub fn new(source: &Path, options: &Options) -> Result<Self, QuantizeError> {
+        let source = Source::open(source)?;
+        let config = source.config();
+        let (experts, attention) = (
+            options.spec(options.experts),
+            options.spec(options.attention),
+        );
+        let mut roles = Roles::new(&source);
+        let mut jobs = trunk_jobs(config, options, &mut roles)?;
+        jobs.extend(expert_jobs(config, options, &mut roles)?);
+        let expert_form = roles.form();
+        roles.refuse_unused()?;
+        for job in &jobs {
+            if let Content::Matrix {
+                label,
+                source: MatrixSource { n, k, .. },
+                spec,
+            } = &job.content
+            {
+                check_spec(*n, *k, spec).map_err(|source| QuantizeError::Hqq {
+                    matrix: label.clone(),
+                    source,
+                })?;
+            }
+        }
+        Ok(Self {
+            trunk: FileLayout::trunk(config, &attention),
+            expert: FileLayout::expert(config, &experts),
+            jobs,
+            expert_form,
+            options: *options,
+            source,
+        })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &Config {
+        self.source.config()
+    }
+
+    /// Tensor files of the source.
+    pub fn source_files(&self) -> usize {
+        self.source.files().len()
+    }
+
+    /// Bytes of the source's tensors.
+    pub fn source_bytes(&self) -> u64 {
+        self.jobs.iter().map(Job::source_bytes).sum()
+    }
+
+    /// The source's element types, and how it keeps its experts, in words.
+    pub fn source_form(&self) -> String {
+        let mut types: Vec<Dtype> = Vec::new();
+        for job in &self.jobs {
+            let dtype = match &job.content {
+                Content::Dense(tensor) => tensor.dtype(),
+                Content::Matrix { source, .. } => source.tensor.dtype(),
+            };
+            if !types.contains(&dtype) {
+                types.push(dtype);
+            }
+        }
+        let types: Vec<String> = types.iter().map(ToString::to_string).collect();
+        let experts = match self.expert_form {
+            ExpertForm::Separate => "experts in tensors of their own",
+            ExpertForm::Fused => "experts of a layer together",
+        };
+        format!("{}, {experts}", types.join(" and "))
+    }
+
+    /// Tensor files that will be written.
+    pub fn files(&self) -> usize {
+        1 + self.config().n_layers * self.config().n_experts
+    }
+
+    /// Bytes of the tensor files that will be written, exactly.
+    pub fn output_bytes(&self) -> u64 {
+        (0..self.files())
+            .map(|file| self.layout(file).file_bytes())
+            .sum()
+    }
+
+    /// Bytes of the trunk's file and of one expert's.
+    pub fn file_bytes(&self) -> (u64, u64) {
+        (self.trunk.file_bytes(), self.expert.file_bytes())
+    }
+
+    /// Threads that will work: as many as asked for, or as memory allows, at least one.
+    pub fn workers(&self) -> usize {
+        let most = MEMORY_BYTES / self.worker_bytes().max(1);
+        self.options.threads.min(most as usize).max(1)
+    }
+
+    /// Memory that the workers will take together, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.workers() as u64 * self.worker_bytes()
+    }
+
+    pub(crate) fn layout(&self, file: usize) -> &FileLayout {
+        if file == 0 { &self.trunk } else { &self.expert }
+    }
+
+    pub(crate) fn file_name(&self, file: usize) -> String {
+        file_name(file, self.files())
+    }
+
+    /// Memory that one worker takes with the largest matrix: its weights in f32, a scale and a
+    /// zero a group before they are rounded, and the packed form, at most 4 bytes a group beside the
+    /// weights, as made and as read back.
+    fn worker_bytes(&self) -> u64 {
+        let bytes = |job: &Job| match &job.content {
+            Content::Dense(_) => 0,
+            Content::Matrix {
+                source: MatrixSource { n, k, .. },
+                spec,
+                ..
+            } => {
+                let weights = (n * k) as u64;
+                let groups = weights / spec.group_size as u64;
+                let packed = packed_bytes(spec.bits, spec.group_size, groups as usize) as u64;
+                4 * weights + 8 * groups + 2 * (packed + 4 * groups)
+            }
+        };
+        self.jobs.iter().map(bytes).max().unwrap_or(0)
+    }
+}
+
+fn trunk_jobs(
+    config: &Config,
+    options: &Options,
+    roles: &mut Roles<'_>,
+) -> Result<Vec<Job>, QuantizeError> {
+    let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+    let mut jobs = Vec::new();
+    let mut dense = |name: &str, tensor| {
+        jobs.push(Job {
+            file: 0,
+            name: name.to_owned(),
+            content: Content::Dense(tensor),
+        });
+    };
+    dense(EMBED_TOKENS, roles.dense(EMBED_TOKENS, &[vocab, hidden])?);
+    if !config.tie_word_embeddings {
+        dense(LM_HEAD, roles.dense(LM_HEAD, &[vocab, hidden])?);
+    }
+    dense(FINAL_NORM, roles.dense(FINAL_NORM, &[hidden])?);
+    for layer in 0..config.n_layers {
+        for name in layer_norms(layer) {
+            dense(&name, roles.dense(&name, &[hidden])?);
+        }
+        dense(&router(layer), roles.router(layer)?);
+    }
+    for layer in 0..config.n_layers {
+        for (name, shape) in attention_matrices(config, layer) {
+            jobs.push(Job {
+                file: 0,
+                content: Content::Matrix {
+                    label: name.clone(),
+                    source: roles.matrix(&format!("{name}.weight"), shape)?,
+                    spec: options.spec(options.attention),
+                },
+                name,
+            });
+        }
+    }
+    Ok(jobs)
+}
+
+fn expert_jobs(
+    config: &Config,
+    options: &Options,
+    roles: &mut Roles<'_>,
+) -> Result<Vec<Job>, QuantizeError> {
+    let mut jobs = Vec::new();
+    for layer in 0..config.n_layers {
+        for expert in 0..config.n_experts {
+            for part in ExpertPart::ALL {
+                let name = part.name();
+                jobs.push(Job {
+                    file: 1 + layer * config.n_experts + expert,
+                    name: name.to_owned(),
+                    content: Content::Matrix {
+                        label: format!(
+                            "model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}"
+                        ),
+                        source: roles.expert(layer, expert, part)?,
+                        spec: options.spec(options.experts),
+                    },
+                });
+            }
+        }
+    }
+    Ok(jobs)
+}

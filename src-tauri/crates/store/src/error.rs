@@ -1,0 +1,279 @@
+//! What can go wrong with chats and settings.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+use crate::MessageState;
+
+/// With [`StoreError`] unless said otherwise.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Any failure of storing or reading.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The file is no database, or its inside makes no sense.
+    #[error(
+        "the chats in {path} are damaged ({reason}); {}",
+        damage_advice(backup.as_deref())
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite says.
+        reason: String,
+        /// The newest backup there is.
+        backup: Option<PathBuf>,
+    },
+    /// Somebody else is writing, and did not stop.
+    #[error(
+        "{path} is in use by another program and was still locked after {waited_ms} ms: close \
+         the other program, then try again"
+    )]
+    Locked {
+        /// The database.
+        path: PathBuf,
+        /// How long this waited, in milliseconds.
+        waited_ms: u64,
+    },
+    /// Written by a newer version of this program. Nothing was touched.
+    #[error(
+        "{path} has format {found}, and this version knows up to {known}: update Octet, or use \
+         another data folder. Nothing was changed"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The newest schema version known here.
+        known: i64,
+    },
+    /// No room. What was stored before is still there.
+    #[error(
+        "the disk that holds {path} is full (the chats take {size_bytes} bytes): free some \
+         space, then try again. What was saved before is still there"
+    )]
+    DiskFull {
+        /// The database, or the file to be written.
+        path: PathBuf,
+        /// Size of the database in bytes.
+        size_bytes: u64,
+    },
+    /// The file system refused.
+    #[error("could not {action} {path}: {source}; check that the folder exists and is writable")]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No such chat, message, or thing to undo.
+    #[error("there is no {what} {id}: it was deleted, or belongs to other data")]
+    NotFound {
+        /// `chat`, `message`, ...
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
+    /// An argument that makes no sense.
+    #[error("{what} is not valid: {reason}")]
+    Invalid {
+        /// The argument.
+        what: &'static str,
+        /// What was expected.
+        reason: String,
+    },
+    /// Text came for an answer that is not being written.
+    #[error("message {id} is {state:?}, not being written: begin or resume an answer first")]
+    NotStreaming {
+        /// The message.
+        id: String,
+        /// Its state.
+        state: MessageState,
+    },
+    /// A file that cannot be imported. Nothing was.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// Anything else that SQLite reports.
+    #[error("the database failed: {0}; restart Octet, and report this if it happens again")]
+    Database(rusqlite::Error),
+}
+
+fn damage_advice(backup: Option<&Path>) -> String {
+    match backup {
+        Some(backup) => format!(
+            "recover what can be read, or restore the backup {}",
+            backup.display()
+        ),
+        None => "there is no backup, but what can be read can be recovered".to_owned(),
+    }
+}
+
+/// Why a file was not imported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// Some size is beyond the limit.
+    #[error("{what} is too large to import: {found}, at most {limit}")]
+    TooLarge {
+        /// Which size.
+        what: &'static str,
+        /// How much there is (at least).
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Written by a newer version of this program.
+    #[error(
+        "the file has format version {found}, and this version reads up to {known}: update Octet"
+    )]
+    Newer {
+        /// Its version.
+        found: u32,
+        /// The newest one known here.
+        known: u32,
+    },
+    /// Not made by Octet's export.
+    #[error(
+        "this is no export of Octet's chats: {reason}; choose a .json or .md file that Octet exported"
+    )]
+    NotOurs {
+        /// What gave it away.
+        reason: String,
+    },
+    /// JSON that is broken or has other fields.
+    #[error("the file cannot be read, line {line}, column {column}: {reason}")]
+    Syntax {
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+        /// What was expected.
+        reason: String,
+    },
+    /// A chat that contradicts itself.
+    #[error("chat {number} ({title:?}) is inconsistent: {reason}")]
+    Chat {
+        /// Its place in the file, from 1.
+        number: usize,
+        /// Its title.
+        title: String,
+        /// What does not fit.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    /// A short, stable name of the kind of failure, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } => "storeDamaged",
+            Self::Locked { .. } => "storeLocked",
+            Self::Newer { .. } => "storeNewer",
+            Self::DiskFull { .. } => "diskFull",
+            Self::Io { .. } => "io",
+            Self::NotFound { .. } => "notFound",
+            Self::Invalid { .. } | Self::NotStreaming { .. } => "invalid",
+            Self::Import(_) => "import",
+            Self::Database(_) => "internal",
+        }
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        if source.kind() == io::ErrorKind::StorageFull {
+            return Self::DiskFull {
+                path: path.to_owned(),
+                size_bytes: std::fs::metadata(path).map_or(0, |data| data.len()),
+            };
+        }
+        Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    pub(crate) fn not_found(what: &'static str, id: impl ToString) -> Self {
+        Self::NotFound {
+            what,
+            id: id.to_string(),
+        }
+    }
+
+    /// Turns what SQLite reported about the database at `path` into a kind that a person can
+    /// act on.
+    pub(crate) fn about(self, path: &Path) -> Self {
+        let Self::Database(error) = self else {
+            return self;
+        };
+        let path = path.to_owned();
+        let reason = error.to_string();
+        match classify(&error) {
+            Kind::Damaged => Self::Damaged {
+                backup: crate::backup::newest(&path),
+                path,
+                reason,
+            },
+            Kind::Locked => Self::Locked {
+                path,
+                waited_ms: crate::database::BUSY_TIMEOUT.as_millis() as u64,
+            },
+            Kind::Full => Self::DiskFull {
+                size_bytes: crate::database::size_bytes(&path),
+                path,
+            },
+            Kind::Io => Self::Io {
+                action: "read or write",
+                path,
+                source: io::Error::other(reason),
+            },
+            Kind::Other => Self::Database(error),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+enum Kind {
+    Damaged,
+    Locked,
+    Full,
+    Io,
+    Other,
+}
+
+fn classify(error: &rusqlite::Error) -> Kind {
+    // Values that the schema rules out can only come from damage.
+    if let rusqlite::Error::FromSqlConversionFailure(..)
+    | rusqlite::Error::InvalidColumnType(..)
+    | rusqlite::Error::IntegralValueOutOfRange(..) = error
+    {
+        return Kind::Damaged;
+    }
+    let Some(code) = error.sqlite_error() else {
+        return Kind::Other;
+    };
+    match code.code {
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Kind::Damaged,
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Kind::Locked,
+        ErrorCode::DiskFull => Kind::Full,
+        // The index of the write-ahead log cannot grow: there is no room for it.
+        ErrorCode::SystemIoFailure if code.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => {
+            Kind::Full
+        }
+        ErrorCode::SystemIoFailure
+        | ErrorCode::CannotOpen
+        | ErrorCode::ReadOnly
+        | ErrorCode::PermissionDenied => Kind::Io,
+        _ => Kind::Other,
+    }
+}

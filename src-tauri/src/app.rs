@@ -1,0 +1,272 @@
+//! The app without its window: everything that commands work on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use octet_store::{ChatId, Store, StoreError, recover};
+use serde::Serialize;
+use specta::Type;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::error::{ApiError, Result};
+use crate::experts::ExpertsFeed;
+use crate::generation::Generations;
+use crate::model_list::{DemoSource, ModelList};
+use crate::models::{ModelState, Models};
+use crate::paths::Paths;
+use crate::settings::CurrentSettings;
+use crate::task::blocking;
+
+/// The app's state. One for the whole program.
+pub struct App {
+    /// Where things are.
+    pub paths: Paths,
+    /// Settings.
+    pub settings: Arc<CurrentSettings>,
+    /// The model.
+    pub models: Arc<Models>,
+    /// Answers being made.
+    pub generations: Arc<Generations>,
+    /// The Experts view.
+    pub experts: ExpertsFeed,
+    /// When the program started.
+    pub started: Instant,
+    store: Result<Arc<Store>>,
+    notices: Vec<Notice>,
+    first_start: bool,
+    changes: UnboundedSender<Option<ChatId>>,
+}
+
+/// What the page shows about the app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub struct AppInfo {
+    /// Of the app.
+    pub version: String,
+    /// `linux`, `macos` or `windows`.
+    pub os: String,
+    /// `x86_64` or `aarch64`.
+    pub arch: String,
+    /// Where chats are.
+    pub data_dir: String,
+    /// Where settings are.
+    pub config_dir: String,
+    /// Where logs are.
+    pub log_dir: String,
+    /// Where models go.
+    pub models_dir: String,
+    /// What happened at the start that a person should know.
+    pub notices: Vec<Notice>,
+    /// Whether there were no settings yet.
+    pub first_start: bool,
+}
+
+/// Something that happened at the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub struct Notice {
+    /// What kind.
+    pub kind: NoticeKind,
+    /// For people.
+    pub message: String,
+    /// A file that was kept.
+    pub path: Option<String>,
+}
+
+/// The kinds of notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub enum NoticeKind {
+    /// Settings could not be read, all or some.
+    SettingsDamaged,
+    /// The chats cannot be opened.
+    StoreDamaged,
+    /// The chats were damaged; what could be read is there.
+    StoreRestored,
+    /// Answers were cut off when the program last ended.
+    InterruptedAnswers,
+}
+
+impl App {
+    /// Opens everything below `paths`. What cannot be opened is said in the notices, and by the
+    /// commands that need it; the window opens in any case. Also gives the changes of chats.
+    pub fn open(paths: Paths, demo: Box<DemoSource>) -> (Self, UnboundedReceiver<Option<ChatId>>) {
+        let started = Instant::now();
+        if let Err(error) = paths.create() {
+            tracing::error!(%error, "folders are missing");
+        }
+        let mut notices = Vec::new();
+        let (settings, loaded) = CurrentSettings::open(&paths.settings());
+        if let Some(notice) = loaded.notice {
+            notices.push(Notice {
+                kind: NoticeKind::SettingsDamaged,
+                message: notice.message,
+                path: notice.kept.map(|path| path.display().to_string()),
+            });
+        }
+        let store = open_store(&paths.chats(), &mut notices);
+        let settings = Arc::new(settings);
+        let models = Arc::new(Models::new(ModelList::open(paths.models_list(), demo)));
+        let (changes, changed) = unbounded_channel();
+        let (sampling, tell) = (Arc::clone(&settings), changes.clone());
+        let generations = Generations::new(
+            store.clone(),
+            Arc::clone(&models),
+            Box::new(move || sampling.get().sampling),
+            Box::new(move |chat| {
+                // Nobody listens once the window is gone.
+                let _ = tell.send(chat);
+            }),
+        );
+        let experts = ExpertsFeed::new(Arc::clone(&models), generations.activity());
+        let app = Self {
+            paths,
+            settings,
+            models,
+            generations: Arc::new(generations),
+            experts,
+            started,
+            store,
+            notices,
+            first_start: loaded.is_new,
+            changes,
+        };
+        (app, changed)
+    }
+
+    /// What the page shows about the app.
+    pub fn info(&self) -> AppInfo {
+        let text = |path: PathBuf| path.display().to_string();
+        AppInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            os: std::env::consts::OS.to_owned(),
+            arch: std::env::consts::ARCH.to_owned(),
+            data_dir: text(self.paths.data_dir.clone()),
+            config_dir: text(self.paths.config_dir.clone()),
+            log_dir: text(self.paths.log_dir.clone()),
+            models_dir: text(self.paths.models()),
+            notices: self.notices.clone(),
+            first_start: self.first_start,
+        }
+    }
+
+    /// The chats.
+    ///
+    /// # Errors
+    /// Why they could not be opened.
+    pub fn store(&self) -> Result<Arc<Store>> {
+        self.store.clone()
+    }
+
+    /// Runs `work` on the chats where it may block.
+    ///
+    /// # Errors
+    /// What `work` gives, or that the chats could not be opened.
+    pub async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> octet_store::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = self.store()?;
+        blocking(move || Ok(work(&store)?)).await
+    }
+
+    /// The same, and says that `chat` changed.
+    ///
+    /// # Errors
+    /// As [`App::with_store`].
+    pub async fn change_chat<T: Send + 'static>(
+        &self,
+        chat: ChatId,
+        work: impl FnOnce(&Store) -> octet_store::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let done = self.with_store(work).await?;
+        self.chats_changed(Some(chat));
+        Ok(done)
+    }
+
+    /// Says that `chat`, or any, changed.
+    pub fn chats_changed(&self, chat: Option<ChatId>) {
+        // Nobody listens once the window is gone.
+        let _ = self.changes.send(chat);
+    }
+
+    /// Loads a model with the settings of the moment, and remembers it for the next start.
+    ///
+    /// # Errors
+    /// Where there is no such model.
+    pub async fn load_model(&self, id: &str, force: bool) -> Result<ModelState> {
+        let offload = self.settings.get().offload;
+        let state = self.models.load(id, offload, force).await?;
+        if let ModelState::Ready { model, .. } = &state {
+            let (settings, last) = (Arc::clone(&self.settings), model.id.clone());
+            let kept = blocking(move || settings.change(|s| s.last_model = Some(last))).await;
+            if let Err(error) = kept {
+                tracing::warn!(%error, "the model is not remembered for the next start");
+            }
+        }
+        Ok(state)
+    }
+
+    /// Loads the model that was loaded last, if the settings say so.
+    pub async fn load_last_model(&self) {
+        let settings = self.settings.get();
+        let Some(last) = settings
+            .last_model
+            .filter(|_| settings.load_last_model_on_start)
+        else {
+            return;
+        };
+        if let Err(error) = self.load_model(&last, false).await {
+            tracing::warn!(%error, "the last model is gone");
+        }
+    }
+}
+
+/// Opens the chats at `path`. Damaged ones are kept aside and what can be read is recovered.
+fn open_store(path: &std::path::Path, notices: &mut Vec<Notice>) -> Result<Arc<Store>> {
+    let opened = match Store::open(path) {
+        Err(StoreError::Damaged { reason, .. }) => {
+            tracing::error!(reason, "the chats are damaged");
+            recover::recover(path).map(|(store, recovered)| {
+                notices.push(Notice {
+                    kind: NoticeKind::StoreRestored,
+                    message: format!(
+                        "The chats were damaged. {} chats with {} messages could be read and are \
+                         here; the damaged file was kept.",
+                        recovered.chats, recovered.messages
+                    ),
+                    path: Some(recovered.damaged.display().to_string()),
+                });
+                store
+            })
+        }
+        opened => opened,
+    };
+    match opened {
+        Ok(store) => {
+            let count = store.interrupted_at_open();
+            if count > 0 {
+                notices.push(Notice {
+                    kind: NoticeKind::InterruptedAnswers,
+                    message: match count {
+                        1 => "An answer was cut off when Octet last ended.".to_owned(),
+                        _ => format!("{count} answers were cut off when Octet last ended."),
+                    },
+                    path: None,
+                });
+            }
+            Ok(Arc::new(store))
+        }
+        Err(error) => {
+            let error = ApiError::from(error);
+            tracing::error!(%error, "the chats cannot be opened");
+            notices.push(Notice {
+                kind: NoticeKind::StoreDamaged,
+                message: error.message.clone(),
+                path: Some(path.display().to_string()),
+            });
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Commands and events, collected once for the handler and for the page's types.
+
+use octet_store::ChatId;
+use serde::Serialize;
+use specta::Type;
+use tauri::Runtime;
+use tauri_specta::{Builder, ErrorHandlingMode, Event, collect_commands, collect_events};
+
+use crate::commands::{chats, experts, general, generation, models};
+use crate::models::ModelState;
+
+/// The model is in another state, or further along.
+#[derive(Clone, Debug, Serialize, Type, Event)]
+pub struct ModelStateChanged(pub ModelState);
+
+/// A chat changed: its title, its place in the list, its messages.
+#[derive(Clone, Debug, Serialize, Type, Event)]
+#[serde(rename_all = "camelCase")]
+pub struct ChatsChanged {
+    /// Which; `None` when it may be any.
+    pub chat_id: Option<ChatId>,
+}
+
+/// All of them.
+pub fn builder<R: Runtime>() -> Builder<R> {
+    Builder::new()
+        .error_handling(ErrorHandlingMode::Throw)
+        // No type is read otherwise than it is written.
+        .disable_serde_phases()
+        .commands(collect_commands![
+            general::app_info,
+            general::hardware,
+            general::diagnostics,
+            general::open_external,
+            general::reveal_logs,
+            general::frontend_ready,
+            general::load_settings,
+            general::save_settings,
+            general::default_settings,
+            models::list_models,
+            models::add_model_folder,
+            models::remove_model_folder,
+            models::plan_model,
+            models::load_model,
+            models::cancel_load,
+            models::unload_model,
+            models::model_state,
+            models::pick_folder,
+            chats::list_chats,
+            chats::get_chat,
+            chats::create_chat,
+            chats::rename_chat,
+            chats::pin_chat,
+            chats::delete_chat,
+            chats::restore_chat,
+            chats::set_active_leaf,
+            chats::delete_message,
+            chats::undo_delete_message,
+            chats::get_draft,
+            chats::set_draft,
+            chats::search_chats,
+            chats::export_chat,
+            chats::import_chats,
+            generation::send_message,
+            generation::regenerate,
+            generation::edit_message,
+            generation::continue_answer,
+            generation::stop_generation,
+            generation::context_usage,
+            experts::watch_experts,
+            experts::unwatch_experts,
+        ])
+        .events(collect_events![ModelStateChanged, ChatsChanged])
+}

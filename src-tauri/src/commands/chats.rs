@@ -1,0 +1,253 @@
+//! Chats: the list, one of them, its messages, files.
+
+use octet_store::{
+    Chat, ChatFilter, ChatId, ChatPage, ChatSummary, Format, ImportResult, MessageId, NewChat,
+    SearchHit, UndoToken,
+};
+use serde::Deserialize;
+use specta::Type;
+use tauri::State;
+
+use crate::app::App;
+use crate::desktop::{Desktop, FileKind};
+use crate::error::Result;
+
+/// Of a file of chats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub enum ExportFormat {
+    /// Everything, to be imported again.
+    Json,
+    /// The active branch, to be read.
+    Markdown,
+}
+
+impl From<ExportFormat> for Format {
+    fn from(format: ExportFormat) -> Self {
+        match format {
+            ExportFormat::Json => Self::Json,
+            ExportFormat::Markdown => Self::Markdown,
+        }
+    }
+}
+
+/// Chats, page by page.
+#[tauri::command]
+#[specta::specta]
+pub async fn list_chats(
+    app: State<'_, App>,
+    before: Option<String>,
+    limit: u32,
+) -> Result<ChatPage> {
+    let filter = ChatFilter {
+        query: None,
+        limit,
+        before,
+    };
+    app.with_store(move |store| store.list_chats(&filter)).await
+}
+
+/// A whole chat.
+#[tauri::command]
+#[specta::specta]
+pub async fn get_chat(app: State<'_, App>, id: ChatId) -> Result<Chat> {
+    app.with_store(move |store| store.chat(id)).await
+}
+
+/// An empty chat.
+#[tauri::command]
+#[specta::specta]
+pub async fn create_chat(app: State<'_, App>) -> Result<ChatSummary> {
+    let chat = app
+        .with_store(|store| store.create_chat(NewChat::default()))
+        .await?;
+    app.chats_changed(Some(chat.id));
+    Ok(chat)
+}
+
+/// Gives a chat another title.
+#[tauri::command]
+#[specta::specta]
+pub async fn rename_chat(app: State<'_, App>, id: ChatId, title: String) -> Result<()> {
+    app.change_chat(id, move |store| store.rename_chat(id, &title))
+        .await
+}
+
+/// Keeps a chat on top, or no longer.
+#[tauri::command]
+#[specta::specta]
+pub async fn pin_chat(app: State<'_, App>, id: ChatId, pinned: bool) -> Result<()> {
+    app.change_chat(id, move |store| store.pin_chat(id, pinned))
+        .await
+}
+
+/// Deletes a chat; it can be had back for a while.
+#[tauri::command]
+#[specta::specta]
+pub async fn delete_chat(app: State<'_, App>, id: ChatId) -> Result<()> {
+    app.generations.stop(id);
+    app.change_chat(id, move |store| store.delete_chat(id))
+        .await
+}
+
+/// Brings a deleted chat back.
+#[tauri::command]
+#[specta::specta]
+pub async fn restore_chat(app: State<'_, App>, id: ChatId) -> Result<()> {
+    app.change_chat(id, move |store| store.restore_chat(id).map(drop))
+        .await
+}
+
+/// Chooses a branch.
+#[tauri::command]
+#[specta::specta]
+pub async fn set_active_leaf(
+    app: State<'_, App>,
+    chat_id: ChatId,
+    message_id: MessageId,
+) -> Result<()> {
+    app.with_store(move |store| store.set_active_leaf(chat_id, Some(message_id)))
+        .await
+}
+
+/// Deletes a message and what follows it; gives what undoes that.
+#[tauri::command]
+#[specta::specta]
+pub async fn delete_message(app: State<'_, App>, message_id: MessageId) -> Result<UndoToken> {
+    let chat = app
+        .with_store(move |store| store.chat_of(message_id))
+        .await?;
+    app.change_chat(chat, move |store| store.delete_message(message_id))
+        .await
+}
+
+/// Brings deleted messages back.
+#[tauri::command]
+#[specta::specta]
+pub async fn undo_delete_message(app: State<'_, App>, token: UndoToken) -> Result<()> {
+    let chat = app
+        .with_store(move |store| store.undo_delete(token))
+        .await?;
+    app.chats_changed(Some(chat));
+    Ok(())
+}
+
+/// What was being written in a chat, or in the new one.
+#[tauri::command]
+#[specta::specta]
+pub async fn get_draft(app: State<'_, App>, chat_id: Option<ChatId>) -> Result<String> {
+    app.with_store(move |store| store.draft(chat_id)).await
+}
+
+/// Keeps what is being written.
+#[tauri::command]
+#[specta::specta]
+pub async fn set_draft(app: State<'_, App>, chat_id: Option<ChatId>, text: String) -> Result<()> {
+    app.with_store(move |store| store.set_draft(chat_id, &text))
+        .await
+}
+
+/// Searches titles and messages.
+#[tauri::command]
+#[specta::specta]
+pub async fn search_chats(
+    app: State<'_, App>,
+    query: String,
+    limit: u32,
+) -> Result<Vec<SearchHit>> {
+    app.with_store(move |store| store.search(&query, limit))
+        .await
+}
+
+/// Writes a chat, or all of them, where the person says; gives the path, or none.
+#[tauri::command]
+#[specta::specta]
+pub async fn export_chat(
+    app: State<'_, App>,
+    desktop: State<'_, Box<dyn Desktop>>,
+    chat_id: Option<ChatId>,
+    format: ExportFormat,
+) -> Result<Option<String>> {
+    let format = Format::from(format);
+    let title = match chat_id {
+        Some(id) => {
+            app.with_store(move |store| store.chat_summary(id))
+                .await?
+                .title
+        }
+        None => "Octet chats".to_owned(),
+    };
+    let name = format!("{}.{}", file_name(&title), format.extension());
+    let Some(path) = desktop.pick_save_file(&name, kind(format)).await else {
+        return Ok(None);
+    };
+    let shown = path.display().to_string();
+    app.with_store(move |store| store.export(chat_id, format, &path))
+        .await?;
+    Ok(Some(shown))
+}
+
+/// Reads chats from a file that the person chooses; how many, or none.
+#[tauri::command]
+#[specta::specta]
+pub async fn import_chats(
+    app: State<'_, App>,
+    desktop: State<'_, Box<dyn Desktop>>,
+) -> Result<Option<ImportResult>> {
+    let Some(path) = desktop.pick_open_file(EXPORTS).await else {
+        return Ok(None);
+    };
+    let imported = app.with_store(move |store| store.import(&path)).await?;
+    app.chats_changed(None);
+    Ok(Some(imported))
+}
+
+/// What can be imported.
+const EXPORTS: FileKind = FileKind {
+    name: "Octet chats",
+    extensions: &["json", "md"],
+};
+
+fn kind(format: Format) -> FileKind {
+    match format {
+        Format::Json => FileKind {
+            name: "JSON",
+            extensions: &["json"],
+        },
+        Format::Markdown => FileKind {
+            name: "Markdown",
+            extensions: &["md"],
+        },
+    }
+}
+
+/// A title as a file name that every system takes.
+fn file_name(title: &str) -> String {
+    let allowed = |c: char| {
+        if c.is_alphanumeric() || matches!(c, '-' | '_' | ' ') {
+            c
+        } else {
+            ' '
+        }
+    };
+    let name: String = title.chars().map(allowed).take(60).collect();
+    let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
+    if name.is_empty() {
+        "Chat".to_owned()
+    } else {
+        name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_become_file_names() {
+        assert_eq!(file_name("Why: is/it \"so\"?"), "Why is it so");
+        assert_eq!(file_name("../../etc"), "etc");
+        assert_eq!(file_name("Über 10 %"), "Über 10");
+        assert_eq!(file_name("..."), "Chat");
+    }
+}

@@ -1,0 +1,297 @@
+//! What every command rejects with: a code to branch on, what happened, and the next step.
+
+use octet_engine::EngineError;
+use octet_engine::plan::{PlanError, format_bytes};
+use octet_store::StoreError;
+use serde::Serialize;
+use specta::Type;
+
+use crate::wording::{sentence, settings_names};
+
+/// With [`ApiError`] unless said otherwise.
+pub type Result<T, E = ApiError> = std::result::Result<T, E>;
+
+/// A failure as the page shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Type, thiserror::Error)]
+#[serde(rename_all = "camelCase")]
+#[error("{message}")]
+pub struct ApiError {
+    /// What the page may branch on.
+    pub code: ErrorCode,
+    /// What happened, with numbers and names.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+}
+
+/// The kinds of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub enum ErrorCode {
+    /// The model folder is missing, damaged or foreign.
+    Checkpoint,
+    /// Too little memory.
+    Memory,
+    /// The tokenizer is missing or damaged.
+    Tokenizer,
+    /// The messages make no prompt.
+    Prompt,
+    /// Bad sampling settings, or a model whose output is no numbers.
+    Sampling,
+    /// The engine failed.
+    Engine,
+    /// The text does not fit the context.
+    ContextFull,
+    /// Stopped on request.
+    Cancelled,
+    /// No model is loaded.
+    NotLoaded,
+    /// The chat is being answered already.
+    Busy,
+    /// No such chat, message or model.
+    NotFound,
+    /// An argument that makes no sense.
+    Invalid,
+    /// The file system refused.
+    Io,
+    /// No room on the disk.
+    DiskFull,
+    /// The database of the chats is damaged.
+    StoreDamaged,
+    /// Another program holds the database.
+    StoreLocked,
+    /// A newer version wrote the database.
+    StoreNewer,
+    /// A file that cannot be imported.
+    Import,
+    /// A fault of this program.
+    Internal,
+}
+
+impl ApiError {
+    /// An error without a next step.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: sentence(&message.into()),
+            hint: None,
+        }
+    }
+
+    /// With the next step.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(sentence(&hint.into()));
+        self
+    }
+
+    /// No model is loaded.
+    pub fn not_loaded() -> Self {
+        Self::new(ErrorCode::NotLoaded, "No model is loaded.")
+            .hint("Load a model under Models, then send the message again.")
+    }
+
+    /// No model of this id.
+    pub fn no_model(id: &str) -> Self {
+        Self::new(ErrorCode::NotFound, format!("There is no model {id:?}."))
+            .hint("Choose a model under Models.")
+    }
+
+    /// Something that ended before it should have.
+    pub fn internal(what: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Internal, what)
+            .hint("Restart Octet. If it happens again, report it with Copy diagnostics.")
+    }
+
+    /// A file or folder that could not be read or written.
+    pub fn io(what: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
+        let code = match error.kind() {
+            std::io::ErrorKind::StorageFull => ErrorCode::DiskFull,
+            std::io::ErrorKind::NotFound => ErrorCode::NotFound,
+            _ => ErrorCode::Io,
+        };
+        let hint = match code {
+            ErrorCode::DiskFull => "Free some space on the disk, then try again.",
+            _ => "Check that the folder exists and can be written to.",
+        };
+        let path = path.display();
+        Self::new(code, format!("Could not {what} {path}: {error}.")).hint(hint)
+    }
+
+    /// What the engine reported in an event: its code ([`EngineError::code`]) and message.
+    pub fn from_event(code: &str, message: &str) -> Self {
+        let (code, hint) = match code {
+            "checkpoint" => (
+                ErrorCode::Checkpoint,
+                "Choose the folder of a model in the offloading format, or get the model again.",
+            ),
+            "memory" => (
+                ErrorCode::Memory,
+                "Lower the context length or close other programs, then load again.",
+            ),
+            "tokenizer" => (
+                ErrorCode::Tokenizer,
+                "Put the model's own tokenizer.json into its folder, then load it again.",
+            ),
+            "prompt" => (ErrorCode::Prompt, "Edit the message, or start a new chat."),
+            "sampling" => (
+                ErrorCode::Sampling,
+                "Reset the sampling settings, then try again.",
+            ),
+            "context_full" => (
+                ErrorCode::ContextFull,
+                "Shorten the message, start a new chat, or load with a longer context.",
+            ),
+            "cancelled" => (ErrorCode::Cancelled, "Try again when you like."),
+            _ => (
+                ErrorCode::Engine,
+                "Load the model again; check the disk it is on if that fails too.",
+            ),
+        };
+        Self::new(code, settings_names(message)).hint(hint)
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Plan(error) => error.into(),
+            EngineError::NoTokenizer { dir } => {
+                Self::from_event("tokenizer", &format!("{dir} has no tokenizer.json"))
+            }
+            other => Self::from_event(other.code(), &other.to_string()),
+        }
+    }
+}
+
+impl From<octet_engine::checkpoint::CheckpointError> for ApiError {
+    fn from(error: octet_engine::checkpoint::CheckpointError) -> Self {
+        EngineError::Checkpoint(error).into()
+    }
+}
+
+impl From<PlanError> for ApiError {
+    fn from(error: PlanError) -> Self {
+        match &error {
+            PlanError::TooBig {
+                memory,
+                needed_bytes,
+                limit_bytes,
+                remedy,
+            } => Self::new(
+                ErrorCode::Memory,
+                format!(
+                    "The model needs {} of {memory}, {} may be taken ({} short).",
+                    format_bytes(*needed_bytes),
+                    format_bytes(*limit_bytes),
+                    format_bytes(needed_bytes.saturating_sub(*limit_bytes))
+                ),
+            )
+            .hint(format!("{}; or load it anyway.", settings_names(remedy))),
+            PlanError::OutOfRange { .. } | PlanError::Contradiction { .. } => {
+                Self::new(ErrorCode::Invalid, settings_names(&error.to_string()))
+                    .hint("Change the offloading settings, then load again.")
+            }
+            _ => Self::from_event("memory", &error.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let (code, hint) = match error.code() {
+            "storeDamaged" => (
+                ErrorCode::StoreDamaged,
+                "Restart Octet: it keeps the damaged file aside and recovers what can be read.",
+            ),
+            "storeLocked" => (
+                ErrorCode::StoreLocked,
+                "Close the other program that uses the chats, then try again.",
+            ),
+            "storeNewer" => (ErrorCode::StoreNewer, "Update Octet."),
+            "diskFull" => (
+                ErrorCode::DiskFull,
+                "Free some space on the disk, then try again.",
+            ),
+            "io" => (
+                ErrorCode::Io,
+                "Check that the folder exists and can be written to.",
+            ),
+            "notFound" => (
+                ErrorCode::NotFound,
+                "Choose another chat; this one may have changed meanwhile.",
+            ),
+            "invalid" => (ErrorCode::Invalid, "Change it, then try again."),
+            "import" => (
+                ErrorCode::Import,
+                "Choose a .json or .md file that Octet exported. Nothing was imported.",
+            ),
+            _ => return Self::internal(error.to_string()),
+        };
+        Self::new(code, error.to_string()).hint(hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_engine_error_names_a_next_step_in_the_words_of_the_settings() {
+        let errors: [EngineError; 5] = [
+            EngineError::NoTokenizer { dir: "m".into() },
+            EngineError::ContextFull {
+                capacity: 512,
+                wanted: 600,
+            },
+            EngineError::Unloaded,
+            EngineError::TooFewSlots { slots: 1, least: 3 },
+            EngineError::Plan(PlanError::TooBig {
+                memory: octet_engine::plan::Memory::Ram,
+                needed_bytes: 20_000_000_000,
+                limit_bytes: 8_000_000_000,
+                remedy: "lower --ctx to 4096, or raise --ram to 12GB".into(),
+            }),
+        ];
+        for error in errors {
+            let error = ApiError::from(error);
+            assert!(error.hint.is_some(), "{error:?}");
+            let text = format!("{} {:?}", error.message, error.hint);
+            assert!(!text.contains("--"), "{text}");
+            assert!(error.message.ends_with('.'), "{text}");
+        }
+    }
+
+    #[test]
+    fn too_little_memory_says_how_much_and_what_to_do() {
+        let error = ApiError::from(PlanError::TooBig {
+            memory: octet_engine::plan::Memory::Ram,
+            needed_bytes: 20_000_000_000,
+            limit_bytes: 8_000_000_000,
+            remedy: "lower --ctx to 4096, or raise --ram to 12GB".into(),
+        });
+        assert_eq!(error.code, ErrorCode::Memory);
+        assert!(error.message.contains("20") && error.message.contains("12"));
+        assert_eq!(
+            error.hint.as_deref(),
+            Some(
+                "Lower the context length to 4096, or raise the RAM budget to 12GB; or load it \
+                 anyway."
+            )
+        );
+    }
+
+    #[test]
+    fn codes_are_the_ones_the_page_knows() {
+        let code = serde_json::to_string(&ErrorCode::ContextFull).unwrap();
+        assert_eq!(code, "\"contextFull\"");
+        assert_eq!(
+            ApiError::from_event("context_full", "x").code,
+            ErrorCode::ContextFull
+        );
+        assert_eq!(
+            ApiError::from_event("anything", "x").code,
+            ErrorCode::Engine
+        );
+    }
+}

@@ -1,0 +1,179 @@
+//! The Octet desktop app: a window over the engine and the store.
+//!
+//! `commands` are what the page can ask for; each is a few lines over the modules beside it, which
+//! know no window: [`models`] (the one that is loaded), [`generation`] (from a message to a stored
+//! answer), [`experts`] (the feed of the Experts view), [`app`] (all of it together). [`bindings`]
+//! collects commands and events for the page's types.
+#![warn(missing_docs)]
+
+pub mod app;
+pub mod bindings;
+pub mod commands;
+pub mod desktop;
+pub mod diagnostics;
+pub mod error;
+pub mod experts;
+pub mod generation;
+pub mod hardware;
+pub mod links;
+pub mod logs;
+pub mod model_list;
+pub mod models;
+pub mod paths;
+pub mod plan_view;
+pub mod queue;
+pub mod settings;
+pub mod task;
+pub mod window;
+pub mod wording;
+
+use std::path::PathBuf;
+
+use octet_store::ChatId;
+use tauri::{AppHandle, Builder, Manager, Runtime};
+use tauri_plugin_window_state::StateFlags;
+use tauri_specta::Event;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::app::App;
+use crate::bindings::{ChatsChanged, ModelStateChanged};
+use crate::commands::models::PickedFolders;
+use crate::desktop::{Desktop, TauriDesktop};
+use crate::error::{ApiError, ErrorCode, Result};
+use crate::paths::Paths;
+
+/// Set by tests that drive the real window: several may run at once.
+const TEST_VARIABLE: &str = "OCTET_TEST";
+
+/// Runs the app until its window is closed.
+///
+/// # Panics
+/// Where the system has no web view or no display: there is nothing to show an error in.
+pub fn run() {
+    prepare_webview();
+    let paths = match Paths::of_user() {
+        Ok(paths) => paths,
+        Err(error) => {
+            eprintln!(
+                "octet: {error} {}",
+                error.hint.as_deref().unwrap_or_default()
+            );
+            std::process::exit(1);
+        }
+    };
+    // The log tells of its own folder when that is missing.
+    let _ = paths.create();
+    let _log = logs::start(&paths.log_dir);
+    let (app, changes) = App::open(paths, Box::new(demo));
+    let desktop =
+        |handle: &AppHandle| -> Box<dyn Desktop> { Box::new(TauriDesktop(handle.clone())) };
+    let builder = assemble(with_plugins(Builder::default()), app, changes, desktop);
+    if let Err(error) = builder.run(tauri::generate_context!()) {
+        tracing::error!(%error, "the app ended");
+        eprintln!("octet: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// The app on `builder`: state, commands, events, its window, and loading the last model.
+/// `desktop` does what the desktop does for it.
+pub fn assemble<R: Runtime>(
+    builder: Builder<R>,
+    app: App,
+    changes: UnboundedReceiver<Option<ChatId>>,
+    desktop: impl FnOnce(&AppHandle<R>) -> Box<dyn Desktop> + Send + 'static,
+) -> Builder<R> {
+    let bindings = bindings::builder::<R>();
+    builder
+        .manage(app)
+        .manage(PickedFolders::default())
+        .invoke_handler(bindings.invoke_handler())
+        .on_window_event(window::on_event)
+        .setup(move |app| {
+            bindings.mount_events(app);
+            app.manage(desktop(app.handle()));
+            forward_events(app.handle(), changes);
+            window::open(app)?;
+            let handle = app.handle().clone();
+            tauri::async_runtime::spawn(async move {
+                handle.state::<App>().load_last_model().await;
+            });
+            Ok(())
+        })
+}
+
+/// Tells the page of changes as they come; of progress only the newest.
+fn forward_events<R: Runtime>(
+    handle: &AppHandle<R>,
+    mut changes: UnboundedReceiver<Option<ChatId>>,
+) {
+    let chats = handle.clone();
+    tauri::async_runtime::spawn(async move {
+        while let Some(chat_id) = changes.recv().await {
+            emitted(ChatsChanged { chat_id }.emit(&chats));
+        }
+    });
+    let models = handle.clone();
+    let mut states = handle.state::<App>().models.subscribe();
+    tauri::async_runtime::spawn(async move {
+        while states.changed().await.is_ok() {
+            let state = states.borrow_and_update().clone();
+            emitted(ModelStateChanged(state).emit(&models));
+        }
+    });
+}
+
+fn emitted(outcome: tauri::Result<()>) {
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "an event did not reach the page");
+    }
+}
+
+/// Dialogs, the window's place kept between runs, and one instance: a second start brings the
+/// first one's window to the front.
+fn with_plugins<R: Runtime>(builder: Builder<R>) -> Builder<R> {
+    // First, as a second instance has to end before it touches anything.
+    let builder = if std::env::var_os(TEST_VARIABLE).is_some() {
+        builder
+    } else {
+        builder.plugin(tauri_plugin_single_instance::init(|app, _, _| {
+            if let Some(window) = app.get_webview_window(window::LABEL) {
+                // Bringing it up is a courtesy; the window is there in any case.
+                let _ = window.unminimize();
+                let _ = window.set_focus();
+            }
+        }))
+    };
+    let kept = StateFlags::SIZE | StateFlags::POSITION | StateFlags::MAXIMIZED;
+    builder
+        .plugin(
+            tauri_plugin_window_state::Builder::new()
+                .with_state_flags(kept)
+                .build(),
+        )
+        .plugin(tauri_plugin_dialog::init())
+}
+
+/// The demo model's folder.
+fn demo() -> Result<PathBuf> {
+    octet_demo::ensure().map_err(|error| {
+        ApiError::new(ErrorCode::Io, error.to_string())
+            .hint("Free some space on the disk and start Octet again.")
+    })
+}
+
+/// NVIDIA's driver and WebKit's way of sharing buffers give blank windows together. Under
+/// WebDriver the other way makes screenshots hang, and there is no such driver.
+#[cfg(target_os = "linux")]
+fn prepare_webview() {
+    const VARIABLE: &str = "WEBKIT_DISABLE_DMABUF_RENDERER";
+    let is_driven = std::env::var_os("TAURI_WEBVIEW_AUTOMATION").is_some();
+    let has_nvidia = std::path::Path::new("/proc/driver/nvidia/version").exists();
+    if has_nvidia && !is_driven && std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: the program has started no other thread yet that could read the environment.
+        unsafe { std::env::set_var(VARIABLE, "1") };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn prepare_webview() {}

@@ -1,0 +1,331 @@
+//! The one model that is loaded: none, loading, ready or failed.
+//!
+//! Loading runs on a thread of its own, tells how far it is and can be cancelled. A new load
+//! ends the one under way. Whoever needs the model waits on [`Models::ready`], so that a message
+//! sent while it loads is answered once it has.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use octet_engine::checkpoint::Checkpoint;
+use octet_engine::engine::model_sizes;
+use octet_engine::hardware::Hardware;
+use octet_engine::plan::make_plan;
+use octet_engine::{Engine, EngineError, LoadOptions, Loaded, load};
+use octet_store::settings::OffloadSettings;
+use serde::{Deserialize, Serialize};
+use specta::Type;
+use tokio::sync::watch;
+
+use crate::error::{ApiError, Result};
+use crate::model_list::{ModelEntry, ModelList};
+use crate::plan_view::{PlanView, plan_request};
+use crate::task::blocking;
+
+/// Progress is told at most this often: 20 times a second.
+const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+
+/// How a model is.
+#[derive(Clone, Debug, PartialEq, Serialize, Type)]
+#[serde(
+    tag = "type",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+#[allow(clippy::large_enum_variant)] // One of it exists.
+pub enum ModelState {
+    /// Nothing is loaded.
+    None,
+    /// On its way.
+    Loading {
+        /// Which.
+        model: ModelEntry,
+        /// How far.
+        progress: LoadProgress,
+    },
+    /// It answers.
+    Ready {
+        /// Which.
+        model: ModelEntry,
+        /// What it takes.
+        plan: PlanView,
+        /// How long loading took.
+        #[specta(type = u32)]
+        load_ms: u64,
+        /// The settings it was loaded with.
+        offload: OffloadSettings,
+    },
+    /// It could not be loaded.
+    Failed {
+        /// Which.
+        model: ModelEntry,
+        /// Why.
+        error: ApiError,
+    },
+}
+
+/// How far loading is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadProgress {
+    /// What is being done.
+    pub stage: LoadStage,
+    /// Bytes in memory.
+    #[specta(type = u32)]
+    pub done_bytes: u64,
+    /// Bytes that will be; 0 as long as that is not known.
+    #[specta(type = u32)]
+    pub total_bytes: u64,
+}
+
+/// The steps of loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub enum LoadStage {
+    /// Files are looked at.
+    Checking,
+    /// The tokenizer is read.
+    Tokenizer,
+    /// The trunk is read.
+    Trunk,
+    /// Experts are read.
+    Experts,
+    /// A first token is computed.
+    Warming,
+}
+
+impl From<load::LoadProgress> for LoadProgress {
+    fn from(progress: load::LoadProgress) -> Self {
+        let stage = match progress.stage {
+            load::LoadStage::Checking => LoadStage::Checking,
+            load::LoadStage::Tokenizer => LoadStage::Tokenizer,
+            load::LoadStage::Trunk => LoadStage::Trunk,
+            load::LoadStage::Experts => LoadStage::Experts,
+            load::LoadStage::Warming => LoadStage::Warming,
+        };
+        Self {
+            stage,
+            done_bytes: progress.done_bytes,
+            total_bytes: progress.total_bytes,
+        }
+    }
+}
+
+/// A model that answers.
+#[derive(Clone)]
+pub struct Ready {
+    /// The engine.
+    pub engine: Engine,
+    /// The model's name.
+    pub name: String,
+}
+
+/// See the [module](self).
+pub struct Models {
+    /// The models there are.
+    pub list: ModelList,
+    state: watch::Sender<ModelState>,
+    ready: Mutex<Option<Ready>>,
+    /// Held while loading or unloading.
+    turn: tokio::sync::Mutex<()>,
+    /// Raised to end the load under way.
+    cancel: Mutex<Arc<AtomicBool>>,
+}
+
+impl Models {
+    /// Nothing is loaded.
+    pub fn new(list: ModelList) -> Self {
+        Self {
+            list,
+            state: watch::Sender::new(ModelState::None),
+            ready: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            cancel: Mutex::default(),
+        }
+    }
+
+    /// How the model is.
+    pub fn state(&self) -> ModelState {
+        self.state.borrow().clone()
+    }
+
+    /// Tells of changes.
+    pub fn subscribe(&self) -> watch::Receiver<ModelState> {
+        self.state.subscribe()
+    }
+
+    /// The model, if it is ready now.
+    pub fn current(&self) -> Option<Ready> {
+        lock(&self.ready).clone()
+    }
+
+    /// Waits while the model loads.
+    ///
+    /// # Errors
+    /// That none is loaded, or why it could not be.
+    pub async fn ready(&self) -> Result<Ready> {
+        let mut states = self.state.subscribe();
+        let settled = states
+            .wait_for(|state| !matches!(state, ModelState::Loading { .. }))
+            .await
+            .map(|state| state.clone());
+        match settled {
+            Ok(ModelState::Failed { error, .. }) => Err(error),
+            Ok(ModelState::Ready { .. }) => self.current().ok_or_else(ApiError::not_loaded),
+            _ => Err(ApiError::not_loaded()),
+        }
+    }
+
+    /// What the model would take of the machine as it is now.
+    ///
+    /// # Errors
+    /// Where there is no such model, or it does not fit.
+    pub fn plan(&self, id: &str, offload: &OffloadSettings) -> Result<PlanView> {
+        let dir = self.list.dir(id)?;
+        let sizes = model_sizes(&Checkpoint::open(&dir)?);
+        let request = plan_request(offload, &sizes, false);
+        let plan = make_plan(&sizes, &Hardware::detect(&dir), &request)?;
+        Ok(PlanView::from(&plan))
+    }
+
+    /// Loads a model in place of the one there is; `force` even if it does not fit. Returns
+    /// when it is ready, failed or cancelled, with the state then.
+    ///
+    /// # Errors
+    /// Where there is no such model.
+    pub async fn load(
+        self: &Arc<Self>,
+        id: &str,
+        offload: OffloadSettings,
+        force: bool,
+    ) -> Result<ModelState> {
+        let cancelled = self.begin();
+        let _turn = self.turn.lock().await;
+        if cancelled.load(Ordering::Relaxed) {
+            return Ok(self.state());
+        }
+        let (models, wanted) = (Arc::clone(self), id.to_owned());
+        let entry = blocking(move || models.list.entry(&wanted)).await?;
+        self.release().await;
+        let progress = LoadProgress {
+            stage: LoadStage::Checking,
+            done_bytes: 0,
+            total_bytes: 0,
+        };
+        self.set(ModelState::Loading {
+            model: entry.clone(),
+            progress,
+        });
+        let started = Instant::now();
+        self.set(match self.read(&entry, &offload, force, cancelled).await {
+            Ok(Some(engine)) => {
+                let plan = PlanView::from(engine.plan());
+                *lock(&self.ready) = Some(Ready {
+                    engine,
+                    name: entry.name.clone(),
+                });
+                let load_ms = started.elapsed().as_millis() as u64;
+                tracing::info!(model = entry.id, load_ms, "model loaded");
+                ModelState::Ready {
+                    model: entry,
+                    plan,
+                    load_ms,
+                    offload,
+                }
+            }
+            Ok(None) => ModelState::None,
+            Err(error) => {
+                tracing::warn!(model = entry.id, %error, "model not loaded");
+                ModelState::Failed {
+                    model: entry,
+                    error,
+                }
+            }
+        });
+        Ok(self.state())
+    }
+
+    /// Reads the model; `None` if that was cancelled.
+    async fn read(
+        self: &Arc<Self>,
+        entry: &ModelEntry,
+        offload: &OffloadSettings,
+        force: bool,
+        cancelled: Arc<AtomicBool>,
+    ) -> Result<Option<Engine>> {
+        let (models, entry, offload) = (Arc::clone(self), entry.clone(), offload.clone());
+        let loading = move || {
+            let dir = models.list.dir(&entry.id)?;
+            let sizes = model_sizes(&Checkpoint::open(&dir)?);
+            let options = LoadOptions {
+                plan: plan_request(&offload, &sizes, force),
+                threads: offload.threads.map(|threads| threads as usize),
+                ..LoadOptions::default()
+            };
+            let mut told = Instant::now();
+            let mut stage = None;
+            let mut watch = |progress: load::LoadProgress| {
+                if stage != Some(progress.stage) || told.elapsed() >= PROGRESS_EVERY {
+                    (told, stage) = (Instant::now(), Some(progress.stage));
+                    models.set(ModelState::Loading {
+                        model: entry.clone(),
+                        progress: progress.into(),
+                    });
+                }
+                match cancelled.load(Ordering::Relaxed) {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            };
+            match Loaded::load(&dir, &options, &mut watch) {
+                Ok(_) if cancelled.load(Ordering::Relaxed) => Ok(None),
+                Ok(loaded) => Ok(Some(Engine::start(loaded))),
+                Err(EngineError::Cancelled) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        };
+        blocking(loading).await
+    }
+
+    /// Ends the load under way, if any.
+    pub fn cancel_load(&self) {
+        lock(&self.cancel).store(true, Ordering::Relaxed);
+    }
+
+    /// Frees the model's memory. A generation under way ends with what it has.
+    pub async fn unload(&self) {
+        self.begin();
+        let _turn = self.turn.lock().await;
+        self.release().await;
+        self.set(ModelState::None);
+    }
+
+    /// Ends the load under way and gives the means to end the one to come.
+    fn begin(&self) -> Arc<AtomicBool> {
+        let mine = Arc::new(AtomicBool::new(false));
+        let before = std::mem::replace(&mut *lock(&self.cancel), Arc::clone(&mine));
+        before.store(true, Ordering::Relaxed);
+        mine
+    }
+
+    /// Gives the engine back; its thread is waited for elsewhere than on the runtime.
+    async fn release(&self) {
+        let engine = lock(&self.ready).take();
+        if engine.is_some() {
+            let freed = tokio::task::spawn_blocking(move || drop(engine)).await;
+            if let Err(error) = freed {
+                tracing::error!(%error, "the engine did not end well");
+            }
+        }
+    }
+
+    fn set(&self, state: ModelState) {
+        self.state.send_replace(state);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,68 @@
+//! Where the app keeps its things.
+
+use std::path::PathBuf;
+
+use directories::ProjectDirs;
+
+use crate::error::{ApiError, ErrorCode, Result};
+
+/// Folders and files of one user of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// Settings and the list of models.
+    pub config_dir: PathBuf,
+    /// Chats, and models.
+    pub data_dir: PathBuf,
+    /// Logs.
+    pub log_dir: PathBuf,
+}
+
+impl Paths {
+    /// The ones the system has for programs.
+    ///
+    /// # Errors
+    /// Where the user has no home folder.
+    pub fn of_user() -> Result<Self> {
+        let dirs = ProjectDirs::from("app", "octet", "Octet").ok_or_else(|| {
+            ApiError::new(ErrorCode::Io, "The user has no home folder.")
+                .hint("Set the environment variable HOME to a folder that can be written to.")
+        })?;
+        Ok(Self {
+            config_dir: dirs.config_dir().to_owned(),
+            data_dir: dirs.data_dir().to_owned(),
+            log_dir: dirs.data_local_dir().join("logs"),
+        })
+    }
+
+    /// Creates the folders.
+    ///
+    /// # Errors
+    /// Where one cannot be created.
+    pub fn create(&self) -> Result<()> {
+        for dir in [&self.config_dir, &self.data_dir, &self.log_dir] {
+            std::fs::create_dir_all(dir)
+                .map_err(|error| ApiError::io("create the folder", dir, &error))?;
+        }
+        Ok(())
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> PathBuf {
+        self.config_dir.join("settings.json")
+    }
+
+    /// The folders that were added as models.
+    pub fn models_list(&self) -> PathBuf {
+        self.config_dir.join("models.json")
+    }
+
+    /// The chats.
+    pub fn chats(&self) -> PathBuf {
+        self.data_dir.join("chats.db")
+    }
+
+    /// Where models go that are not chosen elsewhere.
+    pub fn models(&self) -> PathBuf {
+        self.data_dir.join("models")
+    }
+}

@@ -1,0 +1,238 @@
+//! Commands as the page calls them, through Tauri's own dispatch, on a window without a screen.
+
+mod support;
+
+use std::future::ready;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use octet_app::app::App;
+use octet_app::desktop::{Desktop, FileKind, Picked};
+use octet_app::error::Result;
+use serde_json::{Value, json};
+use tauri::test::{MockRuntime, get_ipc_response, mock_builder, mock_context, noop_assets};
+use tauri::webview::InvokeRequest;
+use tauri::{Manager, WebviewWindow};
+use url::Url;
+
+/// A desktop on which every dialog is answered with the same path.
+#[derive(Clone, Default)]
+struct FakeDesktop {
+    answer: Option<PathBuf>,
+    opened: Arc<Mutex<Vec<String>>>,
+}
+
+impl Desktop for FakeDesktop {
+    fn pick_folder(&self) -> Picked {
+        Box::pin(ready(self.answer.clone()))
+    }
+
+    fn pick_save_file(&self, name: &str, _: FileKind) -> Picked {
+        let dir = self.answer.clone();
+        Box::pin(ready(dir.map(|dir| dir.join(name))))
+    }
+
+    fn pick_open_file(&self, _: FileKind) -> Picked {
+        let dir = self.answer.clone();
+        Box::pin(ready(dir.map(|dir| dir.join("Hello.json"))))
+    }
+
+    fn open(&self, url: &Url) -> Result<()> {
+        self.opened.lock().expect("no panic").push(url.to_string());
+        Ok(())
+    }
+
+    fn reveal(&self, _: &Path) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct Page {
+    _app: tauri::App<MockRuntime>,
+    window: WebviewWindow<MockRuntime>,
+    _dir: tempfile::TempDir,
+    _model: tempfile::TempDir,
+}
+
+impl Page {
+    fn open(desktop: FakeDesktop) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let model = support::endless_model();
+        let demo = model.path().to_owned();
+        let (state, changes) = App::open(
+            support::paths(dir.path()),
+            Box::new(move || Ok(demo.clone())),
+        );
+        let builder = octet_app::assemble(mock_builder(), state, changes, |_| Box::new(desktop));
+        let mut app = builder.build(mock_context(noop_assets())).expect("an app");
+        // The setup runs when the loop does; one turn of it gives the app back.
+        #[allow(deprecated)]
+        app.run_iteration(|_, _| {});
+        let window = app.get_webview_window("main").expect("a window");
+        Self {
+            _app: app,
+            window,
+            _dir: dir,
+            _model: model,
+        }
+    }
+
+    /// Calls a command as the page does.
+    fn call(&self, command: &str, arguments: Value) -> Result<Value, Value> {
+        let request = InvokeRequest {
+            cmd: command.into(),
+            callback: tauri::ipc::CallbackFn(0),
+            error: tauri::ipc::CallbackFn(1),
+            url: "tauri://localhost".parse().expect("an address"),
+            body: tauri::ipc::InvokeBody::Json(arguments),
+            headers: Default::default(),
+            invoke_key: tauri::test::INVOKE_KEY.to_string(),
+        };
+        let answer = get_ipc_response(&self.window, request)?;
+        Ok(answer.deserialize().expect("JSON"))
+    }
+
+    fn get(&self, command: &str, arguments: Value) -> Value {
+        self.call(command, arguments).expect("the command succeeds")
+    }
+
+    fn refused(&self, command: &str, arguments: Value) -> Value {
+        self.call(command, arguments)
+            .expect_err("the command fails")
+    }
+}
+
+#[test]
+fn the_page_learns_about_the_app_and_keeps_settings() {
+    let page = Page::open(FakeDesktop::default());
+    let info = page.get("app_info", json!({}));
+    assert_eq!(
+        (&info["firstStart"], &info["notices"]),
+        (&json!(true), &json!([]))
+    );
+    assert!(page.get("hardware", json!({}))["ramTotalBytes"].as_u64() > Some(0));
+
+    let mut settings = page.get("load_settings", json!({}));
+    assert_eq!(settings, page.get("default_settings", json!({})));
+    settings["sampling"]["temperature"] = json!(9.0);
+    settings["appearance"]["theme"] = json!("dark");
+    let kept = page.get("save_settings", json!({"settings": settings}));
+    assert_eq!(
+        kept["sampling"]["temperature"],
+        json!(2.0),
+        "brought into range"
+    );
+    assert_eq!(page.get("load_settings", json!({})), kept);
+}
+
+#[test]
+fn a_chat_goes_from_the_first_message_to_a_file_and_back() {
+    let files = tempfile::tempdir().expect("a temporary folder");
+    let desktop = FakeDesktop {
+        answer: Some(files.path().to_owned()),
+        ..FakeDesktop::default()
+    };
+    let page = Page::open(desktop);
+    let mut settings = page.get("load_settings", json!({}));
+    settings["sampling"]["maxTokens"] = json!(8);
+    settings["offload"]["threads"] = json!(1);
+    page.get("save_settings", json!({"settings": settings}));
+    let message =
+        json!({"chatId": null, "parentId": null, "text": "Hello", "channel": "__CHANNEL__:1"});
+    assert_eq!(
+        page.refused("send_message", message.clone())["code"],
+        "notLoaded"
+    );
+
+    assert_eq!(page.get("model_state", json!({}))["type"], "none");
+    let plan = page.get(
+        "plan_model",
+        json!({"id": "demo", "offload": settings["offload"]}),
+    );
+    assert_eq!(
+        (&plan["device"], &plan["fit"]),
+        (&json!("cpu"), &json!("fits"))
+    );
+    let state = page.get("load_model", json!({"id": "demo", "force": false}));
+    assert_eq!(state["type"], "ready");
+    assert_eq!(state["plan"]["totalExperts"], 32);
+
+    let chat = page.get("send_message", message);
+    let stored = page.get("get_chat", json!({"id": chat}));
+    assert_eq!(stored["messages"][1]["stats"]["newTokens"], 8);
+    let usage = page.get("context_usage", json!({"chatId": chat}));
+    assert!(usage["used"].as_u64() > Some(8));
+    let listed = page.get("list_chats", json!({"before": null, "limit": 10}));
+    assert_eq!(listed["chats"][0]["title"], "Hello");
+    let hits = page.get("search_chats", json!({"query": "hel", "limit": 10}));
+    assert_eq!(hits[0]["chatId"], chat);
+
+    let export = json!({"chatId": chat, "format": "json"});
+    let path = page.get("export_chat", export);
+    assert!(Path::new(path.as_str().expect("a path")).is_file());
+    page.get("delete_chat", json!({"id": chat}));
+    assert_eq!(page.get("import_chats", json!({}))["chats"], 1);
+    let listed = page.get("list_chats", json!({"before": null, "limit": 10}));
+    assert_eq!(listed["chats"].as_array().map(Vec::len), Some(1));
+
+    let report = page.get("diagnostics", json!({}));
+    let report = report.as_str().expect("text");
+    assert!(report.contains("experts"), "{report}");
+    assert!(
+        !report.contains("Hello"),
+        "what a chat says stays out: {report}"
+    );
+}
+
+#[test]
+fn only_web_and_mail_links_reach_the_desktop() {
+    let desktop = FakeDesktop::default();
+    let opened = Arc::clone(&desktop.opened);
+    let page = Page::open(desktop);
+    page.get("open_external", json!({"url": "https://example.org/a"}));
+    for bad in ["file:///etc/passwd", "javascript:alert(1)", "octet"] {
+        let error = page.refused("open_external", json!({"url": bad}));
+        assert_eq!(error["code"], "invalid");
+    }
+    assert_eq!(*opened.lock().expect("no panic"), ["https://example.org/a"]);
+}
+
+#[test]
+fn only_folders_from_the_dialog_become_models() {
+    let model = octet_tests::model_with_tokenizer("tiny-3bit");
+    let page = Page::open(FakeDesktop {
+        answer: Some(model.path().to_owned()),
+        ..FakeDesktop::default()
+    });
+    let path = json!({"path": model.path()});
+    assert_eq!(
+        page.refused("add_model_folder", path.clone())["code"],
+        "invalid"
+    );
+    assert_eq!(page.get("pick_folder", json!({})), path["path"]);
+    let added = page.get("add_model_folder", path);
+    assert_eq!(added["kind"], "folder");
+    assert_eq!(
+        page.get("list_models", json!({})).as_array().map(Vec::len),
+        Some(2)
+    );
+    page.get("remove_model_folder", json!({"id": added["id"]}));
+    assert_eq!(
+        page.refused("load_model", json!({"id": added["id"], "force": false}))["code"],
+        "notFound"
+    );
+}
+
+#[test]
+fn errors_reach_the_page_as_code_message_and_hint() {
+    let page = Page::open(FakeDesktop::default());
+    let nobody = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let error = page.refused("get_chat", json!({"id": nobody}));
+    assert_eq!(error["code"], "notFound");
+    for part in ["message", "hint"] {
+        assert!(
+            error[part].as_str().is_some_and(|text| text.len() > 10),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,180 @@
+//! What a person sees and does on the page.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use fantoccini::Locator;
+use fantoccini::elements::Element;
+use fantoccini::key::Key;
+use serde_json::{Value, json};
+
+use crate::driver::App;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// More than any step takes: steps have limits of their own.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+impl App<'_> {
+    /// Waits for an element.
+    pub async fn find(&self, css: &str) -> anyhow::Result<Element> {
+        let wait = self.client.wait().at_most(PATIENCE);
+        Ok(wait.for_element(Locator::Css(css)).await?)
+    }
+
+    /// Waits for a button.
+    pub async fn button(&self, label: &str) -> anyhow::Result<Element> {
+        let path = format!("//button[normalize-space()={label:?}]");
+        let wait = self.client.wait().at_most(PATIENCE);
+        Ok(wait.for_element(Locator::XPath(&path)).await?)
+    }
+
+    pub async fn click(&self, label: &str) -> anyhow::Result<()> {
+        self.button(label).await?.click().await?;
+        Ok(())
+    }
+
+    /// Waits for a text anywhere.
+    pub async fn text(&self, text: &str) -> anyhow::Result<Element> {
+        let path = format!("//*[contains(text(), {text:?})]");
+        let wait = self.client.wait().at_most(PATIENCE);
+        Ok(wait.for_element(Locator::XPath(&path)).await?)
+    }
+
+    pub async fn script(&self, script: &str) -> anyhow::Result<Value> {
+        Ok(self.client.execute(script, Vec::new()).await?)
+    }
+
+    /// Waits until `script` gives something true.
+    pub async fn until(&self, script: &str) -> anyhow::Result<()> {
+        while self.script(script).await? != Value::Bool(true) {
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    pub async fn go(&self, hash: &str) -> anyhow::Result<()> {
+        self.client
+            .execute("location.hash = arguments[0]", vec![json!(hash)])
+            .await?;
+        self.until(&format!("return location.hash === {hash:?}"))
+            .await
+    }
+
+    /// Waits until the send button waits for nothing but text.
+    pub async fn model_is_ready(&self) -> anyhow::Result<()> {
+        let hint = "return document.querySelector('#composer-hint')?.textContent.includes('Enter sends') ?? false";
+        self.until(hint).await
+    }
+
+    pub async fn send(&self, text: &str) -> anyhow::Result<()> {
+        let field = self.find(".composer textarea").await?;
+        field.send_keys(text).await?;
+        field
+            .send_keys(&String::from(char::from(Key::Enter)))
+            .await?;
+        Ok(())
+    }
+
+    /// The text of the answer number `n` (from 1), once nothing is being written.
+    pub async fn finished_answer(&self, n: usize) -> anyhow::Result<String> {
+        let script = format!(
+            "const answers = [...document.querySelectorAll('article.answer')];
+             return answers.length >= {n} && answers.every((a) => a.getAttribute('aria-busy') === 'false')"
+        );
+        self.until(&script).await?;
+        let text = format!(
+            "return document.querySelectorAll('article.answer')[{}].innerText",
+            n - 1
+        );
+        let text = self.script(&text).await?;
+        Ok(text.as_str().context("an answer has text")?.to_owned())
+    }
+
+    /// Clicks Stop, unless the answer has ended before that.
+    pub async fn stop_if_writing(&self) -> anyhow::Result<()> {
+        let clicked = self
+            .script(
+                "const stop = [...document.querySelectorAll('.composer button')]
+                     .find((button) => button.textContent.trim() === 'Stop');
+                 stop?.click();
+                 return stop !== undefined",
+            )
+            .await?;
+        println!("     stop clicked: {clicked}");
+        Ok(())
+    }
+
+    pub async fn switch_theme(&self, name: &str) -> anyhow::Result<()> {
+        self.until(&format!(
+            "const choice = [...document.querySelectorAll('button, label, [role=radio]')]
+                 .find((element) => element.textContent.trim() === {name:?});
+             choice?.click();
+             return choice !== undefined"
+        ))
+        .await?;
+        self.theme_is(&name.to_lowercase()).await
+    }
+
+    pub async fn theme_is(&self, name: &str) -> anyhow::Result<()> {
+        self.until(&format!(
+            "return document.documentElement.dataset.theme === {name:?}"
+        ))
+        .await
+    }
+
+    pub async fn open_first_chat(&self) -> anyhow::Result<()> {
+        self.until(
+            "const link = document.querySelector('a[href*=\"#/chat/\"]');
+             link?.click();
+             return location.hash.startsWith('#/chat/')",
+        )
+        .await
+    }
+
+    /// Inline scripts and requests elsewhere are refused, and the page has no way around the
+    /// app's own commands.
+    pub async fn policy_holds(&self) -> anyhow::Result<()> {
+        let outcome = self
+            .client
+            .execute_async(
+                "const done = arguments[arguments.length - 1];
+                 const blocked = [];
+                 document.addEventListener('securitypolicyviolation', (e) => blocked.push(e.effectiveDirective));
+                 const script = document.createElement('script');
+                 script.textContent = 'window.inlineRan = true';
+                 document.head.append(script);
+                 const image = new Image();
+                 image.src = 'http://127.0.0.1:9/x.png';
+                 fetch('http://127.0.0.1:9/').catch(() => undefined);
+                 const invoke = window.__TAURI_INTERNALS__.invoke;
+                 const refused = invoke('plugin:fs|read_file', {path: '/etc/passwd'}).then(() => 'read', () => 'refused');
+                 const global = typeof window.__TAURI__;
+                 refused.then((fs) => setTimeout(() => done({
+                     inline: window.inlineRan === true, blocked, fs, global,
+                 }), 300))",
+                Vec::new(),
+            )
+            .await?;
+        ensure!(
+            outcome["inline"] == false,
+            "an inline script ran: {outcome}"
+        );
+        ensure!(
+            outcome["fs"] == "refused",
+            "the page reads files: {outcome}"
+        );
+        ensure!(
+            outcome["global"] == "undefined",
+            "the global API is there: {outcome}"
+        );
+        let blocked = outcome["blocked"].as_array().context("directives")?;
+        for directive in ["img-src", "connect-src"] {
+            if !blocked.iter().any(|name| name == directive) {
+                bail!("{directive} lets requests out: {outcome}");
+            }
+        }
+        Ok(())
+    }
+}

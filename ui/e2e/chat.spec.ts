@@ -1,0 +1,183 @@
+import { answers, ask, composer, expect, finished, open, test } from './page';
+
+test('a question is answered, with markdown, code, a table and figures', async ({ page }) => {
+  await open(page, '?rate=400');
+  await ask(page, 'Show me the index code');
+  await finished(page);
+  const answer = answers(page).last();
+  await expect(answer.locator('code .hljs-keyword').first()).toBeVisible();
+  await expect(answer.getByRole('table')).toBeVisible();
+  await expect(answer).toContainText('tokens/s');
+  await expect(answer).toContainText('experts at hand');
+  await expect(page.getByRole('navigation').getByText('Show me the index code')).toBeVisible();
+  await expect(page).toHaveURL(/#\/chat\//);
+});
+
+test('formulas are drawn', async ({ page }) => {
+  await open(page);
+  await page.getByRole('link', { name: 'Why is the sky dark at night?' }).click();
+  await expect(answers(page).locator('.katex').first()).toBeVisible();
+  await expect(answers(page).locator('.katex-display')).toHaveCount(2);
+});
+
+test('suggested questions are asked with one press', async ({ page }) => {
+  await open(page, '?rate=400');
+  await page.getByRole('button', { name: 'How do experts and offloading work?' }).click();
+  await finished(page);
+  await expect(answers(page)).toContainText('eight experts');
+});
+
+test('the ring lights two experts while text comes, and stop keeps what came', async ({ page }) => {
+  await open(page, '?rate=20');
+  await ask(page, 'How do experts work?');
+  const answer = answers(page).last();
+  await expect(answer).toContainText('A layer');
+  await expect(answer.locator('.ring circle.lit')).toHaveCount(2);
+  await page.getByRole('button', { name: 'Stop', exact: true }).click();
+  await finished(page);
+  await expect(answer).toContainText('stopped');
+  await answer.getByRole('button', { name: 'Continue' }).click();
+  await expect(answer).toHaveAttribute('aria-busy', 'true');
+  await page.keyboard.press('Escape');
+  await composer(page).focus();
+  await page.keyboard.press('Escape');
+  await finished(page);
+});
+
+test('finished paragraphs are announced politely, each once', async ({ page }) => {
+  await open(page, '?rate=300');
+  await ask(page, 'How do experts work?');
+  await finished(page);
+  const news = page.getByRole('log', { name: 'News' });
+  await expect(news).toContainText('Octet is answering');
+  await expect(news.getByText('Offloading makes use of that:')).toHaveCount(1);
+  await expect(news.locator('p').last()).toHaveText(/shows this as it happens|is complete/);
+});
+
+test('regenerate makes a version, arrows lead back', async ({ page }) => {
+  await open(page, '?rate=2000');
+  await ask(page, 'What is Octet?');
+  await finished(page);
+  await answers(page).last().getByRole('button', { name: 'Regenerate' }).click();
+  await expect(page.getByRole('group', { name: 'Version 2 of 2' })).toBeVisible();
+  await page.getByRole('button', { name: 'Previous version' }).click();
+  await expect(page.getByRole('group', { name: 'Version 1 of 2' })).toBeVisible();
+});
+
+test('an arrow up in the empty field edits the last message, which branches', async ({ page }) => {
+  await open(page, '?rate=2000');
+  await ask(page, 'What is Octet?');
+  await finished(page);
+  await expect(composer(page)).toHaveValue('');
+  await composer(page).press('ArrowUp');
+  const edited = page.getByRole('textbox', { name: 'Edit your message' });
+  await expect(edited).toBeFocused();
+  await edited.fill('How do experts work?');
+  await edited.press('Enter');
+  await finished(page);
+  await expect(answers(page).last()).toContainText('eight experts');
+  await page.getByRole('article', { name: 'Your message' }).getByRole('button', { name: 'Previous version' }).click();
+  await expect(page.getByText('What is Octet?').first()).toBeVisible();
+});
+
+test('a deleted message comes back with undo', async ({ page }) => {
+  await open(page);
+  await page.getByRole('link', { name: 'Why is the sky dark at night?' }).click();
+  await answers(page).getByRole('button', { name: 'More for this answer' }).click();
+  await page.getByRole('menuitem', { name: 'Delete' }).click();
+  await expect(answers(page)).toHaveCount(0);
+  await page.getByRole('button', { name: 'Undo' }).click();
+  await expect(answers(page)).toHaveCount(1);
+});
+
+test('an answer that was cut short says so', async ({ page }) => {
+  await open(page);
+  await page.getByRole('link', { name: 'Borrow checker and a linked list' }).click();
+  await page.getByRole('button', { name: 'Previous version' }).click();
+  await expect(page.getByText('Octet ended before this answer did')).toBeVisible();
+  await expect(answers(page).last().getByRole('button', { name: 'Continue' })).toBeVisible();
+});
+
+test('an answer that fails keeps its text, its reason and the next step', async ({ page }) => {
+  await open(page, '?rate=300&fail=answer:engine');
+  await ask(page, 'How do experts work?');
+  const alert = answers(page).last().getByRole('alert');
+  await expect(alert).toContainText('CUDA error 719');
+  await expect(alert.getByRole('button', { name: 'Answer again' })).toBeEnabled();
+  await expect(answers(page).last()).toContainText('A layer of Mixtral');
+});
+
+test('a message that is not taken stays in the field', async ({ page }) => {
+  await open(page, '?fail=sendMessage:notLoaded');
+  await ask(page, 'Do not lose me');
+  await expect(page.getByRole('alert')).toContainText('No model is loaded');
+  await expect(composer(page)).toHaveValue('Do not lose me');
+});
+
+test('a message is queued while the model loads, with progress and cancel', async ({ page }) => {
+  await open(page, '?model=loading&loadMs=4000&rate=2000');
+  await expect(page.getByRole('progressbar').first()).toBeVisible();
+  await ask(page, 'What is Octet?');
+  await expect(page.getByText('Waiting for the model to load')).toBeVisible();
+  await expect(answers(page)).toContainText('Mixtral 8x7B');
+});
+
+test('without a model, nothing can be sent and the way to one is there', async ({ page }) => {
+  await open(page, '?model=none&loadMs=100&rate=2000');
+  await composer(page).fill('Hello');
+  await expect(page.getByRole('button', { name: 'Send' })).toBeDisabled();
+  await expect(page.locator('#composer-hint')).toHaveText('Choose a model to send messages');
+  await page.getByRole('button', { name: 'Try the demo model' }).click();
+  await expect(page.getByRole('button', { name: 'Send' })).toBeEnabled();
+});
+
+test('drafts are kept for each chat', async ({ page }) => {
+  await open(page);
+  await composer(page).fill('half a thought');
+  await page.getByRole('link', { name: 'Regex for ISO dates' }).click();
+  await expect(composer(page)).toHaveValue('');
+  await composer(page).fill('another');
+  await page.getByRole('link', { name: 'New chat' }).click();
+  await expect(composer(page)).toHaveValue('half a thought');
+  const drafts = await page.evaluate(() => window.octetFake?.drafts);
+  expect(drafts).toContainEqual([null, 'half a thought']);
+});
+
+test('shift enter breaks the line and the field grows', async ({ page }) => {
+  await open(page);
+  const before = await composer(page).boundingBox();
+  await composer(page).fill('one');
+  await page.keyboard.press('Shift+Enter');
+  await page.keyboard.type('two');
+  await page.keyboard.press('Shift+Enter');
+  await page.keyboard.type('three');
+  await expect(composer(page)).toHaveValue('one\ntwo\nthree');
+  expect((await composer(page).boundingBox())?.height).toBeGreaterThan((before?.height ?? 0) * 2);
+});
+
+test('code is copied, links open outside', async ({ page }) => {
+  await open(page, '?rate=2000&answer=xss');
+  await page.getByRole('link', { name: 'Regex for ISO dates' }).click();
+  await ask(page, 'x');
+  await finished(page);
+  await answers(page).last().getByRole('link', { name: 'fine' }).click();
+  await answers(page).last().getByRole('link', { name: 'Image: tracker' }).click();
+  expect(await page.evaluate(() => window.octetFake?.opened)).toEqual([
+    'https://example.org/path?a=1&b=2',
+    'https://evil.example/track.png?q=secret'
+  ]);
+  await expect(page).toHaveURL(/localhost/);
+  await answers(page).last().locator('[data-copy]').click();
+  expect(await page.evaluate(() => navigator.clipboard.readText())).toContain('window.hacked = 8');
+});
+
+test('hostile answers run nothing and fetch nothing, while they stream and after', async ({ page, complaints }) => {
+  await open(page, '?rate=120&answer=xss');
+  await ask(page, 'x');
+  await expect(page.getByRole('button', { name: 'Stop', exact: true })).toBeVisible();
+  await finished(page);
+  await page.waitForTimeout(300);
+  expect(await page.evaluate(() => window.hacked)).toBeUndefined();
+  await expect(page.locator('main :is(script, img, iframe, form[action], base, meta)')).toHaveCount(0);
+  expect(complaints).toEqual([]);
+});

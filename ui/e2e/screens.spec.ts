@@ -1,0 +1,196 @@
+import { answers, ask, composer, expect, expectAccessible, expectNoSidewaysScroll, finished, open, test } from './page';
+
+const SCREENS = [
+  ['an empty chat', ''],
+  ['a chat', '#chat'],
+  ['experts', '#/experts'],
+  ['models', '#/models'],
+  ['settings', '#/settings'],
+  ['the first start', '?first=1&model=none&gpu=0'],
+  ['a failed load', '?model=failed'],
+  ['a load', '?model=loading&loadMs=60000']
+] as const;
+const SIZES = { phone: [360, 740], desktop: [1440, 900], uhd: [3840, 2160] } as const;
+
+for (const theme of ['light', 'dark'] as const) {
+  for (const [name, address] of SCREENS) {
+    test(`${name}, ${theme}: accessible, nothing cut off`, async ({ page }) => {
+      const [query = '', hash = ''] = address.split('#');
+      await open(page, `${query || '?'}&theme=${theme}${hash && hash !== 'chat' ? `#${hash}` : ''}`);
+      if (hash === 'chat') {
+        await page.getByRole('link', { name: 'Borrow checker and a linked list' }).click();
+        await expect(answers(page).last()).toBeVisible();
+      }
+      for (const [width, height] of [SIZES.desktop, SIZES.phone]) {
+        await page.setViewportSize({ width, height });
+        await expectNoSidewaysScroll(page);
+        await expectAccessible(page);
+      }
+    });
+  }
+}
+
+test('4K shows every screen without sideways scrolling', async ({ page }) => {
+  await page.setViewportSize({ width: SIZES.uhd[0], height: SIZES.uhd[1] });
+  for (const address of ['', '#/experts', '#/models', '#/settings']) {
+    await open(page, address);
+    await expectNoSidewaysScroll(page);
+  }
+});
+
+test('on a phone the sidebar and the settings are drawers', async ({ page }) => {
+  await page.setViewportSize({ width: 360, height: 740 });
+  await open(page);
+  await page.getByRole('button', { name: 'Menu' }).click();
+  await expectAccessible(page);
+  await page.getByRole('dialog').getByRole('link', { name: 'Regex for ISO dates' }).click();
+  await expect(page.getByRole('dialog')).toHaveCount(0);
+  await expect(answers(page)).toBeVisible();
+  await page.getByRole('button', { name: 'Settings', exact: true }).click();
+  await expect(page.getByRole('slider', { name: 'Temperature' })).toBeVisible();
+  await expectAccessible(page);
+  await page.keyboard.press('Escape');
+  await expect(page.getByRole('dialog')).toHaveCount(0);
+});
+
+test('the first start tells of the machine and leads to the demo', async ({ page }) => {
+  await open(page, '?first=1&model=none&gpu=0&loadMs=300&rate=2000');
+  await expect(page.getByRole('heading', { name: 'Welcome to Octet' })).toBeVisible();
+  await expect(page.getByText('no NVIDIA driver library was found')).toBeVisible();
+  await expect(page.getByText('hf download lavawolfiee/')).toBeVisible();
+  await page.getByRole('button', { name: 'Try the demo model' }).click();
+  await expect(composer(page)).toBeVisible();
+  await ask(page, 'What is Octet?');
+  await finished(page);
+  await expect(answers(page)).toContainText('Octet is a chat program');
+  await expect(page.getByText('CPU, all 48 experts in RAM')).toBeVisible();
+});
+
+test('a folder is added from the first page and loaded from the models', async ({ page }) => {
+  await open(page, '?first=1&model=none&loadMs=200');
+  await page.getByRole('button', { name: 'Add a model folder…' }).click();
+  await page.getByRole('link', { name: 'Models' }).click();
+  const card = page.getByRole('article', { name: 'mixtral-offloading' });
+  await card.getByRole('button', { name: 'Load' }).click();
+  await expect(card.getByText(/^GPU \d of 8 experts a layer/)).toBeVisible();
+  await card.getByRole('button', { name: 'Unload' }).click();
+  await card.getByRole('button', { name: 'Forget' }).click();
+  await expect(card).toHaveCount(0);
+  await expect(page.getByText('Its files stay in')).toBeVisible();
+});
+
+test('a load that lacks memory shows the numbers, and loads anyway', async ({ page }) => {
+  await open(page, '?model=none&loadMs=200&fail=loadModel:memory#/models');
+  const card = page.getByRole('article', { name: 'Mixtral 8x7B Instruct' });
+  await card.getByRole('button', { name: 'Load' }).click();
+  await expect(card.getByRole('alert')).toContainText('18.9 GB');
+  await card.getByRole('button', { name: 'Load anyway' }).click();
+  await expect(card.getByRole('button', { name: 'Chat' })).toBeVisible();
+  expect(await page.evaluate(() => window.octetFake?.forcedLoads)).toBe(1);
+});
+
+test('a load can be cancelled', async ({ page }) => {
+  await open(page, '?model=none&loadMs=30000#/models');
+  const card = page.getByRole('article', { name: 'Mixtral 8x7B Instruct' });
+  await card.getByRole('button', { name: 'Load' }).click();
+  await expect(card.getByRole('progressbar')).toBeVisible();
+  await card.getByRole('button', { name: 'Cancel' }).click();
+  await expect(page.getByText('No model loaded')).toBeVisible();
+});
+
+test('the experts move while an answer streams', async ({ page }) => {
+  await open(page, '?rate=25');
+  await ask(page, 'How do experts work?');
+  await expect(answers(page).last()).toContainText('A layer');
+  await page.getByRole('link', { name: 'Experts', exact: true }).click();
+  await expect(page.getByRole('gridcell')).toHaveCount(256);
+  await expect.poll(() => page.locator('[role=gridcell]:is(.used, .missed)').count()).toBe(64);
+  await expect(page.locator('polyline')).toBeVisible();
+  await expect(page.getByText('Found on the GPU')).toBeVisible();
+  await page.getByRole('gridcell', { name: /^Layer 0, expert 0:/ }).focus();
+  await page.keyboard.press('ArrowDown');
+  await page.keyboard.press('ArrowRight');
+  await expect(page.getByRole('gridcell', { name: /^Layer 1, expert 1:/ })).toBeFocused();
+  await expect(page.locator('.details')).toContainText('Layer 1, expert 1');
+  await expect(page.locator('.details')).toContainText('since loading');
+  await page.getByRole('radio', { name: 'Uses' }).click();
+  await expect(page.getByText('used most')).toBeVisible();
+  await expectAccessible(page);
+});
+
+test('a small model has a small grid', async ({ page }) => {
+  await open(page, '?model=demo#/experts');
+  await expect(page.getByRole('gridcell')).toHaveCount(48);
+});
+
+test('German leaves no English behind', async ({ page }) => {
+  await open(page, '?lang=de&chats=0');
+  for (const address of ['?lang=de&chats=0', '?lang=de&chats=0#/experts', '?lang=de&chats=0#/models', '?lang=de&chats=0#/settings']) {
+    await open(page, address);
+    await expect(page.locator('html')).toHaveAttribute('lang', 'de');
+    const text = await page.locator('body').innerText();
+    expect(text.match(/\b(the|and|with|your|layer|settings|chats yet|default|loading|experts a)\b/gi) ?? []).toEqual([]);
+  }
+});
+
+test('theme, text size and language act at once', async ({ page }) => {
+  await open(page, '#/settings');
+  await page.getByRole('radio', { name: 'Dark' }).click();
+  await expect(page.locator('html')).toHaveAttribute('data-theme', 'dark');
+  await page.getByRole('slider', { name: 'Text size' }).focus();
+  await page.keyboard.press('ArrowRight');
+  await expect(page.locator('html')).toHaveCSS('font-size', '16px');
+  await page.getByRole('combobox', { name: /^Language/ }).click();
+  await page.getByRole('option', { name: 'Deutsch' }).click();
+  await expect(page.getByRole('heading', { name: 'Einstellungen' })).toBeVisible();
+  await expect.poll(() => page.evaluate(() => window.octetFake?.settings.appearance.language)).toBe('de');
+});
+
+test('presets are saved, chosen, renamed and deleted with undo', async ({ page }) => {
+  await open(page);
+  await page.getByRole('combobox', { name: /^Preset/ }).click();
+  await page.getByRole('option', { name: 'Creative' }).click();
+  await expect(page.getByRole('textbox', { name: 'Temperature' })).toHaveValue('1.00');
+  const more = page.getByRole('button', { name: 'Save, rename or delete presets' });
+  await more.click();
+  await page.getByRole('menuitem', { name: 'Save as a preset' }).click();
+  await page.getByRole('textbox', { name: 'Name' }).fill('Wild');
+  await page.keyboard.press('Enter');
+  await expect(page.getByRole('combobox', { name: 'Preset: Wild' })).toBeVisible();
+  await more.click();
+  await page.getByRole('menuitem', { name: 'Delete preset' }).click();
+  await expect(page.getByRole('combobox', { name: 'Preset: Creative' })).toBeVisible();
+  await page.getByRole('button', { name: 'Undo' }).click();
+  await page.getByRole('combobox', { name: /^Preset/ }).click();
+  await expect(page.getByRole('option', { name: 'Wild' })).toBeVisible();
+});
+
+test('offload settings show the plan and reload with one press', async ({ page }) => {
+  await open(page, '?loadMs=300');
+  await page.getByRole('radio', { name: '12 GB' }).click();
+  await page.getByRole('button', { name: 'Reload with these settings' }).click();
+  await expect(page.getByText('GPU 3 of 8 experts a layer, RAM 5')).toBeVisible();
+  await expect(page.getByText('The model is loaded with these settings.')).toBeVisible();
+});
+
+test('a notice of the start is shown and put away', async ({ page }) => {
+  await open(page, '?notice=settingsDamaged');
+  await expect(page.getByText('The settings could not be read, all or some of them.')).toBeVisible();
+  await page.getByRole('button', { name: 'Dismiss' }).click();
+  await expect(page.getByText('The settings could not be read, all or some of them.')).toHaveCount(0);
+});
+
+test('a start that fails says why', async ({ page }) => {
+  await page.goto('/?fail=loadSettings:storeDamaged');
+  await expect(page.getByRole('alert')).toContainText('chats.db is damaged');
+  await expect(page.getByRole('button', { name: 'Try again' })).toBeVisible();
+});
+
+test('help copies diagnostics and opens the logs', async ({ page }) => {
+  await open(page, '#/settings');
+  await page.getByRole('button', { name: 'Copy diagnostics' }).click();
+  await expect(page.getByText('Diagnostics copied')).toBeVisible();
+  expect(await page.evaluate(() => navigator.clipboard.readText())).toContain('Octet 0.1.0');
+  await page.getByRole('button', { name: 'Open the folder of the logs' }).click();
+  expect(await page.evaluate(() => window.octetFake?.opened)).toEqual(['logs']);
+});

@@ -1,0 +1,333 @@
+import type { Backend, OnGeneration } from '../backend';
+import type { Chat, ChatsChanged, ExpertsFrame, Message, ModelState, Settings, StopReason } from '../bindings';
+import { FakeChats, message, STATS } from './chats';
+import { FakeRouter } from './experts';
+import { FakeModels, hardware, makePlan } from './models';
+import { apiError, readOptions, type Options } from './options';
+import { answerTo } from './texts';
+
+/** The production build is searched for this. */
+const MARK = 'octet-fake-backend';
+
+/** What a browser test may look at. */
+export interface Witness {
+  opened: string[];
+  settings: Settings;
+  drafts: [string | null, string][];
+  forcedLoads: number;
+}
+
+declare global {
+  interface Window {
+    octetFake?: Witness;
+  }
+}
+
+const DEFAULTS: Settings = {
+  version: 1,
+  sampling: {
+    temperature: 0.7,
+    topP: 0.95,
+    topK: 0,
+    minP: 0,
+    repetitionPenalty: 1,
+    maxTokens: null,
+    seed: null,
+    stop: [],
+    systemPrompt: ''
+  },
+  presets: [],
+  activePreset: null,
+  offload: {
+    preset: 'auto',
+    expertsPerLayerOnGpu: null,
+    misses: 'auto',
+    prefetch: null,
+    vramBudgetBytes: null,
+    ramBudgetBytes: null,
+    contextLength: null,
+    threads: null
+  },
+  appearance: { theme: 'system', textSize: 15, language: null, reduceMotion: 'system' },
+  lastModel: null,
+  loadLastModelOnStart: true,
+  sidebarOpen: true,
+  paneOpen: true
+};
+
+const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+const copy = <T>(value: T): T => structuredClone(value);
+
+interface Job {
+  chat: Chat;
+  answer: Message;
+  userMessage: Message | null;
+  on: OnGeneration;
+}
+
+class Fake {
+  settings: Settings = copy(DEFAULTS);
+  readonly chats: FakeChats;
+  readonly models: FakeModels;
+  readonly witness: Witness;
+  #stopped = new Set<string>();
+  #running: Promise<void> = Promise.resolve();
+  #queue = 0;
+  #router: FakeRouter;
+  #watch: ((frame: ExpertsFrame) => void) | null = null;
+
+  constructor(readonly options: Options) {
+    if (options.theme) this.settings.appearance.theme = options.theme as Settings['appearance']['theme'];
+    if (options.language) this.settings.appearance.language = options.language;
+    this.chats = new FakeChats(options);
+    this.models = new FakeModels(options, () => this.settings.offload);
+    this.#router = new FakeRouter(this.models.state);
+    this.models.listen((state) => {
+      if (state.type === 'loading') return;
+      if (state.type === 'ready') this.settings.lastModel = state.model.id;
+      this.#router = new FakeRouter(state);
+      this.#watch?.(this.#router.frame);
+    });
+    this.witness = { opened: [], settings: this.settings, drafts: [], forcedLoads: 0 };
+  }
+
+  watch(on: ((frame: ExpertsFrame) => void) | null): void {
+    this.#watch = on;
+    on?.(this.#router.frame);
+  }
+
+  stop(chatId: string): void {
+    this.#stopped.add(chatId);
+  }
+
+  /** One answer at a time; a model that loads is waited for. */
+  async run(job: Job): Promise<void> {
+    this.#stopped.delete(job.chat.id);
+    const before = this.#running;
+    if (this.#queue > 0) job.on({ type: 'queued', reason: 'busy', position: this.#queue });
+    this.#queue++;
+    this.#running = before.then(() => this.#answer(job));
+    try {
+      await this.#running;
+    } finally {
+      this.#queue--;
+    }
+  }
+
+  async #answer(job: Job): Promise<void> {
+    if (this.models.state.type === 'loading') job.on({ type: 'queued', reason: 'modelLoading', position: 1 });
+    while (this.models.state.type === 'loading' && !this.#stopped.has(job.chat.id)) await pause(50);
+    const { chat, answer, userMessage, on } = job;
+    if (userMessage) this.chats.put(chat, userMessage);
+    this.chats.put(chat, answer);
+    chat.activeLeaf = answer.id;
+    on({ type: 'started', userMessage: userMessage && copy(userMessage), answer: copy(answer) });
+    this.chats.changed(chat.id);
+    for (let done = 0; done <= 120; done += 40) {
+      on({ type: 'prefill', done, total: 120, reused: 0 });
+      await pause(60);
+    }
+    await this.#stream(job);
+    this.#router.rest();
+    this.#watch?.(this.#router.frame);
+    this.chats.changed(chat.id);
+  }
+
+  async #stream({ chat, answer, on }: Job): Promise<void> {
+    const question = chat.messages.find((one) => one.id === answer.parentId)?.text ?? '';
+    const full = answerTo(question, this.options.answer);
+    const pieces = full.slice(answer.text.length).match(/[\s\S]{1,4}/g) ?? [];
+    const rate = this.options.tokensPerSec;
+    const start = performance.now();
+    for (const [index, delta] of pieces.entries()) {
+      if (this.#stopped.has(chat.id)) return this.#finish(chat, { ...answer, state: 'stopped' }, on, 'cancelled', index);
+      if (this.options.failures.has('answer') && index === 12) return this.#fail(chat, answer, on);
+      const late = start + (index * 1000) / rate - performance.now();
+      if (late > 1) await pause(late);
+      answer.text += delta;
+      on({ type: 'text', delta, tokens: index + 1, tokensPerSec: rate, lastExperts: this.#router.token(rate) });
+      this.#watch?.(this.#router.frame);
+    }
+    this.#finish(chat, { ...answer, state: 'complete' }, on, 'eos', pieces.length);
+  }
+
+  #finish(chat: Chat, answer: Message, on: OnGeneration, stopReason: StopReason, newTokens: number): void {
+    const final = { ...answer, stats: { ...STATS, stopReason, newTokens, tokensPerSec: this.options.tokensPerSec } };
+    this.chats.put(chat, final);
+    on({ type: 'done', message: copy(final), contextUsed: 240 + newTokens, contextLength: this.contextLength() });
+  }
+
+  #fail(chat: Chat, answer: Message, on: OnGeneration): void {
+    const error = apiError(this.options.failures.get('answer') ?? 'engine');
+    const final: Message = { ...answer, state: 'error', error: error.message };
+    this.chats.put(chat, final);
+    on({ type: 'failed', message: copy(final), error });
+  }
+
+  contextLength(): number {
+    return this.models.state.type === 'ready' ? this.models.state.plan.contextLength : 8192;
+  }
+}
+
+function answering(fake: Fake): Pick<Backend, 'sendMessage' | 'regenerate' | 'editMessage' | 'continueAnswer'> {
+  const fresh = (question: Message): Message => ({
+    ...message(question, 'assistant', '', Date.now()),
+    state: 'streaming',
+    stats: null
+  });
+  const requireModel = () => {
+    if (fake.models.state.type === 'none' || fake.models.state.type === 'failed') throw apiError('notLoaded');
+  };
+  const find = (chat: Chat, id: string): Message => {
+    const found = chat.messages.find((one) => one.id === id);
+    if (!found) throw apiError('notFound');
+    return found;
+  };
+  return {
+    async sendMessage(chatId, parentId, text, on) {
+      requireModel();
+      const chat = chatId === null ? fake.chats.create() : fake.chats.get(chatId);
+      if (chat.title === '') chat.title = text.split('\n')[0]?.slice(0, 48) ?? '';
+      const parent = chat.messages.find((one) => one.id === parentId) ?? null;
+      const userMessage = message(parent, 'user', text, Date.now());
+      await fake.run({ chat, userMessage, answer: fresh(userMessage), on });
+      return chat.id;
+    },
+    async regenerate(chatId, answerId, on) {
+      requireModel();
+      const chat = fake.chats.get(chatId);
+      const question = find(chat, find(chat, answerId).parentId ?? '');
+      await fake.run({ chat, userMessage: null, answer: fresh(question), on });
+    },
+    async editMessage(chatId, messageId, text, on) {
+      requireModel();
+      const chat = fake.chats.get(chatId);
+      const parent = chat.messages.find((one) => one.id === find(chat, messageId).parentId) ?? null;
+      const userMessage = message(parent, 'user', text, Date.now());
+      await fake.run({ chat, userMessage, answer: fresh(userMessage), on });
+    },
+    async continueAnswer(chatId, answerId, on) {
+      requireModel();
+      const chat = fake.chats.get(chatId);
+      await fake.run({ chat, userMessage: null, answer: { ...find(chat, answerId), state: 'streaming' }, on });
+    }
+  };
+}
+
+function listing(fake: Fake): Pick<
+  Backend,
+  'listChats' | 'getChat' | 'createChat' | 'renameChat' | 'pinChat' | 'deleteChat' | 'restoreChat' | 'setActiveLeaf' | 'deleteMessage' | 'undoDeleteMessage' | 'getDraft' | 'setDraft' | 'searchChats' | 'exportChat' | 'importChats'
+> {
+  const { chats } = fake;
+  return {
+    listChats: async (before, limit) => chats.list(before, limit),
+    getChat: async (id) => copy(chats.get(id)),
+    createChat: async () => chats.summary(chats.create()),
+    renameChat: async (id, title) => chats.update(id, { title }),
+    pinChat: async (id, pinned) => chats.update(id, { pinned }),
+    deleteChat: async (id) => chats.remove(id),
+    restoreChat: async (id) => chats.restore(id),
+    setActiveLeaf: async (chatId, messageId) => chats.update(chatId, { activeLeaf: messageId }),
+    deleteMessage: async (id) => chats.removeMessage(id),
+    undoDeleteMessage: async (token) => chats.undoRemoveMessage(token),
+    getDraft: async (chatId) => chats.draft(chatId),
+    setDraft: async (chatId, text) => {
+      chats.setDraft(chatId, text);
+      fake.witness.drafts.push([chatId, text]);
+    },
+    searchChats: async (query, limit) => chats.search(query, limit),
+    exportChat: async (_chatId, format) => `/home/ada/octet-chats.${format === 'json' ? 'json' : 'md'}`,
+    importChats: async () => {
+      chats.create('An imported chat');
+      return { chats: 1, messages: 0 };
+    }
+  };
+}
+
+function modelling(fake: Fake): Pick<
+  Backend,
+  'listModels' | 'addModelFolder' | 'removeModelFolder' | 'planModel' | 'loadModel' | 'cancelLoad' | 'unloadModel' | 'modelState' | 'pickFolder'
+> {
+  const { models, options } = fake;
+  return {
+    listModels: async () => copy(models.entries),
+    addModelFolder: async (path) => {
+      const known = models.entries.find((entry) => entry.path === path);
+      if (known) return known;
+      const name = path.split(/[\\/]/).at(-1) ?? path;
+      const entry = { ...models.entry('demo'), id: name, name, path, kind: 'folder' as const, sizeBytes: 18.2e9, nLayers: 32, maxContext: 32768, quantization: '2-bit experts, 4-bit attention' };
+      models.entries.push(entry);
+      return entry;
+    },
+    removeModelFolder: async (id) => {
+      models.entries = models.entries.filter((entry) => entry.id !== id);
+    },
+    planModel: async (id, offload) => makePlan(models.entry(id), offload, options),
+    loadModel: async (id, force) => {
+      if (force) fake.witness.forcedLoads++;
+      return models.load(id, force);
+    },
+    cancelLoad: async () => models.cancel(),
+    unloadModel: async () => models.unload(),
+    modelState: async () => models.state,
+    pickFolder: async () => '/home/ada/models/mixtral-offloading'
+  };
+}
+
+/** A back end that lives in the page. Calls named in `fail` reject. */
+export function createFake(params: URLSearchParams): Backend {
+  const fake = new Fake(readOptions(params));
+  if (typeof window !== 'undefined') window.octetFake = fake.witness;
+  const { options } = fake;
+  const full: Backend = {
+    ...listing(fake),
+    ...modelling(fake),
+    ...answering(fake),
+    appInfo: async () => ({
+      version: '0.1.0',
+      os: 'linux',
+      arch: 'x86_64',
+      dataDir: '/home/ada/.local/share/octet',
+      configDir: '/home/ada/.config/octet',
+      logDir: '/home/ada/.local/share/octet/logs',
+      modelsDir: '/home/ada/.local/share/octet/models',
+      notices: options.notice
+        ? [{ kind: options.notice as 'settingsDamaged', message: 'line 3: expected a number', path: '/home/ada/.config/octet/settings.damaged-1.json' }]
+        : [],
+      firstStart: options.isFirstStart
+    }),
+    hardware: async () => hardware(options),
+    diagnostics: async () => `Octet 0.1.0 (${MARK})\nos linux x86_64\ngpu ${options.hasGpu ? 'RTX 3060' : 'none'}`,
+    openExternal: async (url) => void fake.witness.opened.push(url),
+    revealLogs: async () => void fake.witness.opened.push('logs'),
+    frontendReady: async () => {},
+    loadSettings: async () => copy(fake.settings),
+    saveSettings: async (settings) => {
+      fake.settings = copy(settings);
+      fake.settings.sampling.temperature = Math.min(2, Math.max(0, settings.sampling.temperature));
+      fake.witness.settings = copy(fake.settings);
+      return copy(fake.settings);
+    },
+    defaultSettings: async () => copy(DEFAULTS),
+    stopGeneration: async (chatId) => fake.stop(chatId),
+    contextUsage: async (chatId) => {
+      if (fake.models.state.type !== 'ready') return null;
+      const words = fake.chats.get(chatId).messages.reduce((sum, one) => sum + one.text.length / 4, 0);
+      return { used: Math.min(fake.contextLength(), Math.round(words) + 120), length: fake.contextLength() };
+    },
+    watchExperts: async (on) => fake.watch(on),
+    unwatchExperts: async () => fake.watch(null),
+    onModelState: async (on: (state: ModelState) => void) => fake.models.listen(on),
+    onChatsChanged: async (on: (change: ChatsChanged) => void) => fake.chats.listen(on)
+  };
+  return withFailures(full, options);
+}
+
+function withFailures(full: Backend, options: Options): Backend {
+  return new Proxy(full, {
+    get(target, name: keyof Backend) {
+      const code = name === 'loadModel' ? undefined : options.failures.get(name);
+      return code ? () => Promise.reject(apiError(code)) : target[name];
+    }
+  });
+}

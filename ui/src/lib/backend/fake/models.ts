@@ -1,0 +1,228 @@
+import type {
+  GpuInfo,
+  HardwareInfo,
+  LoadStage,
+  MemoryItem,
+  ModelEntry,
+  ModelState,
+  OffloadSettings,
+  PlanView
+} from '../bindings';
+import { apiError, type Options } from './options';
+
+const GPU: GpuInfo = {
+  name: 'NVIDIA GeForce RTX 3060',
+  vramTotalBytes: 12.88e9,
+  vramFreeBytes: 11.4e9,
+  computeCapability: '8.6',
+  driver: '560.35',
+  problem: null
+};
+
+export function hardware(options: Options): HardwareInfo {
+  return {
+    gpu: options.hasGpu ? GPU : null,
+    gpuReason: options.hasGpu ? null : 'no NVIDIA driver library was found (libcuda.so.1)',
+    ramTotalBytes: 33.5e9,
+    ramFreeBytes: 21.3e9,
+    cpuName: 'AMD Ryzen 7 5800X',
+    physicalCores: 8,
+    cpuFeatures: ['AVX2', 'FMA', 'F16C'],
+    diskFreeBytes: 143e9,
+    diskTotalBytes: 512e9
+  };
+}
+
+export const DEMO: ModelEntry = {
+  id: 'demo',
+  name: 'Octet demo',
+  kind: 'demo',
+  path: '/home/ada/.local/share/octet/demo',
+  sizeBytes: 12.4e6,
+  nLayers: 6,
+  nExperts: 8,
+  quantization: '4-bit experts, 8-bit attention',
+  maxContext: 1024,
+  problem: null
+};
+
+export const MIXTRAL: ModelEntry = {
+  id: 'mixtral',
+  name: 'Mixtral 8x7B Instruct',
+  kind: 'folder',
+  path: '/home/ada/models/mixtral',
+  sizeBytes: 18.2e9,
+  nLayers: 32,
+  nExperts: 8,
+  quantization: '2-bit experts, 4-bit attention',
+  maxContext: 32768,
+  problem: null
+};
+
+export const HERMES: ModelEntry = {
+  ...MIXTRAL,
+  id: 'hermes',
+  name: 'Nous Hermes 2 Mixtral',
+  path: '/home/ada/models/nous-hermes-2',
+  sizeBytes: 22.9e9,
+  quantization: '3-bit experts, 4-bit attention',
+  problem: 'model-00017-of-00257.safetensors is cut off: fetch it again'
+};
+
+const used = (items: MemoryItem[]) => items.reduce((sum, item) => sum + item.bytes, 0);
+
+interface Sizes {
+  trunk: number;
+  expert: number;
+  perToken: number;
+  buffers: number;
+}
+
+const sizesOf = (model: ModelEntry): Sizes =>
+  model.kind === 'demo'
+    ? { trunk: 3e6, expert: 190e3, perToken: 12e3, buffers: 4e6 }
+    : { trunk: 1.24e9, expert: 66.4e6, perToken: 131072, buffers: 155e6 };
+
+function gpuShare(model: ModelEntry, offload: OffloadSettings, sizes: Sizes, context: number, limit: number): number {
+  if (offload.expertsPerLayerOnGpu !== null) return offload.expertsPerLayerOnGpu;
+  if (offload.preset === 'gpu16') return 4;
+  if (offload.preset === 'gpu12') return 3;
+  const left = limit - sizes.trunk - sizes.buffers - 400e6 - context * sizes.perToken;
+  return Math.max(0, Math.min(model.nExperts, Math.floor(left / sizes.expert / model.nLayers)));
+}
+
+export function makePlan(model: ModelEntry, offload: OffloadSettings, options: Options): PlanView {
+  const machine = hardware(options);
+  const sizes = sizesOf(model);
+  const isGpu = machine.gpu !== null && offload.preset !== 'cpu';
+  const contextLength = offload.contextLength ?? Math.min(8192, model.maxContext);
+  const total = model.nLayers * model.nExperts;
+  const cache: MemoryItem = { name: `KV cache (${contextLength} tokens)`, bytes: contextLength * sizes.perToken };
+
+  let gpu: PlanView['gpu'] = null;
+  let onGpu = 0;
+  if (isGpu && machine.gpu) {
+    const limit = offload.vramBudgetBytes ?? machine.gpu.vramFreeBytes;
+    onGpu = gpuShare(model, offload, sizes, contextLength, limit);
+    const items = [
+      { name: 'CUDA context', bytes: 400e6 },
+      { name: 'trunk', bytes: sizes.trunk },
+      { name: 'working buffers', bytes: sizes.buffers },
+      cache,
+      { name: `experts (${onGpu} of ${model.nExperts} a layer)`, bytes: onGpu * model.nLayers * sizes.expert }
+    ];
+    gpu = { items, usedBytes: used(items), limitBytes: limit, freeBytes: machine.gpu.vramFreeBytes };
+  }
+
+  const ramLimit = offload.ramBudgetBytes ?? machine.ramFreeBytes - 3.3e9;
+  const base: MemoryItem[] = isGpu
+    ? [{ name: 'program', bytes: 150e6 }]
+    : [{ name: 'trunk', bytes: sizes.trunk }, { name: 'working buffers', bytes: sizes.buffers }, { name: 'program', bytes: 150e6 }, cache];
+  const fitting = Math.floor((ramLimit - used(base)) / sizes.expert);
+  const expertsInRam = Math.max(0, Math.min(total - onGpu * model.nLayers, fitting));
+  const items = [...base, { name: `experts (${expertsInRam} of ${total})`, bytes: expertsInRam * sizes.expert }];
+  const onDisk = total - onGpu * model.nLayers - expertsInRam;
+  const isOver = gpu !== null && gpu.usedBytes > gpu.limitBytes;
+
+  return {
+    device: isGpu ? 'gpu' : 'cpu',
+    deviceName: isGpu && machine.gpu ? machine.gpu.name : machine.cpuName,
+    contextLength,
+    expertsPerLayerOnGpu: onGpu,
+    nExperts: model.nExperts,
+    nLayers: model.nLayers,
+    expertsInRam,
+    totalExperts: total,
+    prefetch: offload.prefetch ?? 2,
+    gpu,
+    ram: { items, usedBytes: used(items), limitBytes: ramLimit, freeBytes: machine.ramFreeBytes },
+    fit: isOver || fitting < 0 ? 'tooBig' : onDisk > 0 ? 'tight' : 'fits',
+    reasons: [isGpu ? `${onGpu} experts a layer fit beside trunk and context in the free VRAM` : 'no GPU is used: all is computed on the CPU'],
+    warnings: onDisk > 0 ? [`${onDisk} experts are read from disk while tokens are made`] : []
+  };
+}
+
+const STAGES: readonly [LoadStage, number][] = [
+  ['checking', 0.05],
+  ['tokenizer', 0.1],
+  ['trunk', 0.25],
+  ['experts', 0.95],
+  ['warming', 1]
+];
+
+/** What is loaded, and how it gets there. */
+export class FakeModels {
+  state: ModelState;
+  entries: ModelEntry[];
+  #timer: ReturnType<typeof setInterval> | undefined;
+  #settle: ((state: ModelState) => void) | undefined;
+  #listeners = new Set<(state: ModelState) => void>();
+
+  constructor(
+    private readonly options: Options,
+    private readonly offload: () => OffloadSettings
+  ) {
+    this.entries = options.isFirstStart ? [DEMO] : [DEMO, MIXTRAL, HERMES];
+    this.state = { type: 'none' };
+    if (options.model === 'ready') this.state = this.#ready(MIXTRAL);
+    if (options.model === 'demo') this.state = this.#ready(DEMO);
+    if (options.model === 'failed') this.state = { type: 'failed', model: MIXTRAL, error: apiError('memory') };
+    if (options.model === 'loading') void this.load('mixtral');
+  }
+
+  listen(on: (state: ModelState) => void): () => void {
+    this.#listeners.add(on);
+    return () => this.#listeners.delete(on);
+  }
+
+  entry(id: string): ModelEntry {
+    const found = this.entries.find((entry) => entry.id === id);
+    if (!found) throw apiError('notFound');
+    return found;
+  }
+
+  load(id: string, isForced = false): Promise<ModelState> {
+    this.cancel();
+    const model = this.entry(id);
+    const failure = isForced ? undefined : this.options.failures.get('loadModel');
+    const start = performance.now();
+    return new Promise((resolve) => {
+      this.#settle = resolve;
+      const step = () => {
+        const share = Math.min(1, (performance.now() - start) / this.options.loadMs);
+        if (failure && share > 0.3) return this.#end({ type: 'failed', model, error: apiError(failure) });
+        if (share >= 1) return this.#end(this.#ready(model));
+        const stage = STAGES.find(([, end]) => share < end)?.[0] ?? 'warming';
+        this.#set({ type: 'loading', model, progress: { stage, doneBytes: share * model.sizeBytes, totalBytes: model.sizeBytes } });
+      };
+      this.#timer = setInterval(step, 50);
+      step();
+    });
+  }
+
+  cancel(): void {
+    if (this.state.type === 'loading') this.#end({ type: 'none' });
+  }
+
+  unload(): void {
+    this.cancel();
+    this.#set({ type: 'none' });
+  }
+
+  #ready(model: ModelEntry): ModelState {
+    const offload = { ...this.offload() };
+    return { type: 'ready', model, plan: makePlan(model, offload, this.options), loadMs: this.options.loadMs, offload };
+  }
+
+  #end(state: ModelState): void {
+    clearInterval(this.#timer);
+    this.#set(state);
+    this.#settle?.(state);
+    this.#settle = undefined;
+  }
+
+  #set(state: ModelState): void {
+    this.state = state;
+    for (const on of this.#listeners) on(state);
+  }
+}

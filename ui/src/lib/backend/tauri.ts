@@ -1,0 +1,65 @@
+import { Channel } from '@tauri-apps/api/core';
+import type { Backend } from './backend';
+import { commands, events } from './bindings';
+
+function channel<T>(on: (message: T) => void): Channel<T> {
+  const made = new Channel<T>();
+  made.onmessage = on;
+  return made;
+}
+
+async function done(call: Promise<unknown>): Promise<void> {
+  await call;
+}
+
+export const tauriBackend: Backend = {
+  appInfo: commands.appInfo,
+  hardware: commands.hardware,
+  diagnostics: commands.diagnostics,
+  openExternal: (url) => done(commands.openExternal(url)),
+  revealLogs: () => done(commands.revealLogs()),
+  frontendReady: () => done(commands.frontendReady()),
+
+  loadSettings: commands.loadSettings,
+  saveSettings: commands.saveSettings,
+  defaultSettings: commands.defaultSettings,
+
+  listModels: commands.listModels,
+  addModelFolder: commands.addModelFolder,
+  removeModelFolder: (id) => done(commands.removeModelFolder(id)),
+  planModel: commands.planModel,
+  loadModel: commands.loadModel,
+  cancelLoad: () => done(commands.cancelLoad()),
+  unloadModel: () => done(commands.unloadModel()),
+  modelState: commands.modelState,
+  pickFolder: commands.pickFolder,
+
+  listChats: commands.listChats,
+  getChat: commands.getChat,
+  createChat: commands.createChat,
+  renameChat: (id, title) => done(commands.renameChat(id, title)),
+  pinChat: (id, pinned) => done(commands.pinChat(id, pinned)),
+  deleteChat: (id) => done(commands.deleteChat(id)),
+  restoreChat: (id) => done(commands.restoreChat(id)),
+  setActiveLeaf: (chatId, messageId) => done(commands.setActiveLeaf(chatId, messageId)),
+  deleteMessage: commands.deleteMessage,
+  undoDeleteMessage: (token) => done(commands.undoDeleteMessage(token)),
+  getDraft: commands.getDraft,
+  setDraft: (chatId, text) => done(commands.setDraft(chatId, text)),
+  searchChats: commands.searchChats,
+  exportChat: commands.exportChat,
+  importChats: commands.importChats,
+
+  sendMessage: (chatId, parentId, text, on) => commands.sendMessage(chatId, parentId, text, channel(on)),
+  regenerate: (chatId, answerId, on) => done(commands.regenerate(chatId, answerId, channel(on))),
+  editMessage: (chatId, messageId, text, on) => done(commands.editMessage(chatId, messageId, text, channel(on))),
+  continueAnswer: (chatId, answerId, on) => done(commands.continueAnswer(chatId, answerId, channel(on))),
+  stopGeneration: (chatId) => done(commands.stopGeneration(chatId)),
+  contextUsage: commands.contextUsage,
+
+  watchExperts: (on) => done(commands.watchExperts(channel(on))),
+  unwatchExperts: () => done(commands.unwatchExperts()),
+
+  onModelState: (on) => events.modelStateChanged.listen((event) => on(event.payload)),
+  onChatsChanged: (on) => events.chatsChanged.listen((event) => on(event.payload))
+};

@@ -1,0 +1,56 @@
+/** Numbers as a person reads them. `locale` is a BCP 47 tag; bytes are decimal, as disks and the engine count. */
+
+const cache = new Map<string, Intl.NumberFormat>();
+
+export function number(value: number, locale: string, digits = 0, minDigits = digits): string {
+  const key = `${locale} ${digits} ${minDigits}`;
+  let format = cache.get(key);
+  if (!format) {
+    format = new Intl.NumberFormat(locale, { maximumFractionDigits: digits, minimumFractionDigits: minDigits });
+    cache.set(key, format);
+  }
+  return format.format(value);
+}
+
+const UNITS = ['B', 'kB', 'MB', 'GB', 'TB'] as const;
+
+function unitOf(bytes: number): number {
+  let unit = 0;
+  for (let rest = Math.abs(bytes); rest >= 999.5 && unit < UNITS.length - 1; rest /= 1000) unit++;
+  return unit;
+}
+
+/** Three significant digits at most: 17 GB, 6.8 GB, 512 MB. */
+export function bytes(value: number, locale: string): string {
+  const unit = unitOf(value);
+  const scaled = value / 1000 ** unit;
+  return `${number(scaled, locale, unit >= 3 && scaled < 99.95 ? 1 : 0, 0)} ${UNITS[unit]}`;
+}
+
+/** Both in the unit of the second, which is said once: "11.2 / 11.4 GB". */
+export function bytesOf(value: number, of: number, locale: string): string {
+  const unit = unitOf(of);
+  const scale = (n: number) => number(n / 1000 ** unit, locale, unit >= 3 ? 1 : 0, 0);
+  return `${scale(value)} / ${scale(of)} ${UNITS[unit]}`;
+}
+
+export function percent(share: number, locale: string): string {
+  return new Intl.NumberFormat(locale, { style: 'percent', maximumFractionDigits: 0 }).format(share);
+}
+
+/** One digit below 100: 14.2, 0.8, 230. */
+export function rate(value: number, locale: string): string {
+  return number(value, locale, value < 99.95 ? 1 : 0);
+}
+
+export function seconds(ms: number, locale: string): string {
+  return `${number(ms / 1000, locale, ms < 9_950 ? 1 : 0)} s`;
+}
+
+export function dateTime(ms: number, locale: string): string {
+  return new Intl.DateTimeFormat(locale, { dateStyle: 'medium', timeStyle: 'short' }).format(ms);
+}
+
+export function monthYear(year: number, month: number, locale: string): string {
+  return new Intl.DateTimeFormat(locale, { month: 'long', year: 'numeric' }).format(new Date(year, month, 1));
+}

@@ -1,0 +1,184 @@
+import { tex } from '@mdit/plugin-tex';
+import DOMPurify, { type Config } from 'dompurify';
+import MarkdownIt, { type Token } from 'markdown-it';
+
+/** Words that end up in the rendered text. */
+export interface Labels {
+  copy: string;
+  code: string;
+  table: string;
+  image: string;
+}
+
+/** One top-level block of a text: a paragraph, a list, a fenced block. */
+export interface Block {
+  html: string;
+}
+
+interface Env {
+  labels: Labels;
+  references?: Record<string, unknown>;
+}
+
+const SCHEMES = /^(?:https?:\/\/|mailto:)/i;
+
+/** Whether the system's browser or mail program may be asked to open it. */
+export const isOpenable = (url: string): boolean => SCHEMES.test(url.trim());
+
+const markdown = createMarkdown();
+
+function createMarkdown(): MarkdownIt {
+  // Raw HTML stays text. Bare domains are not made links: file names and code look like them.
+  const md = new MarkdownIt({ html: false, linkify: true });
+  md.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
+  md.validateLink = isOpenable;
+  const escape = md.utils.escapeHtml;
+
+  md.use(tex, {
+    delimiters: 'all',
+    mathFence: true,
+    render: (content, isDisplay) => {
+      const tag = isDisplay ? 'div' : 'span';
+      return `<${tag} class="math" data-math="${isDisplay ? 'display' : 'inline'}">${escape(content)}</${tag}>`;
+    }
+  });
+
+  const codeBlock = (content: string, language: string, { labels }: Env): string =>
+    `<div class="code"><div class="code-bar"><span>${escape(language || labels.code)}</span>` +
+    `<button type="button" data-copy="">${escape(labels.copy)}</button></div>` +
+    `<pre tabindex="0"><code data-language="${escape(language)}">${escape(content)}</code></pre></div>`;
+
+  md.renderer.rules.fence = (tokens, index, _options, env: Env) => {
+    const token = tokens[index];
+    return token ? codeBlock(token.content, token.info.trim().split(/\s+/)[0] ?? '', env) : '';
+  };
+  md.renderer.rules.code_block = (tokens, index, _options, env: Env) => codeBlock(tokens[index]?.content ?? '', '', env);
+
+  // An image would be a request that says who reads what and when.
+  md.renderer.rules.image = (tokens, index, _options, { labels }: Env) => {
+    const token = tokens[index];
+    const source = String(token?.attrGet('src') ?? '');
+    const text = escape(`${labels.image}: ${token?.content || source}`);
+    return isOpenable(source) ? `<a href="${escape(source)}">${text}</a>` : `<span>${text}</span>`;
+  };
+
+  md.renderer.rules.table_open = (_tokens, _index, _options, { labels }: Env) =>
+    `<div class="table" role="region" aria-label="${escape(labels.table)}" tabindex="0"><table>`;
+  md.renderer.rules.table_close = () => '</table></div>';
+  md.core.ruler.push('octet', (state) => state.tokens.forEach(adapt));
+  return md;
+}
+
+/** Headings go below those of the window; alignment becomes a class, since the policy forbids inline style. */
+function adapt(token: Token): void {
+  if (token.type === 'heading_open' || token.type === 'heading_close') {
+    token.tag = `h${Math.min(6, Number(token.tag.slice(1)) + 2)}`;
+  }
+  if (token.type === 'th_open' || token.type === 'td_open') {
+    const side = /text-align:(left|center|right)/.exec(String(token.attrGet('style') ?? ''))?.[1];
+    token.attrs = side ? [['class', `align-${side}`]] : null;
+  }
+}
+
+const PLAIN_ATTRIBUTES = 'title class start type tabindex role aria-label data-math data-copy data-language'.split(' ');
+
+// The renderer above emits nothing else. What it lets through by mistake stops here.
+const ALLOWED: Config = {
+  ALLOWED_TAGS: (
+    'p br strong em s code pre blockquote ul ol li h3 h4 h5 h6 hr table thead tbody tr th td a span div button'
+  ).split(' '),
+  ALLOWED_ATTR: ['href', ...PLAIN_ATTRIBUTES],
+  // The pattern is held against every other attribute's value: only of href is it meant.
+  ADD_URI_SAFE_ATTR: PLAIN_ATTRIBUTES,
+  ALLOW_DATA_ATTR: false,
+  ALLOWED_URI_REGEXP: SCHEMES
+};
+
+export function sanitize(html: string): string {
+  return DOMPurify.sanitize(html, { ...ALLOWED, RETURN_TRUSTED_TYPE: false });
+}
+
+/** The words of a block, without those of its buttons. */
+export function plainText(html: string): string {
+  const { body } = new DOMParser().parseFromString(html, 'text/html');
+  for (const bar of body.querySelectorAll('.code-bar')) bar.remove();
+  return body.textContent.trim();
+}
+
+interface TopLevel {
+  firstLine: number;
+  tokens: Token[];
+}
+
+function topLevel(tokens: readonly Token[]): TopLevel[] {
+  const found: TopLevel[] = [];
+  let open: TopLevel | undefined;
+  for (const token of tokens) {
+    if (token.level === 0 && token.nesting >= 0) {
+      open = { firstLine: token.map?.[0] ?? 0, tokens: [] };
+      found.push(open);
+    }
+    open?.tokens.push(token);
+  }
+  return found;
+}
+
+/** The offset at which line `line` (from 0) of `text` begins. */
+function lineOffset(text: string, line: number): number {
+  let at = 0;
+  for (let n = 0; n < line; n++) {
+    const end = text.indexOf('\n', at);
+    if (end < 0) return text.length;
+    at = end + 1;
+  }
+  return at;
+}
+
+/**
+ * Renders a text that grows. A block is finished once another one has begun behind it; finished blocks keep
+ * their identity, and only what comes after them is parsed again.
+ */
+export class GrowingMarkdown {
+  #finished: Block[] = [];
+  #finishedChars = 0;
+  #text = '';
+  #env: Env;
+  #last: Block | undefined;
+
+  constructor(private readonly labels: Labels) {
+    this.#env = { labels };
+  }
+
+  render(text: string): Block[] {
+    if (!text.startsWith(this.#text)) this.#reset();
+    this.#text = text;
+    const tail = text.slice(this.#finishedChars);
+    const blocks = topLevel(markdown.parse(tail, this.#env));
+    const last = blocks.pop();
+    for (const block of blocks) this.#finished.push(this.#html(block));
+    if (!last) return [...this.#finished];
+    if (blocks.length > 0) this.#finishedChars += lineOffset(tail, last.firstLine);
+    const drawn = this.#html(last);
+    if (this.#last?.html !== drawn.html) this.#last = drawn;
+    return this.#last ? [...this.#finished, this.#last] : [...this.#finished];
+  }
+
+  #html(block: TopLevel): Block {
+    return { html: sanitize(markdown.renderer.render(block.tokens, markdown.options, this.#env)) };
+  }
+
+  #reset(): void {
+    this.#finished = [];
+    this.#finishedChars = 0;
+    this.#last = undefined;
+    this.#env = { labels: this.labels };
+  }
+}
+
+/** Renders a whole text, references that come after their use included. */
+export function renderMarkdown(text: string, labels: Labels): Block[] {
+  const env: Env = { labels };
+  return topLevel(markdown.parse(text, env)).map((block) => ({
+    html: sanitize(markdown.renderer.render(block.tokens, markdown.options, env))
+  }));
+}

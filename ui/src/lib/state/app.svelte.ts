@@ -1,0 +1,35 @@
+import { backend, type ApiError, type AppInfo, type Notice } from '$lib/backend';
+import { asApiError } from '$lib/errors';
+import { chats } from './chats.svelte';
+import { models } from './models.svelte';
+import { router } from './route.svelte';
+import { settings } from './settings.svelte';
+
+class App {
+  info = $state.raw<AppInfo | null>(null);
+  notices = $state.raw<Notice[]>([]);
+  phase = $state<'starting' | 'ready' | 'failed'>('starting');
+  error = $state.raw<ApiError | null>(null);
+
+  async start(): Promise<void> {
+    try {
+      await settings.load();
+      const [info] = await Promise.all([backend.appInfo(), models.start(), chats.start()]);
+      this.info = info;
+      this.notices = info.notices;
+      if (info.firstStart && router.current.name === 'chat' && router.current.id === null) {
+        router.go({ name: 'welcome' }, true);
+      }
+      this.phase = 'ready';
+    } catch (error) {
+      this.error = asApiError(error);
+      this.phase = 'failed';
+    }
+  }
+
+  dismiss(notice: Notice): void {
+    this.notices = this.notices.filter((one) => one !== notice);
+  }
+}
+
+export const app = new App();

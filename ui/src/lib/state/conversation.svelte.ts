@@ -1,0 +1,234 @@
+import { SvelteMap } from 'svelte/reactivity';
+import { backend, type ApiError, type Chat, type ContextUsage, type GenerationEvent, type Message } from '$lib/backend';
+import { activePath, branchOf, indexTree, newestLeaf, withMessage, type Branch, type MessageTree } from '$lib/chat/tree';
+import { asApiError } from '$lib/errors';
+import { t } from '$lib/i18n/index.svelte';
+import { announcer } from './announcer.svelte';
+import { Generation } from './generation.svelte';
+import { router } from './route.svelte';
+import { settings } from './settings.svelte';
+import { toasts } from './toasts.svelte';
+
+type Run = (on: (event: GenerationEvent) => void) => Promise<unknown>;
+
+/** The chat that is open, and the answers being made in this one and in others. */
+class Conversation {
+  id = $state<string | null>(null);
+  title = $state('');
+  messages = $state.raw<Message[]>([]);
+  activeLeaf = $state<string | null>(null);
+  isLoading = $state(false);
+  /** Why the chat cannot be shown. */
+  error = $state.raw<ApiError | null>(null);
+  /** Why the last message was not sent, with its text, which goes back to the composer. */
+  rejected = $state.raw<{ error: ApiError; text: string | null } | null>(null);
+  /** Errors of answers, by message: kept for their code and hint, which the store does not keep. */
+  failures = $state.raw<ReadonlyMap<string, ApiError>>(new Map());
+  usage = $state.raw<ContextUsage | null>(null);
+  readonly generations = new SvelteMap<string, Generation>();
+
+  readonly tree: MessageTree = $derived(indexTree(this.messages));
+  readonly path: Message[] = $derived(activePath(this.tree, this.activeLeaf));
+  readonly generation: Generation | null = $derived(this.id === null ? null : (this.generations.get(this.id) ?? null));
+  #opens = 0;
+
+  branch(message: Message): Branch | null {
+    return branchOf(this.tree, message);
+  }
+
+  async open(id: string | null, messageId: string | null = null): Promise<void> {
+    const open = ++this.#opens;
+    if (id !== this.id) this.#clear(id);
+    if (id === null) return;
+    this.isLoading = this.messages.length === 0;
+    try {
+      const chat = await backend.getChat(id);
+      if (open !== this.#opens) return;
+      this.#show(chat);
+      if (messageId !== null && !this.path.some((message) => message.id === messageId)) await this.showBranch(messageId);
+    } catch (error) {
+      if (open === this.#opens) this.error = asApiError(error);
+    } finally {
+      if (open === this.#opens) this.isLoading = false;
+    }
+    void this.readUsage();
+  }
+
+  async send(text: string): Promise<void> {
+    this.rejected = null;
+    await settings.flush();
+    let chatId = this.id;
+    const isNew = chatId === null;
+    const parentId = this.path.at(-1)?.id ?? null;
+    try {
+      if (chatId === null) {
+        chatId = (await backend.createChat()).id;
+        this.#clear(chatId);
+        router.go({ name: 'chat', id: chatId, message: null }, true);
+      }
+    } catch (error) {
+      this.rejected = { error: asApiError(error), text };
+      return;
+    }
+    const to = chatId;
+    await this.#generate(to, { text, parentId }, (on) => backend.sendMessage(to, parentId, text, on));
+    if (isNew) await this.#leaveUnstarted(to, text);
+  }
+
+  /** A chat that was made for a message nobody took would stay empty in the list. */
+  async #leaveUnstarted(chatId: string, text: string): Promise<void> {
+    const { rejected } = this;
+    if (this.id !== chatId || rejected === null || this.messages.length > 0) return;
+    await this.#try(backend.setDraft(null, text));
+    await this.#try(backend.deleteChat(chatId));
+    this.#opens++;
+    this.#clear(null);
+    router.go({ name: 'chat', id: null, message: null }, true);
+    this.rejected = rejected;
+  }
+
+  regenerate(answer: Message): Promise<void> {
+    return this.#again(null, (chatId, on) => backend.regenerate(chatId, answer.id, on));
+  }
+
+  edit(message: Message, text: string): Promise<void> {
+    return this.#again({ text, parentId: message.parentId }, (chatId, on) =>
+      backend.editMessage(chatId, message.id, text, on)
+    );
+  }
+
+  continue(answer: Message): Promise<void> {
+    return this.#again(null, (chatId, on) => backend.continueAnswer(chatId, answer.id, on));
+  }
+
+  async stop(): Promise<void> {
+    const { id, generation } = this;
+    if (id === null || generation === null) return;
+    generation.isStopping = true;
+    if (!(await this.#try(backend.stopGeneration(id)))) generation.isStopping = false;
+  }
+
+  /** Shows the branch that `messageId` is on, down to its newest end, and remembers it. */
+  async showBranch(messageId: string): Promise<void> {
+    const leaf = newestLeaf(this.tree, messageId);
+    if (!leaf || this.id === null) return;
+    this.activeLeaf = leaf.id;
+    await this.#try(backend.setActiveLeaf(this.id, leaf.id));
+    await this.readUsage();
+  }
+
+  async remove(message: Message): Promise<void> {
+    const { id } = this;
+    const deleting = backend.deleteMessage(message.id);
+    if (!(await this.#try(deleting))) return;
+    const token = await deleting;
+    await this.open(id);
+    const undo = async () => {
+      await this.#try(backend.undoDeleteMessage(token));
+      if (this.id === id) await this.open(id);
+    };
+    toasts.show(t('message.deleted'), { action: { label: t('common.undo'), run: () => void undo() } });
+  }
+
+  async readUsage(): Promise<void> {
+    const { id } = this;
+    if (id === null) {
+      this.usage = null;
+      return;
+    }
+    try {
+      const usage = await backend.contextUsage(id);
+      if (this.id === id) this.usage = usage;
+    } catch {
+      // The meter is a comfort: without a figure it is not shown.
+      if (this.id === id) this.usage = null;
+    }
+  }
+
+  async #again(question: Generation['question'], run: (chatId: string, on: (event: GenerationEvent) => void) => Promise<void>): Promise<void> {
+    const { id } = this;
+    if (id === null || this.generations.has(id)) return;
+    this.rejected = null;
+    await settings.flush();
+    await this.#generate(id, question, (on) => run(id, on));
+  }
+
+  async #generate(chatId: string, question: Generation['question'], run: Run): Promise<void> {
+    const generation = new Generation(question, {
+      started: (userMessage, answer) => this.#whenOpen(chatId, () => {
+        let messages = this.messages;
+        if (userMessage) messages = withMessage(messages, userMessage);
+        this.messages = withMessage(messages, answer);
+        this.activeLeaf = answer.id;
+      }),
+      done: ({ message, contextUsed, contextLength }) => {
+        this.#end(chatId, message);
+        this.#whenOpen(chatId, () => (this.usage = { used: contextUsed, length: contextLength }));
+        announcer.say(t('announce.done', { count: message.stats?.newTokens ?? 0 }));
+      },
+      failed: ({ message, error }) => {
+        this.failures = new Map([...this.failures, [message.id, error]]);
+        this.#end(chatId, message);
+        announcer.say(t(`error.${error.code}`));
+      }
+    });
+    this.generations.set(chatId, generation);
+    announcer.say(t('announce.started'));
+    try {
+      await run((event) => generation.take(event));
+    } catch (thrown) {
+      this.#reject(chatId, generation, asApiError(thrown));
+    } finally {
+      if (this.generations.get(chatId) === generation) {
+        this.generations.delete(chatId);
+        // It ended without a last event: the store knows best what there is.
+        if (this.id === chatId) await this.open(chatId);
+      }
+    }
+  }
+
+  #reject(chatId: string, generation: Generation, error: ApiError): void {
+    if (error.code === 'cancelled' || generation.answerId !== null) return;
+    this.#whenOpen(chatId, () => (this.rejected = { error, text: generation.question?.text ?? null }));
+    announcer.say(t(`error.${error.code}`));
+  }
+
+  #end(chatId: string, message: Message): void {
+    this.#whenOpen(chatId, () => (this.messages = withMessage(this.messages, message)));
+    this.generations.delete(chatId);
+  }
+
+  #whenOpen(chatId: string, act: () => void): void {
+    if (this.id === chatId) act();
+  }
+
+  #show(chat: Chat): void {
+    this.title = chat.title;
+    this.messages = chat.messages;
+    this.activeLeaf = chat.activeLeaf;
+    this.error = null;
+  }
+
+  #clear(id: string | null): void {
+    this.id = id;
+    this.title = '';
+    this.messages = [];
+    this.activeLeaf = null;
+    this.error = null;
+    this.rejected = null;
+    this.usage = null;
+  }
+
+  async #try(call: Promise<unknown>): Promise<boolean> {
+    try {
+      await call;
+      return true;
+    } catch (thrown) {
+      const error = asApiError(thrown);
+      toasts.show(`${t(`error.${error.code}`)} ${error.message}`, { tone: 'bad' });
+      return false;
+    }
+  }
+}
+
+export const conversation = new Conversation();
