@@ -147,8 +147,11 @@ fn everything_is_in_ram_once_loaded_and_tokens_are_counted_from_there() {
 
 #[test]
 fn a_small_budget_is_filled_and_what_is_missed_is_named() {
-    let (loaded, _) = load(&options(Some(small_budget())));
-    let loaded = loaded.expect("a model");
+    // The files have to stay: experts are read from them as they are needed.
+    let dir = model_with_tokenizer("tiny-2bit");
+    let proceed = &mut |_| ControlFlow::Continue(());
+    let loaded =
+        Loaded::load(dir.path(), &options(Some(small_budget())), proceed).expect("a model");
     let slots = loaded.plan.ram_slots.expect("not all experts fit");
     let engine = Engine::start(loaded);
     let in_ram = |places: &[Residence]| places.iter().filter(|p| **p == Residence::Ram).count();

@@ -154,6 +154,8 @@ impl<'a> App<'a> {
         let Some(dir) = &self.home.screenshots else {
             return Ok(());
         };
+        // What was found may not be painted yet.
+        tokio::time::sleep(Duration::from_millis(400)).await;
         let picture = tokio::time::timeout(STEP_LIMIT, self.client.screenshot()).await;
         std::fs::write(
             dir.join(format!("{name}.png")),

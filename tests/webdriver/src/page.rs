@@ -81,7 +81,7 @@ impl App<'_> {
     pub async fn finished_answer(&self, n: usize) -> anyhow::Result<String> {
         let script = format!(
             "const answers = [...document.querySelectorAll('article.answer')];
-             return answers.length >= {n} && answers.every((a) => a.getAttribute('aria-busy') === 'false')"
+             return answers.length >= {n} && answers.every((a) => a.getAttribute('aria-busy') === 'false' && a.innerText.trim() !== '')"
         );
         self.until(&script).await?;
         let text = format!(

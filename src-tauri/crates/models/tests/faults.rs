@@ -41,10 +41,7 @@ async fn connections_that_drop_cost_no_byte_twice() {
     let bench = survives(drops.into()).await;
     let sent = bench.hub.sent_bytes()[&name];
     // What was in the air when a connection broke may come again.
-    assert!(
-        sent >= size && sent < size + (512 << 10),
-        "{sent} of {size}"
-    );
+    assert!(sent >= size && sent < size + (64 << 10), "{sent} of {size}");
     let served = bench.hub.served();
     let asked: Vec<u64> = served
         .iter()
@@ -52,7 +49,6 @@ async fn connections_that_drop_cost_no_byte_twice() {
         .map(|s| s.from)
         .collect();
     let goes_on = asked.windows(2).all(|pair| pair[0] < pair[1]);
-    println!("{asked:?} {size}");
     assert!(asked.len() == 4 && asked[0] == 0 && goes_on, "{asked:?}");
 }
 
