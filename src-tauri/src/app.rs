@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use octet_models::Manager;
 use octet_store::{ChatId, Store, StoreError, recover};
 use serde::Serialize;
 use specta::Type;
@@ -91,7 +92,11 @@ pub enum NoticeKind {
 impl App {
     /// Opens everything below `paths`. What cannot be opened is said in the notices, and by the
     /// commands that need it; the window opens in any case. Also gives the changes of chats.
-    pub fn open(paths: Paths, demo: Box<DemoSource>) -> (Self, UnboundedReceiver<Option<ChatId>>) {
+    pub fn open(
+        paths: Paths,
+        library: octet_models::Result<Manager>,
+        demo: Box<DemoSource>,
+    ) -> (Self, UnboundedReceiver<Option<ChatId>>) {
         let started = Instant::now();
         if let Err(error) = paths.create() {
             tracing::error!(%error, "folders are missing");
@@ -107,7 +112,7 @@ impl App {
         }
         let store = open_store(&paths.chats(), &mut notices);
         let settings = Arc::new(settings);
-        let models = Arc::new(Models::new(ModelList::open(paths.models_list(), demo)));
+        let models = Arc::new(Models::new(ModelList::new(library, demo)));
         let (changes, changed) = unbounded_channel();
         let (sampling, tell) = (Arc::clone(&settings), changes.clone());
         let generations = Generations::new(
@@ -145,10 +150,16 @@ impl App {
             data_dir: text(self.paths.data_dir.clone()),
             config_dir: text(self.paths.config_dir.clone()),
             log_dir: text(self.paths.log_dir.clone()),
-            models_dir: text(self.paths.models()),
+            models_dir: text(self.models_dir()),
             notices: self.notices.clone(),
             first_start: self.first_start,
         }
+    }
+
+    /// Where models go.
+    pub fn models_dir(&self) -> PathBuf {
+        let library = self.models.list.library();
+        library.map_or_else(|_| self.paths.data_dir.clone(), Manager::folder)
     }
 
     /// The chats.

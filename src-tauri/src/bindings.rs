@@ -1,17 +1,22 @@
 //! Commands and events, collected once for the handler and for the page's types.
 
+use octet_models::ModelsState;
 use octet_store::ChatId;
 use serde::Serialize;
 use specta::Type;
 use tauri::Runtime;
 use tauri_specta::{Builder, ErrorHandlingMode, Event, collect_commands, collect_events};
 
-use crate::commands::{chats, experts, general, generation, models};
+use crate::commands::{chats, experts, general, generation, library, models};
 use crate::models::ModelState;
 
 /// The model is in another state, or further along.
 #[derive(Clone, Debug, Serialize, Type, Event)]
 pub struct ModelStateChanged(pub ModelState);
+
+/// Downloads or the library changed; at most five times a second.
+#[derive(Clone, Debug, Serialize, Type, Event)]
+pub struct ModelsChanged(pub ModelsState);
 
 /// A chat changed: its title, its place in the list, its messages.
 #[derive(Clone, Debug, Serialize, Type, Event)]
@@ -38,14 +43,30 @@ pub fn builder<R: Runtime>() -> Builder<R> {
             general::save_settings,
             general::default_settings,
             models::list_models,
-            models::add_model_folder,
-            models::remove_model_folder,
             models::plan_model,
             models::load_model,
             models::cancel_load,
             models::unload_model,
             models::model_state,
             models::pick_folder,
+            library::models_state,
+            library::list_offers,
+            library::look_up_model,
+            library::download_model,
+            library::pause_download,
+            library::resume_download,
+            library::cancel_download,
+            library::verify_model,
+            library::repair_model,
+            library::delete_model,
+            library::import_model,
+            library::move_models,
+            library::cancel_task,
+            library::reveal_model,
+            library::reveal_models,
+            library::set_endpoint,
+            library::set_token,
+            library::check_token,
             chats::list_chats,
             chats::get_chat,
             chats::create_chat,
@@ -70,5 +91,9 @@ pub fn builder<R: Runtime>() -> Builder<R> {
             experts::watch_experts,
             experts::unwatch_experts,
         ])
-        .events(collect_events![ModelStateChanged, ChatsChanged])
+        .events(collect_events![
+            ModelStateChanged,
+            ModelsChanged,
+            ChatsChanged
+        ])
 }

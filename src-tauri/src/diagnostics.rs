@@ -21,7 +21,7 @@ pub fn report(app: &App) -> String {
     };
     section(
         "Machine",
-        format!("{:#?}", Hardware::detect(&app.paths.models())),
+        format!("{:#?}", Hardware::detect(&app.models_dir())),
     );
     section("Model", model(&app.models.state()));
     section("Settings", settings(&app.settings.get()));

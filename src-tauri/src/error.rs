@@ -2,6 +2,7 @@
 
 use octet_engine::EngineError;
 use octet_engine::plan::{PlanError, format_bytes};
+use octet_models::{ModelsError, Problem, ProblemCode};
 use octet_store::StoreError;
 use serde::Serialize;
 use specta::Type;
@@ -64,6 +65,26 @@ pub enum ErrorCode {
     StoreNewer,
     /// A file that cannot be imported.
     Import,
+    /// Terms have to be accepted on the hub first.
+    Gated,
+    /// No such repository, or it is private.
+    Missing,
+    /// The access token is wrong or not allowed.
+    Token,
+    /// The hub cannot be reached.
+    Network,
+    /// The connection is not trusted.
+    Tls,
+    /// What arrived is not what was published.
+    Checksum,
+    /// Too many requests.
+    RateLimited,
+    /// The hub failed.
+    Hub,
+    /// No model that Octet runs.
+    Foreign,
+    /// The model or its folder is in use.
+    InUse,
     /// A fault of this program.
     Internal,
 }
@@ -229,6 +250,40 @@ impl From<StoreError> for ApiError {
             _ => return Self::internal(error.to_string()),
         };
         Self::new(code, error.to_string()).hint(hint)
+    }
+}
+
+impl From<ModelsError> for ApiError {
+    fn from(error: ModelsError) -> Self {
+        let Problem {
+            code,
+            message,
+            hint,
+        } = error.problem();
+        let code = match code {
+            ProblemCode::Gated => ErrorCode::Gated,
+            ProblemCode::Missing => ErrorCode::Missing,
+            ProblemCode::Token => ErrorCode::Token,
+            ProblemCode::Network => ErrorCode::Network,
+            ProblemCode::Tls => ErrorCode::Tls,
+            ProblemCode::DiskFull => ErrorCode::DiskFull,
+            ProblemCode::Checksum => ErrorCode::Checksum,
+            ProblemCode::RateLimited => ErrorCode::RateLimited,
+            ProblemCode::Hub => ErrorCode::Hub,
+            ProblemCode::Foreign => ErrorCode::Foreign,
+            ProblemCode::Tokenizer => ErrorCode::Tokenizer,
+            ProblemCode::InUse => ErrorCode::InUse,
+            ProblemCode::NotFound => ErrorCode::NotFound,
+            ProblemCode::Invalid => ErrorCode::Invalid,
+            ProblemCode::Io => ErrorCode::Io,
+            ProblemCode::Cancelled => ErrorCode::Cancelled,
+        };
+        // Sentences already, which keep the case of names.
+        Self {
+            code,
+            message,
+            hint: Some(hint),
+        }
     }
 }
 

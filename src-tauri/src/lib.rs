@@ -29,6 +29,7 @@ pub mod wording;
 
 use std::path::PathBuf;
 
+use octet_models::{Environment, Manager as Library, Options};
 use octet_store::ChatId;
 use tauri::{AppHandle, Builder, Manager, Runtime};
 use tauri_plugin_window_state::StateFlags;
@@ -36,7 +37,7 @@ use tauri_specta::Event;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::app::App;
-use crate::bindings::{ChatsChanged, ModelStateChanged};
+use crate::bindings::{ChatsChanged, ModelStateChanged, ModelsChanged};
 use crate::commands::models::PickedFolders;
 use crate::desktop::{Desktop, TauriDesktop};
 use crate::error::{ApiError, ErrorCode, Result};
@@ -64,7 +65,9 @@ pub fn run() {
     // The log tells of its own folder when that is missing.
     let _ = paths.create();
     let _log = logs::start(&paths.log_dir);
-    let (app, changes) = App::open(paths, Box::new(demo));
+    let (config_dir, data_dir) = (paths.config_dir.clone(), paths.data_dir.clone());
+    let library = Library::open(Options::new(config_dir, data_dir, Environment::read()));
+    let (app, changes) = App::open(paths, library, Box::new(demo));
     let desktop =
         |handle: &AppHandle| -> Box<dyn Desktop> { Box::new(TauriDesktop(handle.clone())) };
     let builder = assemble(with_plugins(Builder::default()), app, changes, desktop);
@@ -121,6 +124,15 @@ fn forward_events<R: Runtime>(
             emitted(ModelStateChanged(state).emit(&models));
         }
     });
+    if let Ok(library) = handle.state::<App>().models.list.library() {
+        let (page, mut states) = (handle.clone(), library.watch());
+        tauri::async_runtime::spawn(async move {
+            while states.changed().await.is_ok() {
+                let state = states.borrow_and_update().clone();
+                emitted(ModelsChanged(state).emit(&page));
+            }
+        });
+    }
 }
 
 fn emitted(outcome: tauri::Result<()>) {

@@ -14,13 +14,14 @@ use octet_engine::engine::model_sizes;
 use octet_engine::hardware::Hardware;
 use octet_engine::plan::make_plan;
 use octet_engine::{Engine, EngineError, LoadOptions, Loaded, load};
+use octet_models::Lease;
 use octet_store::settings::OffloadSettings;
 use serde::{Deserialize, Serialize};
 use specta::Type;
 use tokio::sync::watch;
 
 use crate::error::{ApiError, Result};
-use crate::model_list::{ModelEntry, ModelList};
+use crate::model_list::{ModelEntry, ModelKind, ModelList};
 use crate::plan_view::{PlanView, plan_request};
 use crate::task::blocking;
 
@@ -120,6 +121,8 @@ pub struct Ready {
     pub engine: Engine,
     /// The model's name.
     pub name: String,
+    /// Held as long as anybody computes with it: its files cannot be deleted. None for the demo.
+    _lease: Option<Arc<Lease>>,
 }
 
 /// See the [module](self).
@@ -206,8 +209,7 @@ impl Models {
         if cancelled.load(Ordering::Relaxed) {
             return Ok(self.state());
         }
-        let (models, wanted) = (Arc::clone(self), id.to_owned());
-        let entry = blocking(move || models.list.entry(&wanted)).await?;
+        let entry = self.list.entry(id).await?;
         self.release().await;
         let progress = LoadProgress {
             stage: LoadStage::Checking,
@@ -220,11 +222,12 @@ impl Models {
         });
         let started = Instant::now();
         self.set(match self.read(&entry, &offload, force, cancelled).await {
-            Ok(Some(engine)) => {
+            Ok(Some((engine, lease))) => {
                 let plan = PlanView::from(engine.plan());
                 *lock(&self.ready) = Some(Ready {
                     engine,
                     name: entry.name.clone(),
+                    _lease: lease.map(Arc::new),
                 });
                 let load_ms = started.elapsed().as_millis() as u64;
                 tracing::info!(model = entry.id, load_ms, "model loaded");
@@ -254,10 +257,14 @@ impl Models {
         offload: &OffloadSettings,
         force: bool,
         cancelled: Arc<AtomicBool>,
-    ) -> Result<Option<Engine>> {
+    ) -> Result<Option<(Engine, Option<Lease>)>> {
         let (models, entry, offload) = (Arc::clone(self), entry.clone(), offload.clone());
         let loading = move || {
             let dir = models.list.dir(&entry.id)?;
+            let lease = match entry.kind {
+                ModelKind::Demo => None,
+                _ => Some(models.list.library()?.lease(&dir)?),
+            };
             let sizes = model_sizes(&Checkpoint::open(&dir)?);
             let options = LoadOptions {
                 plan: plan_request(&offload, &sizes, force),
@@ -281,7 +288,7 @@ impl Models {
             };
             match Loaded::load(&dir, &options, &mut watch) {
                 Ok(_) if cancelled.load(Ordering::Relaxed) => Ok(None),
-                Ok(loaded) => Ok(Some(Engine::start(loaded))),
+                Ok(loaded) => Ok(Some((Engine::start(loaded), lease))),
                 Err(EngineError::Cancelled) => Ok(None),
                 Err(error) => Err(error.into()),
             }
@@ -312,9 +319,9 @@ impl Models {
 
     /// Gives the engine back; its thread is waited for elsewhere than on the runtime.
     async fn release(&self) {
-        let engine = lock(&self.ready).take();
-        if engine.is_some() {
-            let freed = tokio::task::spawn_blocking(move || drop(engine)).await;
+        let ready = lock(&self.ready).take();
+        if ready.is_some() {
+            let freed = tokio::task::spawn_blocking(move || drop(ready)).await;
             if let Err(error) = freed {
                 tracing::error!(%error, "the engine did not end well");
             }

@@ -9,7 +9,7 @@ use crate::error::{ApiError, ErrorCode, Result};
 /// Folders and files of one user of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
-    /// Settings and the list of models.
+    /// Settings.
     pub config_dir: PathBuf,
     /// Chats, and models.
     pub data_dir: PathBuf,
@@ -51,18 +51,8 @@ impl Paths {
         self.config_dir.join("settings.json")
     }
 
-    /// The folders that were added as models.
-    pub fn models_list(&self) -> PathBuf {
-        self.config_dir.join("models.json")
-    }
-
     /// The chats.
     pub fn chats(&self) -> PathBuf {
         self.data_dir.join("chats.db")
-    }
-
-    /// Where models go that are not chosen elsewhere.
-    pub fn models(&self) -> PathBuf {
-        self.data_dir.join("models")
     }
 }

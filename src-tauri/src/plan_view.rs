@@ -148,6 +148,17 @@ impl From<&TierPlan> for MemoryView {
 ///
 /// Settings outlive models: what a smaller model does not have is brought into its range.
 pub fn plan_request(offload: &OffloadSettings, sizes: &ModelSizes, force: bool) -> PlanRequest {
+    let request = any_model(offload);
+    PlanRequest {
+        experts_on_gpu: request.experts_on_gpu.map(|n| n.min(sizes.n_experts)),
+        ctx: request.ctx.map(|tokens| tokens.min(sizes.max_positions)),
+        force,
+        ..request
+    }
+}
+
+/// What is asked of the plan for models that are not here yet.
+pub fn any_model(offload: &OffloadSettings) -> PlanRequest {
     let preset = match offload.preset {
         OffloadPreset::Auto => plan::Preset::Auto,
         OffloadPreset::Gpu16 => plan::Preset::Vram16,
@@ -165,15 +176,11 @@ pub fn plan_request(offload: &OffloadSettings, sizes: &ModelSizes, force: bool) 
         preset,
         vram_budget: bytes(offload.vram_budget_bytes),
         ram_budget: bytes(offload.ram_budget_bytes),
-        experts_on_gpu: offload
-            .experts_per_layer_on_gpu
-            .map(|experts| usize::from(experts).min(sizes.n_experts)),
-        ctx: offload
-            .context_length
-            .map(|tokens| (tokens as usize).min(sizes.max_positions)),
+        experts_on_gpu: offload.experts_per_layer_on_gpu.map(usize::from),
+        ctx: offload.context_length.map(|tokens| tokens as usize),
         misses,
         prefetch: offload.prefetch.map(usize::from),
-        force,
+        force: false,
         gpu_backend_available: GPU_BACKEND,
     }
 }

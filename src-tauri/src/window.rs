@@ -1,7 +1,9 @@
 //! The one window.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use octet_models::{DownloadState, ModelsState};
 use octet_store::settings::Theme;
 use tauri::webview::{Color, NewWindowResponse};
 use tauri::{
@@ -14,7 +16,7 @@ use crate::links;
 /// Its label, as in the capability.
 pub const LABEL: &str = "main";
 
-/// How long closing waits for answers to be stored.
+/// How long closing waits for answers to be stored and downloads to pause.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Page backgrounds, as in the page's styles: what shows until it is drawn.
@@ -52,21 +54,43 @@ pub fn open<R: Runtime>(app: &TauriApp<R>) -> tauri::Result<()> {
     Ok(())
 }
 
-/// On closing, has answers under way stopped and stored first.
+/// On closing, has answers under way stopped and stored and downloads paused first.
 pub fn on_event<R: Runtime>(window: &Window<R>, event: &WindowEvent) {
     let WindowEvent::CloseRequested { api, .. } = event else {
         return;
     };
-    let generations = std::sync::Arc::clone(&window.state::<App>().generations);
-    if !generations.is_busy() {
+    let app = window.state::<App>();
+    let generations = Arc::clone(&app.generations);
+    let library = app.models.list.library().ok().cloned();
+    let library = library.filter(|library| is_busy(&library.state()));
+    if !generations.is_busy() && library.is_none() {
         return;
     }
     api.prevent_close();
     let window = window.clone();
     tauri::async_runtime::spawn(async move {
-        generations.stop_all(CLOSE_LIMIT).await;
+        let pausing = async {
+            if let Some(library) = library {
+                library.shut_down().await;
+            }
+        };
+        let pausing = tokio::time::timeout(CLOSE_LIMIT, pausing);
+        let (_, paused) = tokio::join!(generations.stop_all(CLOSE_LIMIT), pausing);
+        if paused.is_err() {
+            tracing::warn!("downloads did not end in time; they go on from what is on disk");
+        }
         if let Err(error) = window.destroy() {
             tracing::error!(%error, "the window did not close");
         }
     });
+}
+
+fn is_busy(models: &ModelsState) -> bool {
+    let rests = |state: &DownloadState| {
+        matches!(
+            state,
+            DownloadState::Paused { .. } | DownloadState::Failed { .. }
+        )
+    };
+    !models.tasks.is_empty() || models.downloads.iter().any(|one| !rests(&one.state))
 }

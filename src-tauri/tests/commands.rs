@@ -2,105 +2,11 @@
 
 mod support;
 
-use std::future::ready;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::Arc;
 
-use octet_app::app::App;
-use octet_app::desktop::{Desktop, FileKind, Picked};
-use octet_app::error::Result;
-use serde_json::{Value, json};
-use tauri::test::{MockRuntime, get_ipc_response, mock_builder, mock_context, noop_assets};
-use tauri::webview::InvokeRequest;
-use tauri::{Manager, WebviewWindow};
-use url::Url;
-
-/// A desktop on which every dialog is answered with the same path.
-#[derive(Clone, Default)]
-struct FakeDesktop {
-    answer: Option<PathBuf>,
-    opened: Arc<Mutex<Vec<String>>>,
-}
-
-impl Desktop for FakeDesktop {
-    fn pick_folder(&self) -> Picked {
-        Box::pin(ready(self.answer.clone()))
-    }
-
-    fn pick_save_file(&self, name: &str, _: FileKind) -> Picked {
-        let dir = self.answer.clone();
-        Box::pin(ready(dir.map(|dir| dir.join(name))))
-    }
-
-    fn pick_open_file(&self, _: FileKind) -> Picked {
-        let dir = self.answer.clone();
-        Box::pin(ready(dir.map(|dir| dir.join("Hello.json"))))
-    }
-
-    fn open(&self, url: &Url) -> Result<()> {
-        self.opened.lock().expect("no panic").push(url.to_string());
-        Ok(())
-    }
-
-    fn reveal(&self, _: &Path) -> Result<()> {
-        Ok(())
-    }
-}
-
-struct Page {
-    _app: tauri::App<MockRuntime>,
-    window: WebviewWindow<MockRuntime>,
-    _dir: tempfile::TempDir,
-    _model: tempfile::TempDir,
-}
-
-impl Page {
-    fn open(desktop: FakeDesktop) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let model = support::endless_model();
-        let demo = model.path().to_owned();
-        let (state, changes) = App::open(
-            support::paths(dir.path()),
-            Box::new(move || Ok(demo.clone())),
-        );
-        let builder = octet_app::assemble(mock_builder(), state, changes, |_| Box::new(desktop));
-        let mut app = builder.build(mock_context(noop_assets())).expect("an app");
-        // The setup runs when the loop does; one turn of it gives the app back.
-        #[allow(deprecated)]
-        app.run_iteration(|_, _| {});
-        let window = app.get_webview_window("main").expect("a window");
-        Self {
-            _app: app,
-            window,
-            _dir: dir,
-            _model: model,
-        }
-    }
-
-    /// Calls a command as the page does.
-    fn call(&self, command: &str, arguments: Value) -> Result<Value, Value> {
-        let request = InvokeRequest {
-            cmd: command.into(),
-            callback: tauri::ipc::CallbackFn(0),
-            error: tauri::ipc::CallbackFn(1),
-            url: "tauri://localhost".parse().expect("an address"),
-            body: tauri::ipc::InvokeBody::Json(arguments),
-            headers: Default::default(),
-            invoke_key: tauri::test::INVOKE_KEY.to_string(),
-        };
-        let answer = get_ipc_response(&self.window, request)?;
-        Ok(answer.deserialize().expect("JSON"))
-    }
-
-    fn get(&self, command: &str, arguments: Value) -> Value {
-        self.call(command, arguments).expect("the command succeeds")
-    }
-
-    fn refused(&self, command: &str, arguments: Value) -> Value {
-        self.call(command, arguments)
-            .expect_err("the command fails")
-    }
-}
+use serde_json::json;
+use support::page::{FakeDesktop, Page};
 
 #[test]
 fn the_page_learns_about_the_app_and_keeps_settings() {
@@ -204,21 +110,27 @@ fn only_folders_from_the_dialog_become_models() {
         answer: Some(model.path().to_owned()),
         ..FakeDesktop::default()
     });
-    let path = json!({"path": model.path()});
+    let import = json!({"path": model.path(), "how": "link"});
+    for command in ["import_model", "move_models"] {
+        let refused = page.refused(command, import.clone());
+        assert_eq!(refused["code"], "invalid", "{command}");
+    }
+    assert_eq!(page.get("pick_folder", json!({})), json!(model.path()));
+    let id = page.get("import_model", import);
+    let models = page.get("list_models", json!({}));
     assert_eq!(
-        page.refused("add_model_folder", path.clone())["code"],
-        "invalid"
+        (
+            &models[1]["id"],
+            &models[1]["kind"],
+            &models[1]["freesBytes"]
+        ),
+        (&id, &json!("linked"), &json!(0))
     );
-    assert_eq!(page.get("pick_folder", json!({})), path["path"]);
-    let added = page.get("add_model_folder", path);
-    assert_eq!(added["kind"], "folder");
+    assert!(models[1]["sizeBytes"].as_u64() > Some(0));
+    page.get("delete_model", json!({"id": id}));
+    assert!(model.path().join("config.json").is_file());
     assert_eq!(
-        page.get("list_models", json!({})).as_array().map(Vec::len),
-        Some(2)
-    );
-    page.get("remove_model_folder", json!({"id": added["id"]}));
-    assert_eq!(
-        page.refused("load_model", json!({"id": added["id"], "force": false}))["code"],
+        page.refused("load_model", json!({"id": id, "force": false}))["code"],
         "notFound"
     );
 }

@@ -21,7 +21,7 @@ pub fn app_info(app: State<'_, App>) -> AppInfo {
 #[tauri::command]
 #[specta::specta]
 pub async fn hardware(app: State<'_, App>) -> Result<HardwareInfo> {
-    let models = app.paths.models();
+    let models = app.models_dir();
     blocking(move || Ok(HardwareInfo::detect(&models))).await
 }
 

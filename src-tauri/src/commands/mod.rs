@@ -4,4 +4,5 @@ pub mod chats;
 pub mod experts;
 pub mod general;
 pub mod generation;
+pub mod library;
 pub mod models;

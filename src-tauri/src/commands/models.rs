@@ -1,4 +1,4 @@
-//! Models: the list, the plan, loading.
+//! Models that are here: the list, the plan, loading.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -27,7 +27,11 @@ impl PickedFolders {
             .insert(path);
     }
 
-    fn require(&self, path: String) -> Result<PathBuf> {
+    /// The folder, if the person chose it.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Invalid`].
+    pub(super) fn require(&self, path: String) -> Result<PathBuf> {
         let path = PathBuf::from(path);
         let picked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if picked.contains(&path) {
@@ -42,37 +46,11 @@ impl PickedFolders {
     }
 }
 
-/// All models.
+/// All models that are here.
 #[tauri::command]
 #[specta::specta]
 pub async fn list_models(app: State<'_, App>) -> Result<Vec<ModelEntry>> {
-    let models = Arc::clone(&app.models);
-    blocking(move || Ok(models.list.list())).await
-}
-
-/// Adds a folder that was chosen with [`pick_folder`].
-#[tauri::command]
-#[specta::specta]
-pub async fn add_model_folder(
-    app: State<'_, App>,
-    picked: State<'_, PickedFolders>,
-    path: String,
-) -> Result<ModelEntry> {
-    let (models, path) = (Arc::clone(&app.models), picked.require(path)?);
-    blocking(move || models.list.add(&path)).await
-}
-
-/// Forgets a folder; its files stay.
-#[tauri::command]
-#[specta::specta]
-pub async fn remove_model_folder(app: State<'_, App>, id: String) -> Result<()> {
-    if let ModelState::Loading { model, .. } | ModelState::Ready { model, .. } = app.models.state()
-        && model.id == id
-    {
-        app.models.unload().await;
-    }
-    let models = Arc::clone(&app.models);
-    blocking(move || models.list.remove(&id)).await
+    app.models.list.list().await
 }
 
 /// What a model would take of the machine.

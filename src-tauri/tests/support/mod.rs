@@ -1,6 +1,8 @@
 //! An app in a temporary folder, with a tiny model, and no desktop.
 #![allow(dead_code)] // Not every test uses all of it.
 
+pub mod page;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use octet_app::generation::{Ask, GenerationEvent, Sink};
 use octet_app::model_list::{DEMO, DemoSource};
 use octet_app::models::ModelState;
 use octet_app::paths::Paths;
+use octet_models::{Environment, Manager, Options};
 use octet_store::{Chat, ChatId, Message};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -33,6 +36,21 @@ pub fn paths(dir: &Path) -> Paths {
     }
 }
 
+/// A library that knows nothing of the user's own folders, tokens and settings.
+pub fn library(dir: &Path, vars: &[(&str, String)]) -> octet_models::Result<Manager> {
+    let hub_home = dir.join("hf").display().to_string();
+    let environment = Environment::of(|name| {
+        let set = vars.iter().find(|(known, _)| *known == name);
+        let value = set.map(|(_, value)| value.clone());
+        value.or_else(|| (name == "HF_HOME").then(|| hub_home.clone()))
+    });
+    let paths = paths(dir);
+    Manager::open(Options {
+        use_keyring: false,
+        ..Options::new(paths.config_dir, paths.data_dir, environment)
+    })
+}
+
 impl Fixture {
     pub fn new() -> Self {
         let model = Arc::new(endless_model());
@@ -50,7 +68,8 @@ impl Fixture {
         model: Arc<tempfile::TempDir>,
         demo: Box<DemoSource>,
     ) -> Self {
-        let (app, changes) = App::open(paths(dir.path()), demo);
+        let library = library(dir.path(), &[]);
+        let (app, changes) = App::open(paths(dir.path()), library, demo);
         let fixture = Self {
             app: Arc::new(app),
             changes,

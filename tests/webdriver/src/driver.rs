@@ -17,29 +17,35 @@ const STEP_LIMIT: Duration = Duration::from_secs(60);
 pub struct Home {
     dir: tempfile::TempDir,
     app: PathBuf,
+    hub: String,
     screenshots: Option<PathBuf>,
 }
 
 impl Home {
-    pub fn new(app: &Path, screenshots: Option<PathBuf>) -> anyhow::Result<Self> {
+    /// `hub` is where models are downloaded from.
+    pub fn new(app: &Path, hub: String, screenshots: Option<PathBuf>) -> anyhow::Result<Self> {
         if let Some(dir) = &screenshots {
             std::fs::create_dir_all(dir)?;
         }
         Ok(Self {
             dir: tempfile::tempdir()?,
             app: app.to_owned(),
+            hub,
             screenshots,
         })
     }
 
     /// What isolates a process from the real home.
-    fn environment(&self) -> [(&'static str, PathBuf); 5] {
+    fn environment(&self) -> [(&'static str, PathBuf); 8] {
         let dir = self.dir.path();
         [
             ("HOME", dir.to_owned()),
             ("XDG_CONFIG_HOME", dir.join(".config")),
             ("XDG_DATA_HOME", dir.join(".local/share")),
             ("XDG_CACHE_HOME", dir.join(".cache")),
+            ("HF_HOME", dir.join(".cache/huggingface")),
+            ("HF_ENDPOINT", PathBuf::from(&self.hub)),
+            ("NO_PROXY", "127.0.0.1".into()),
             ("OCTET_TEST", "1".into()),
         ]
     }
@@ -90,6 +96,9 @@ impl<'a> App<'a> {
                 &native.to_string(),
             ])
             .envs(home.environment())
+            .env_remove("HF_TOKEN")
+            .env_remove("HF_HUB_CACHE")
+            .env_remove("HF_HUB_OFFLINE")
             // Set, this would make screenshots hang.
             .env_remove("WEBKIT_DISABLE_DMABUF_RENDERER")
             .env_remove("WEBKIT_DISABLE_COMPOSITING_MODE")

@@ -14,7 +14,7 @@ use crate::driver::App;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// More than any step takes: steps have limits of their own.
-const PATIENCE: Duration = Duration::from_secs(3600);
+pub const PATIENCE: Duration = Duration::from_secs(3600);
 
 impl App<'_> {
     /// Waits for an element.
@@ -32,6 +32,29 @@ impl App<'_> {
 
     pub async fn click(&self, label: &str) -> anyhow::Result<()> {
         self.button(label).await?.click().await?;
+        Ok(())
+    }
+
+    /// Waits for a button of the last card in a list of the models.
+    pub async fn find_in(&self, list: &str, label: &str) -> anyhow::Result<Element> {
+        let path =
+            format!("//ul[@aria-label={list:?}]/li[last()]//button[normalize-space()={label:?}]");
+        let wait = self.client.wait().at_most(PATIENCE);
+        Ok(wait.for_element(Locator::XPath(&path)).await?)
+    }
+
+    pub async fn click_in(&self, list: &str, label: &str) -> anyhow::Result<()> {
+        self.find_in(list, label).await?.click().await?;
+        Ok(())
+    }
+
+    pub async fn click_in_dialog(&self, label: &str) -> anyhow::Result<()> {
+        let path = format!("//*[@role='alertdialog']//button[normalize-space()={label:?}]");
+        let wait = self.client.wait().at_most(PATIENCE);
+        wait.for_element(Locator::XPath(&path))
+            .await?
+            .click()
+            .await?;
         Ok(())
     }
 
@@ -114,7 +137,18 @@ impl App<'_> {
              return choice !== undefined"
         ))
         .await?;
-        self.theme_is(&name.to_lowercase()).await
+        self.theme_is(&name.to_lowercase()).await?;
+        self.theme_is_kept(&name.to_lowercase()).await
+    }
+
+    /// Waits until the theme is on the disk: changes are written a moment after they act.
+    async fn theme_is_kept(&self, name: &str) -> anyhow::Result<()> {
+        let script = "const done = arguments[arguments.length - 1];
+             window.__TAURI_INTERNALS__.invoke('load_settings').then((all) => done(all.appearance.theme))";
+        while self.client.execute_async(script, Vec::new()).await? != name {
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
     pub async fn theme_is(&self, name: &str) -> anyhow::Result<()> {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { bytes, bytesOf, number, percent, rate, seconds } from './format';
+import { bytes, bytesOf, daysAgo, duration, number, percent, rate, seconds } from './format';
 
 describe('figures', () => {
   it('have few digits and the unit that fits', () => {
@@ -24,5 +24,19 @@ describe('figures', () => {
     expect(rate(230.4, 'en')).toBe('230');
     expect(seconds(812, 'en')).toBe('0.8 s');
     expect(seconds(12_400, 'en')).toBe('12 s');
+  });
+
+  it('tell a time to come as exactly as it can be meant', () => {
+    expect([0.4, 40, 59.2, 285, 284, 601, 3599, 4200, 90_000].map((value) => duration(value, 'en'))).toEqual([
+      '1 s', '40 s', '1 min', '4 min 45 s', '4 min 40 s', '11 min', '1 h', '1 h 10 min', '25 h'
+    ]);
+  });
+
+  it('tell days by the calendar', () => {
+    const now = new Date(2026, 10, 24, 0, 30).getTime();
+    expect(daysAgo(new Date(2026, 10, 23, 23, 50).getTime(), now, 'en')).toBe('yesterday');
+    expect(daysAgo(now, now, 'de')).toBe('heute');
+    expect(daysAgo(new Date(2026, 10, 21).getTime(), now, 'en')).toBe('3 days ago');
+    expect(daysAgo(new Date(2026, 7, 1).getTime(), now, 'en')).toBe('Aug 1, 2026');
   });
 });

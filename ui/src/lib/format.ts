@@ -47,6 +47,29 @@ export function seconds(ms: number, locale: string): string {
   return `${number(ms / 1000, locale, ms < 9_950 ? 1 : 0)} s`;
 }
 
+/** How long it will take, as exact as it can be meant: "40 s", "4 min 45 s", "1 h 10 min". */
+export function duration(seconds: number, locale: string): string {
+  const parts = (first: number, firstUnit: string, second: number, secondUnit: string) =>
+    second === 0 ? `${number(first, locale)} ${firstUnit}` : `${number(first, locale)} ${firstUnit} ${second} ${secondUnit}`;
+  const whole = Math.ceil(seconds);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 600) return parts(Math.floor(whole / 60), 'min', Math.floor((whole % 60) / 5) * 5, 's');
+  const minutes = Math.ceil(whole / 60);
+  if (minutes < 60) return `${minutes} min`;
+  return parts(Math.floor(minutes / 60), 'h', Math.floor((minutes % 60) / 5) * 5, 'min');
+}
+
+export function date(ms: number, locale: string): string {
+  return new Intl.DateTimeFormat(locale, { dateStyle: 'medium' }).format(ms);
+}
+
+/** "3 days ago", by the calendar. */
+export function daysAgo(ms: number, now: number, locale: string): string {
+  const day = (at: number) => new Date(at).setHours(12, 0, 0, 0);
+  const days = Math.round((day(ms) - day(now)) / 86_400_000);
+  return days < -30 ? date(ms, locale) : new Intl.RelativeTimeFormat(locale, { numeric: 'auto' }).format(days, 'day');
+}
+
 export function dateTime(ms: number, locale: string): string {
   return new Intl.DateTimeFormat(locale, { dateStyle: 'medium', timeStyle: 'short' }).format(ms);
 }

@@ -8,13 +8,19 @@ import type {
   ExpertsFrame,
   GenerationEvent,
   HardwareInfo,
+  ImportHow,
   ImportResult,
   ModelEntry,
+  ModelsState,
   ModelState,
+  Offer,
   OffloadSettings,
   PlanView,
+  Removed,
   SearchHit,
-  Settings
+  Settings,
+  TokenPlace,
+  VerifyReport
 } from './bindings';
 
 /** Lossless and for reading back, or for people. */
@@ -42,14 +48,41 @@ export interface Backend {
   defaultSettings(): Promise<Settings>;
 
   listModels(): Promise<ModelEntry[]>;
-  addModelFolder(path: string): Promise<ModelEntry>;
-  removeModelFolder(id: string): Promise<void>;
   planModel(id: string, offload: OffloadSettings): Promise<PlanView>;
   loadModel(id: string, force: boolean): Promise<ModelState>;
   cancelLoad(): Promise<void>;
   unloadModel(): Promise<void>;
   modelState(): Promise<ModelState>;
   pickFolder(): Promise<string | null>;
+
+  modelsState(): Promise<ModelsState>;
+  /** The catalogue, as it is without asking the network. */
+  listOffers(): Promise<Offer[]>;
+  /** Asks the hub about a repository, `owner/name`. */
+  lookUpModel(repo: string): Promise<Offer>;
+  downloadModel(repo: string): Promise<void>;
+  pauseDownload(repo: string): Promise<void>;
+  /** Goes on; tries again where it had failed. */
+  resumeDownload(repo: string): Promise<void>;
+  /** Deletes what had arrived. */
+  cancelDownload(repo: string): Promise<void>;
+  /** Resolves when every byte was compared. */
+  verifyModel(id: string): Promise<VerifyReport>;
+  repairModel(id: string): Promise<void>;
+  deleteModel(id: string): Promise<Removed>;
+  /** Takes a folder of `pickFolder`; resolves with the model's id when it is there. */
+  importModel(path: string, how: ImportHow): Promise<string>;
+  /** Takes a folder of `pickFolder`; resolves when all models are there. */
+  moveModels(path: string): Promise<void>;
+  cancelTask(id: number): Promise<void>;
+  revealModel(id: string): Promise<void>;
+  revealModels(): Promise<void>;
+  /** Null: the one that is used where none was chosen. */
+  setEndpoint(endpoint: string | null): Promise<void>;
+  /** Says where it is kept now. Null removes it. */
+  setToken(token: string | null): Promise<TokenPlace | null>;
+  /** The name of the account that the token belongs to. */
+  checkToken(): Promise<string>;
 
   listChats(before: string | null, limit: number): Promise<ChatPage>;
   getChat(id: string): Promise<Chat>;
@@ -79,6 +112,7 @@ export interface Backend {
   watchExperts(on: (frame: ExpertsFrame) => void): Promise<void>;
   unwatchExperts(): Promise<void>;
 
+  onModelsState(on: (state: ModelsState) => void): Promise<Unlisten>;
   onModelState(on: (state: ModelState) => void): Promise<Unlisten>;
   onChatsChanged(on: (change: ChatsChanged) => void): Promise<Unlisten>;
 }

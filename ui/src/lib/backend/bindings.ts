@@ -26,12 +26,8 @@ export const commands = {
 	saveSettings: (settings: Settings) => __TAURI_INVOKE<Settings>("save_settings", { settings }),
 	/**  The settings as they were at first. */
 	defaultSettings: () => __TAURI_INVOKE<Settings>("default_settings"),
-	/**  All models. */
+	/**  All models that are here. */
 	listModels: () => __TAURI_INVOKE<ModelEntry[]>("list_models"),
-	/**  Adds a folder that was chosen with [`pick_folder`]. */
-	addModelFolder: (path: string) => __TAURI_INVOKE<ModelEntry>("add_model_folder", { path }),
-	/**  Forgets a folder; its files stay. */
-	removeModelFolder: (id: string) => __TAURI_INVOKE<null>("remove_model_folder", { id }),
 	/**  What a model would take of the machine. */
 	planModel: (id: string, offload: OffloadSettings) => __TAURI_INVOKE<PlanView>("plan_model", { id, offload }),
 	/**  Loads a model; returns when that ended. */
@@ -44,6 +40,42 @@ export const commands = {
 	modelState: () => __TAURI_INVOKE<ModelState>("model_state"),
 	/**  Has the person choose a folder. */
 	pickFolder: () => __TAURI_INVOKE<string | null>("pick_folder"),
+	/**  Downloads, tasks and settings as they are; the event tells of changes. */
+	modelsState: () => __TAURI_INVOKE<ModelsState>("models_state"),
+	/**  The catalogue; needs no network. */
+	listOffers: () => __TAURI_INVOKE<Offer[]>("list_offers"),
+	/**  Any repository, `owner/name`. */
+	lookUpModel: (repo: string) => __TAURI_INVOKE<Offer>("look_up_model", { repo }),
+	/**  Queues a download. */
+	downloadModel: (repo: string) => __TAURI_INVOKE<null>("download_model", { repo }),
+	/**  Stops a download; what has arrived is kept. */
+	pauseDownload: (repo: string) => __TAURI_INVOKE<null>("pause_download", { repo }),
+	/**  Goes on with a download that was paused or failed. */
+	resumeDownload: (repo: string) => __TAURI_INVOKE<null>("resume_download", { repo }),
+	/**  Ends a download and deletes what has arrived. */
+	cancelDownload: (repo: string) => __TAURI_INVOKE<null>("cancel_download", { repo }),
+	/**  Compares every byte of a model with what was published. */
+	verifyModel: (id: string) => __TAURI_INVOKE<VerifyReport>("verify_model", { id }),
+	/**  Downloads a model's damaged files again. */
+	repairModel: (id: string) => __TAURI_INVOKE<null>("repair_model", { id }),
+	/**  Deletes a model; forgets a linked one. Refused while it is loaded. */
+	deleteModel: (id: string) => __TAURI_INVOKE<Removed>("delete_model", { id }),
+	/**  Adds a folder that was chosen with `pick_folder`; the model's id. */
+	importModel: (path: string, how: ImportHow) => __TAURI_INVOKE<string>("import_model", { path, how }),
+	/**  Moves the models folder to one that was chosen with `pick_folder`. */
+	moveModels: (path: string) => __TAURI_INVOKE<null>("move_models", { path }),
+	/**  Ends a check, a copy or a move. */
+	cancelTask: (task: number) => __TAURI_INVOKE<null>("cancel_task", { task }),
+	/**  Shows a model's folder in the file manager. */
+	revealModel: (id: string) => __TAURI_INVOKE<null>("reveal_model", { id }),
+	/**  Shows the models folder in the file manager. */
+	revealModels: () => __TAURI_INVOKE<null>("reveal_models"),
+	/**  Chooses the hub or a mirror of it; none: as if nothing was chosen. */
+	setEndpoint: (endpoint: string | null) => __TAURI_INVOKE<null>("set_endpoint", { endpoint }),
+	/**  Keeps an access token, or removes it; where it is now. There is no command that reads it. */
+	setToken: (token: string | null) => __TAURI_INVOKE<TokenPlace | null>("set_token", { token }),
+	/**  The account that the access token belongs to. */
+	checkToken: () => __TAURI_INVOKE<string>("check_token"),
 	/**  Chats, page by page. */
 	listChats: (before: string | null, limit: number) => __TAURI_INVOKE<ChatPage>("list_chats", { before, limit }),
 	/**  A whole chat. */
@@ -96,6 +128,7 @@ export const commands = {
 export const events = {
 	chatsChanged: makeEvent<ChatsChanged, ChatsChanged>("chats-changed"),
 	modelStateChanged: makeEvent<ModelStateChanged, ModelStateChanged>("model-state-changed"),
+	modelsChanged: makeEvent<ModelsChanged, ModelsChanged>("models-changed"),
 };
 
 /* Types */
@@ -164,6 +197,14 @@ export type Appearance = {
 	language: string | null,
 	/**  Less movement. */
 	reduceMotion: ReduceMotion,
+};
+
+/**  A file that is not as it should be. */
+export type BadFile = {
+	/**  Its name in the model. */
+	file: string,
+	/**  What is wrong with it. */
+	reason: string,
 };
 
 /**  A whole chat. Also the form in which chats are exported. */
@@ -238,6 +279,67 @@ export type ContextUsage = {
 	length: number,
 };
 
+/**  Room on the disk that holds the models folder. */
+export type DiskNeed = {
+	/**  Bytes still to be written. */
+	neededBytes: number,
+	/**  Bytes that may be written; none where the system does not say. */
+	freeBytes: number | null,
+	/**  Whether the one is enough for the other and what is kept free for the system. */
+	isEnough: boolean,
+};
+
+/**  A model on its way here. */
+export type Download = {
+	/**  The repository, `owner/name`; there is one download of a repository at most. */
+	repo: string,
+	/**  What it is doing. */
+	state: DownloadState,
+	/**  Bytes that are on disk. */
+	doneBytes: number,
+	/**  Bytes there will be; 0 until the repository was listed. */
+	totalBytes: number,
+	/**  Files that are complete and checked. */
+	filesDone: number,
+	/**  Files there will be; 0 until the repository was listed. */
+	files: number,
+	/**  Over the last seconds; 0 unless it is running. */
+	bytesPerSec: number,
+	/**  At that speed; none where there is no speed to tell from. */
+	secondsLeft: number | null,
+	/**  It replaces damaged files of a model that is installed. */
+	isRepair: boolean,
+};
+
+/**  What a download is doing. */
+export type DownloadState = 
+/**  Others come first. */
+{ kind: "queued"; 
+/**  How many. */
+ahead: number } | 
+/**  The repository is listed, and what is here already is looked at. */
+{ kind: "preparing" } | 
+/**  Bytes arrive. */
+{ kind: "running" } | 
+/**  Nothing has arrived for a while; connections are renewed by themselves. */
+{ kind: "stalled"; 
+/**  For how long. */
+seconds: number } | 
+/**  Every transfer failed in a way that passes; it goes on by itself. */
+{ kind: "retrying"; 
+/**  In this many seconds. */
+inSeconds: number; 
+/**  What happened. */
+problem: Problem } | 
+/**  Stopped, with all that has arrived kept. */
+{ kind: "paused"; 
+/**  Why. */
+reason: PauseReason } | 
+/**  Ended by an error, with all that has arrived kept; resuming tries again. */
+{ kind: "failed"; 
+/**  What happened. */
+problem: Problem };
+
 /**  The kinds of failure. */
 export type ErrorCode = 
 /**  The model folder is missing, damaged or foreign. */
@@ -276,6 +378,26 @@ export type ErrorCode =
 "storeNewer" | 
 /**  A file that cannot be imported. */
 "import" | 
+/**  Terms have to be accepted on the hub first. */
+"gated" | 
+/**  No such repository, or it is private. */
+"missing" | 
+/**  The access token is wrong or not allowed. */
+"token" | 
+/**  The hub cannot be reached. */
+"network" | 
+/**  The connection is not trusted. */
+"tls" | 
+/**  What arrived is not what was published. */
+"checksum" | 
+/**  Too many requests. */
+"rateLimited" | 
+/**  The hub failed. */
+"hub" | 
+/**  No model that Octet runs. */
+"foreign" | 
+/**  The model or its folder is in use. */
+"inUse" | 
 /**  A fault of this program. */
 "internal";
 
@@ -313,6 +435,38 @@ export type ExportFormat =
 "json" | 
 /**  The active branch, to be read. */
 "markdown";
+
+/**  How well a model fits. */
+export type FitBadge = 
+/**  Nothing is read from disk once loaded. */
+"fits" | 
+/**  Experts are read from disk meanwhile, or the context is short. */
+"tight" | 
+/**  It does not. */
+"tooBig" | 
+/**  Its sizes are not known yet. */
+"unknown";
+
+/**  How a model would run on this machine. */
+export type FitView = {
+	/**  In a word. */
+	badge: FitBadge,
+	/**  In a line: `fits (auto plan: 6 experts a layer on the GPU)`. */
+	summary: string,
+	/**  RAM that the plan takes, or would need at least. */
+	ramBytes: number,
+	/**  VRAM that the plan takes; none on the CPU. */
+	vramBytes: number | null,
+};
+
+/**  Why the models folder is where it is. */
+export type FolderFrom = 
+/**  Chosen by the person. */
+"chosen" | 
+/**  The Hugging Face cache, shared with other programs. */
+"hubCache" | 
+/**  Octet's own, for there is no Hugging Face cache. */
+"own";
 
 /**  What the page is told while it waits. */
 export type GenerationEvent = 
@@ -402,6 +556,28 @@ export type HardwareInfo = {
 	/**  Its size. */
 	diskTotalBytes: number | null,
 };
+
+/**  What is wrong with an installed model. */
+export type Health = 
+/**  Nothing that headers and sizes would show. */
+{ kind: "good"; 
+/**  When every byte was last compared, in milliseconds since 1970; at download or since. */
+verifiedAtMs: number | null } | 
+/**  It cannot be loaded, or would give wrong answers. */
+{ kind: "damaged"; 
+/**  In a sentence. */
+message: string; 
+/**  Files that are missing, cut off or different; may be empty where that is not known. */
+files: string[]; 
+/**  Whether [`crate::Manager::repair`] can download them again. */
+canRepair: boolean };
+
+/**  What importing does with a folder. */
+export type ImportHow = 
+/**  It is used where it is. */
+"link" | 
+/**  It is copied into the models folder. */
+"copy";
 
 /**  What was imported. */
 export type ImportResult = {
@@ -507,7 +683,7 @@ export type MissPolicy =
 
 /**  A model as the page lists it. */
 export type ModelEntry = {
-	/**  [`DEMO`], or that of an added folder. */
+	/**  [`DEMO`], or that of the library. */
 	id: string,
 	/**  For people. */
 	name: string,
@@ -517,24 +693,38 @@ export type ModelEntry = {
 	path: string,
 	/**  Its files together. */
 	sizeBytes: number,
-	/**  Layers. */
+	/**  What deleting it frees. */
+	freesBytes: number,
+	/**  When it was completed, in milliseconds since 1970; none for the demo. */
+	installedAtMs: number | null,
+	/**  Layers; 0 where the files cannot be read. */
 	nLayers: number,
 	/**  Experts a layer. */
 	nExperts: number,
-	/**  In words. */
-	quantization: string,
+	/**  In words, as found in the files. */
+	expertQuantization: string,
+	/**  In words, as found in the files. */
+	attentionQuantization: string,
 	/**  The longest context it was made for, in tokens. */
 	maxContext: number,
-	/**  Why it cannot be loaded. */
-	problem: string | null,
+	/**  A tokenizer lies beside it. */
+	hasTokenizer: boolean,
+	/**  What is wrong with it, if anything. */
+	health: Health,
+	/**  It is loaded, here or by another program. */
+	isInUse: boolean,
 };
 
 /**  Where a model comes from. */
 export type ModelKind = 
 /**  It ships with the app. */
 "demo" | 
-/**  A folder of the user's. */
-"folder";
+/**  Downloaded. */
+"hub" | 
+/**  Copied from a folder. */
+"imported" | 
+/**  A folder of the user's, used where it is. */
+"linked";
 
 /**  How a model is. */
 export type ModelState = 
@@ -566,6 +756,40 @@ error: ApiError };
 /**  The model is in another state, or further along. */
 export type ModelStateChanged = ModelState;
 
+/**  Downloads or the library changed; at most five times a second. */
+export type ModelsChanged = ModelsState;
+
+/**  Where models are and where they come from. */
+export type ModelsSettings = {
+	/**  The models folder. */
+	folder: string,
+	/**  Why it is this one. */
+	folderFrom: FolderFrom,
+	/**  The hub, or a mirror of it. */
+	endpoint: string,
+	/**  Who says so. */
+	endpointFrom: SettingFrom,
+	/**  Where the access token is; none: there is none. */
+	token: TokenPlace | null,
+	/**  Why the token is not in the keyring, where it is not and could have been expected to be. */
+	tokenNote: string | null,
+};
+
+/**  Everything that changes by itself, as [`crate::Manager::watch`] gives it. */
+export type ModelsState = {
+	/**
+	 *  In the order in which they were asked for. One that completed is gone from here, and
+	 *  [`ModelsState::library_version`] has risen.
+	 */
+	downloads: Download[],
+	/**  Verifying, importing, moving: what has progress and is no download. */
+	tasks: Task[],
+	/**  Rises whenever [`crate::Manager::installed`] may answer something else. */
+	libraryVersion: number,
+	/**  Where models are and where they come from. */
+	settings: ModelsSettings,
+};
+
 /**  Something that happened at the start. */
 export type Notice = {
 	/**  What kind. */
@@ -586,6 +810,45 @@ export type NoticeKind =
 "storeRestored" | 
 /**  Answers were cut off when the program last ended. */
 "interruptedAnswers";
+
+/**  A model that can be had. */
+export type Offer = {
+	/**  `owner/name`. */
+	repo: string,
+	/**  For people. */
+	title: string,
+	/**  A sentence or two; empty for a repository that is not in the catalogue. */
+	about: string,
+	/**  As the hub names it (`apache-2.0`). */
+	license: string | null,
+	/**  Its page on the hub, for the system's browser. */
+	page: string,
+	/**  What is downloaded, tokenizer included. */
+	sizeBytes: number,
+	/**  Files of that. */
+	files: number,
+	/**  How it is quantized, in words; none where only its files would tell. */
+	quantization: string | null,
+	/**  Repositories that the tokenizer is looked for in, in this order. */
+	tokenizerFrom: string[],
+	/**  How it would run here. */
+	fit: FitView,
+	/**  Whether there is room. */
+	disk: DiskNeed,
+	/**  What there is of it already. */
+	status: OfferStatus,
+};
+
+/**  What there is of an offered model. */
+export type OfferStatus = 
+/**  Nothing. */
+"available" | 
+/**  A download: see [`ModelsState::downloads`]. */
+"downloading" | 
+/**  All of it. */
+"installed" | 
+/**  It is installed, and damaged. */
+"damaged";
 
 /**  How much the offloading takes. */
 export type OffloadPreset = 
@@ -617,6 +880,13 @@ export type OffloadSettings = {
 	/**  Worker threads of the CPU kernels, 1 to 1024. */
 	threads: number | null,
 };
+
+/**  Why a download is paused. */
+export type PauseReason = 
+/**  By [`crate::Manager::pause`]. */
+"asked" | 
+/**  The program ended in the middle of it. */
+"interrupted";
 
 /**  Where a plan computes. */
 export type PlanDevice = 
@@ -674,6 +944,51 @@ export type Preset = {
 	sampling: SamplingSettings,
 };
 
+/**  A failure as a person meets it. */
+export type Problem = {
+	/**  To branch on. */
+	code: ProblemCode,
+	/**  What happened and why. */
+	message: string,
+	/**  What to do next. */
+	hint: string,
+};
+
+/**  The kinds of failure. */
+export type ProblemCode = 
+/**  Terms have to be accepted on the hub first. */
+"gated" | 
+/**  No such repository, revision or file; or it is private. */
+"missing" | 
+/**  The access token is wrong or not allowed. */
+"token" | 
+/**  The hub cannot be reached. */
+"network" | 
+/**  The connection is not trusted. */
+"tls" | 
+/**  No room on the disk. */
+"diskFull" | 
+/**  What arrived is not what was published. */
+"checksum" | 
+/**  Too many requests. */
+"rateLimited" | 
+/**  The hub answered with an error of its own, or with something that makes no sense. */
+"hub" | 
+/**  The repository or folder is no model that Octet runs. */
+"foreign" | 
+/**  No tokenizer that fits could be had. */
+"tokenizer" | 
+/**  The model is loaded, or another program works on it. */
+"inUse" | 
+/**  There is no such model, download or task. */
+"notFound" | 
+/**  An argument that makes no sense. */
+"invalid" | 
+/**  The file system refused. */
+"io" | 
+/**  Stopped on request. */
+"cancelled";
+
 /**  What an answer waits for. */
 export type QueueReason = 
 /**  The model. */
@@ -689,6 +1004,14 @@ export type ReduceMotion =
 "on" | 
 /**  Things may move. */
 "off";
+
+/**  What deleting did. */
+export type Removed = {
+	/**  The model. */
+	model: string,
+	/**  Bytes that are free now; 0 for a linked folder. */
+	freedBytes: number,
+};
 
 /**  Who speaks. */
 export type Role = 
@@ -741,6 +1064,15 @@ export type SearchHit = {
 	at: Timestamp,
 };
 
+/**  Who determined a setting. */
+export type SettingFrom = 
+/**  The person, in Octet. */
+"chosen" | 
+/**  An environment variable. */
+"environment" | 
+/**  Nobody. */
+"default";
+
 /**  All settings. Every field is always there; what is not in the file has its default. */
 export type Settings = {
 	/**  [`SETTINGS_VERSION`] of whoever wrote them last, or of a newer version before. */
@@ -786,6 +1118,33 @@ export type StopReason =
 /**  The person stopped it. */
 "cancelled";
 
+/**  Work on models that is under way. */
+export type Task = {
+	/**  For [`crate::Manager::cancel_task`]. */
+	id: number,
+	/**  What is done. */
+	kind: TaskKind,
+	/**  Id of the model; none where it is about all of them. */
+	model: string | null,
+	/**  Bytes done. */
+	doneBytes: number,
+	/**  Bytes to do. */
+	totalBytes: number,
+	/**  Over the last seconds. */
+	bytesPerSec: number,
+	/**  At that speed. */
+	secondsLeft: number | null,
+};
+
+/**  The kinds of work. */
+export type TaskKind = 
+/**  Every byte is read and compared. */
+"verify" | 
+/**  A folder is copied in. */
+"import" | 
+/**  The models folder goes elsewhere. */
+"move";
+
 /**  Colours. */
 export type Theme = 
 /**  As the system's. */
@@ -816,12 +1175,37 @@ export type TierTotals = {
 /**  A moment: milliseconds since 1970-01-01 UTC, in the range that JavaScript's `Date` has. */
 export type Timestamp = number;
 
+/**  Where an access token is kept. */
+export type TokenPlace = 
+/**  The environment variable `HF_TOKEN`. */
+"environment" | 
+/**  The system's keyring. */
+"keyring" | 
+/**  Memory, until the program ends: there is no keyring. */
+"session" | 
+/**  The file that Hugging Face's own tools keep. */
+"hubFile";
+
 /**
  *  What [`Store::delete_message`](crate::Store::delete_message) gives, to undo it.
  * 
  *  A version 7 UUID: later ones are greater. Text in JSON, 16 bytes in the database.
  */
 export type UndoToken = string;
+
+/**  What verifying found. */
+export type VerifyReport = {
+	/**  The model. */
+	model: string,
+	/**  Files compared. */
+	files: number,
+	/**  Bytes compared. */
+	bytes: number,
+	/**  Files that are not as they were published; empty: all is well. */
+	bad: BadFile[],
+	/**  Files of which no hash is known, so that only the engine's checks were made. */
+	unknown: number,
+};
 
 /* Tauri Specta runtime */
 type EventEmit<T> = [T] extends [null] ? () => Promise<void> : (payload: T) => Promise<void>;

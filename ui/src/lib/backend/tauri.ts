@@ -25,14 +25,31 @@ export const tauriBackend: Backend = {
   defaultSettings: commands.defaultSettings,
 
   listModels: commands.listModels,
-  addModelFolder: commands.addModelFolder,
-  removeModelFolder: (id) => done(commands.removeModelFolder(id)),
   planModel: commands.planModel,
   loadModel: commands.loadModel,
   cancelLoad: () => done(commands.cancelLoad()),
   unloadModel: () => done(commands.unloadModel()),
   modelState: commands.modelState,
   pickFolder: commands.pickFolder,
+
+  modelsState: commands.modelsState,
+  listOffers: commands.listOffers,
+  lookUpModel: commands.lookUpModel,
+  downloadModel: (repo) => done(commands.downloadModel(repo)),
+  pauseDownload: (repo) => done(commands.pauseDownload(repo)),
+  resumeDownload: (repo) => done(commands.resumeDownload(repo)),
+  cancelDownload: (repo) => done(commands.cancelDownload(repo)),
+  verifyModel: commands.verifyModel,
+  repairModel: (id) => done(commands.repairModel(id)),
+  deleteModel: commands.deleteModel,
+  importModel: commands.importModel,
+  moveModels: (path) => done(commands.moveModels(path)),
+  cancelTask: (id) => done(commands.cancelTask(id)),
+  revealModel: (id) => done(commands.revealModel(id)),
+  revealModels: () => done(commands.revealModels()),
+  setEndpoint: (endpoint) => done(commands.setEndpoint(endpoint)),
+  setToken: commands.setToken,
+  checkToken: commands.checkToken,
 
   listChats: commands.listChats,
   getChat: commands.getChat,
@@ -60,6 +77,7 @@ export const tauriBackend: Backend = {
   watchExperts: (on) => done(commands.watchExperts(channel(on))),
   unwatchExperts: () => done(commands.unwatchExperts()),
 
+  onModelsState: (on) => events.modelsChanged.listen((event) => on(event.payload)),
   onModelState: (on) => events.modelStateChanged.listen((event) => on(event.payload)),
   onChatsChanged: (on) => events.chatsChanged.listen((event) => on(event.payload))
 };

@@ -11,7 +11,7 @@ const keys = Object.keys(en) as Key[];
 /** Words that are the same in both languages. */
 const SAME = new Set<string>([
   'common.autoValue', 'offload.cpu', 'memory.ram', 'item.cuda', 'sampling.topP', 'sampling.minP',
-  'sampling.topK', 'appearance.system', 'preset.name', 'about.chats', 'welcome.gpu', 'experts.none', 'place.vram', 'place.ram'
+  'sampling.topK', 'appearance.system', 'preset.name', 'token.placeholder', 'about.chats', 'welcome.gpu', 'experts.none', 'place.vram', 'place.ram'
 ]);
 
 const argumentsOf = (pattern: string): string[] => {
@@ -80,7 +80,7 @@ describe('the sources', () => {
       .filter((file) => /\.(svelte|ts)$/.test(file) && !file.includes('i18n'))
       .map((file) => readFileSync(`src/${file}`, 'utf8'))
       .join('\n');
-    const computed = /^(error|errorNext|group|model\.state|nav|notice|preset|sampling|stage|item)\./;
+    const computed = /^(error|errorNext|group|model\.state|nav|notice|preset|sampling|stage|item|models\.from)\.|^folder\.(chosen|hubCache|own)|^endpoint\.(chosen|default|environment)|^token\.(environment|keyring|session|hubFile)|^import\.(link|copy)|^downloads\.(preparing|failed)/;
     expect(keys.filter((key) => !computed.test(key) && !text.includes(`'${key}'`))).toEqual([]);
   });
 

@@ -1,6 +1,6 @@
-import type { HardwareInfo, ModelEntry, PlanView } from '$lib/backend';
-import { bytes, number } from '$lib/format';
-import { i18n, t } from '$lib/i18n/index.svelte';
+import type { Download, HardwareInfo, Health, ModelEntry, Offer, PlanView, VerifyReport } from '$lib/backend';
+import { bytes, duration, number } from '$lib/format';
+import { i18n, t, type Key } from '$lib/i18n/index.svelte';
 
 /** Where a loaded model computes and where its experts are: always on the screen. */
 export function splitText(plan: PlanView): string {
@@ -25,7 +25,6 @@ export interface Badge {
 
 /** How well a model fits this machine, in a few words. */
 export function fitBadge(entry: ModelEntry, plan: PlanView | null): Badge | null {
-  if (entry.problem !== null) return { text: t('fit.broken'), tone: 'bad' };
   if (plan === null) return null;
   if (plan.fit === 'tooBig') return { text: t('fit.tooBig'), tone: 'bad' };
   if (entry.kind === 'demo') return { text: t('fit.demo'), tone: '' };
@@ -34,11 +33,91 @@ export function fitBadge(entry: ModelEntry, plan: PlanView | null): Badge | null
   return { text: plan.device === 'gpu' ? t('fit.gpu', { onGpu }) : t('fit.cpu'), tone: '' };
 }
 
-/** The program words it in English, always the same way. */
-export function quantizationText(quantization: string): string {
-  const [, experts, attention] = /^(\d)-bit experts, (\d)-bit attention$/.exec(quantization) ?? [];
-  return experts && attention ? t('models.quantization', { experts, attention }) : quantization;
+/** The same before it is here, when only the sizes are known. */
+export function offerBadge({ fit }: Offer): Badge | null {
+  switch (fit.badge) {
+    case 'fits':
+      return { text: t('fit.fits'), tone: '' };
+    case 'tight':
+      return { text: t('fit.tight'), tone: 'warn' };
+    case 'tooBig':
+      return { text: t('fit.tooBig'), tone: 'bad' };
+    default:
+      return null;
+  }
 }
+
+/** The bits of a description in English: `2 bits in groups of 16`, `2-bit experts`. */
+function quantization(experts: string | undefined, attention: string | undefined): string | null {
+  return experts && attention ? t('models.quantization', { experts, attention }) : null;
+}
+
+/** In short; what does not begin with bits is given as it is. */
+export function quantizationText({ expertQuantization, attentionQuantization }: ModelEntry): string {
+  const bits = (text: string) => /^(\d+) bits/.exec(text)?.[1];
+  return quantization(bits(expertQuantization), bits(attentionQuantization)) ?? expertQuantization;
+}
+
+export function offerQuantization(text: string): string {
+  const [, experts, attention] = /(\d+)-bit experts.*\b(\d+)-bit attention/.exec(text) ?? [];
+  return quantization(experts, attention) ?? text;
+}
+
+/** What the catalogue says in English of the models that are known here. */
+const KNOWN: Record<string, Key> = { 'lavawolfiee/Mixtral-8x7B-Instruct-v0.1-offloading-demo': 'offers.instruct' };
+
+export function aboutText({ repo, about }: Offer): { text: string; lang: string | undefined } {
+  const key = KNOWN[repo];
+  return key ? { text: t(key), lang: undefined } : { text: about, lang: 'en' };
+}
+
+const LICENSES: Record<string, string> = { 'apache-2.0': 'Apache 2.0', mit: 'MIT', 'cc-by-4.0': 'CC BY 4.0', 'cc-by-nc-4.0': 'CC BY-NC 4.0' };
+
+/** As a person writes it. */
+export const licenseName = (license: string): string => LICENSES[license.toLowerCase()] ?? license;
+
+/** What a download is doing, in a few words. */
+export function downloadText({ state, bytesPerSec, secondsLeft }: Download): string {
+  switch (state.kind) {
+    case 'queued':
+      return t('downloads.queued', { ahead: state.ahead });
+    case 'stalled':
+      return t('downloads.stalled', { time: duration(state.seconds, i18n.locale) });
+    case 'retrying':
+      return t('downloads.retrying', { time: duration(state.inSeconds, i18n.locale) });
+    case 'paused':
+      return state.reason === 'asked' ? t('downloads.paused') : t('downloads.interrupted');
+    case 'running':
+      return speedText(bytesPerSec, secondsLeft);
+    default:
+      return t(`downloads.${state.kind}`);
+  }
+}
+
+export function speedText(bytesPerSec: number, secondsLeft: number | null): string {
+  if (bytesPerSec <= 0) return t('downloads.running');
+  const speed = `${bytes(bytesPerSec, i18n.locale)}/s`;
+  return secondsLeft === null ? speed : t('downloads.left', { speed, time: duration(secondsLeft, i18n.locale) });
+}
+
+/** What a check that found nothing bad has shown. */
+export function verifyText({ files, bytes: compared, unknown }: VerifyReport): string {
+  if (files === 0) return t('verify.structure');
+  const good = t('verify.good', { count: files, files: number(files, i18n.locale), size: bytes(compared, i18n.locale) });
+  return unknown === 0 ? good : `${good} ${t('verify.unknown', { count: unknown })}`;
+}
+
+type Damaged = Extract<Health, { kind: 'damaged' }>;
+
+/** What is wrong with a model, by its headers and sizes or by its last check; null where nothing is. */
+export function damageOf(entry: ModelEntry, report: VerifyReport | undefined): Damaged | null {
+  if (entry.health.kind === 'damaged') return entry.health;
+  if (!report || report.bad.length === 0) return null;
+  return { kind: 'damaged', message: '', files: report.bad.map(({ file }) => file), canRepair: entry.kind === 'hub' };
+}
+
+/** The repository that a message names first: the one to look at may be that of the tokenizer. */
+export const repoIn = (message: string): string | null => /(?<![\w./:-])[\w.-]+\/[\w.-]*\w/.exec(message)?.[0] ?? null;
 
 export type ItemKind = 'trunk' | 'experts' | 'context' | 'buffers' | 'other';
 

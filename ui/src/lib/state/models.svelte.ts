@@ -7,7 +7,7 @@ class Models {
   state = $state.raw<ModelState>({ type: 'none' });
   entries = $state.raw<ModelEntry[]>([]);
   hardware = $state.raw<HardwareInfo | null>(null);
-  /** What went wrong when a folder was added or forgotten, or when the list was read. */
+  /** What went wrong when the list was read, or a model was unloaded. */
   listError = $state.raw<ApiError | null>(null);
 
   readonly plan: PlanView | null = $derived(this.state.type === 'ready' ? this.state.plan : null);
@@ -76,33 +76,6 @@ class Models {
       await call();
     } catch (error) {
       this.listError = asApiError(error);
-    }
-  }
-
-  /** Asks for a folder; null when the person changed their mind or it holds no model. */
-  async addFolder(): Promise<ModelEntry | null> {
-    this.listError = null;
-    try {
-      const path = await backend.pickFolder();
-      if (path === null) return null;
-      const entry = await backend.addModelFolder(path);
-      await this.refresh();
-      return entry;
-    } catch (error) {
-      this.listError = asApiError(error);
-      return null;
-    }
-  }
-
-  async forget(entry: ModelEntry): Promise<boolean> {
-    this.listError = null;
-    try {
-      await backend.removeModelFolder(entry.id);
-      await this.refresh();
-      return true;
-    } catch (error) {
-      this.listError = asApiError(error);
-      return false;
     }
   }
 }

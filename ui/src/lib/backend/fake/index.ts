@@ -1,7 +1,8 @@
 import type { Backend, OnGeneration } from '../backend';
-import type { Chat, ChatsChanged, ExpertsFrame, Message, ModelState, Settings, StopReason } from '../bindings';
+import type { Chat, ChatsChanged, ExpertsFrame, ImportHow, Message, ModelState, Settings, StopReason } from '../bindings';
 import { FakeChats, message, STATS } from './chats';
 import { FakeRouter } from './experts';
+import { FakeLibrary } from './library';
 import { FakeModels, hardware, makePlan } from './models';
 import { apiError, readOptions, type Options } from './options';
 import { answerTo } from './texts';
@@ -15,6 +16,8 @@ export interface Witness {
   settings: Settings;
   drafts: [string | null, string][];
   forcedLoads: number;
+  imports: [string, ImportHow][];
+  token: () => string | null;
 }
 
 declare global {
@@ -69,6 +72,7 @@ class Fake {
   settings: Settings = copy(DEFAULTS);
   readonly chats: FakeChats;
   readonly models: FakeModels;
+  readonly library: FakeLibrary;
   readonly witness: Witness;
   #stopped = new Set<string>();
   #running: Promise<void> = Promise.resolve();
@@ -81,6 +85,7 @@ class Fake {
     if (options.language) this.settings.appearance.language = options.language;
     this.chats = new FakeChats(options);
     this.models = new FakeModels(options, () => this.settings.offload);
+    this.library = new FakeLibrary(options, this.models);
     this.#router = new FakeRouter(this.models.state);
     this.models.listen((state) => {
       if (state.type === 'loading') return;
@@ -88,7 +93,7 @@ class Fake {
       this.#router = new FakeRouter(state);
       this.#watch?.(this.#router.frame);
     });
-    this.witness = { opened: [], settings: this.settings, drafts: [], forcedLoads: 0 };
+    this.witness = { opened: [], settings: this.settings, drafts: [], forcedLoads: 0, imports: [], token: () => this.library.token };
   }
 
   watch(on: ((frame: ExpertsFrame) => void) | null): void {
@@ -244,24 +249,10 @@ function listing(fake: Fake): Pick<
   };
 }
 
-function modelling(fake: Fake): Pick<
-  Backend,
-  'listModels' | 'addModelFolder' | 'removeModelFolder' | 'planModel' | 'loadModel' | 'cancelLoad' | 'unloadModel' | 'modelState' | 'pickFolder'
-> {
+function modelling(fake: Fake): Pick<Backend, 'listModels' | 'planModel' | 'loadModel' | 'cancelLoad' | 'unloadModel' | 'modelState' | 'pickFolder'> {
   const { models, options } = fake;
   return {
     listModels: async () => copy(models.entries),
-    addModelFolder: async (path) => {
-      const known = models.entries.find((entry) => entry.path === path);
-      if (known) return known;
-      const name = path.split(/[\\/]/).at(-1) ?? path;
-      const entry = { ...models.entry('demo'), id: name, name, path, kind: 'folder' as const, sizeBytes: 18.2e9, nLayers: 32, maxContext: 32768, quantization: '2-bit experts, 4-bit attention' };
-      models.entries.push(entry);
-      return entry;
-    },
-    removeModelFolder: async (id) => {
-      models.entries = models.entries.filter((entry) => entry.id !== id);
-    },
     planModel: async (id, offload) => makePlan(models.entry(id), offload, options),
     loadModel: async (id, force) => {
       if (force) fake.witness.forcedLoads++;
@@ -274,6 +265,40 @@ function modelling(fake: Fake): Pick<
   };
 }
 
+function keeping(fake: Fake): Pick<
+  Backend,
+  | 'modelsState' | 'listOffers' | 'lookUpModel' | 'downloadModel' | 'pauseDownload' | 'resumeDownload' | 'cancelDownload' | 'verifyModel'
+  | 'repairModel' | 'deleteModel' | 'importModel' | 'moveModels' | 'cancelTask' | 'revealModel' | 'revealModels' | 'setEndpoint' | 'setToken' | 'checkToken'
+> {
+  const { library, witness } = fake;
+  return {
+    modelsState: async () => library.state,
+    listOffers: async () => library.offers(),
+    lookUpModel: async (repo) => {
+      await pause(300);
+      return library.lookUp(repo);
+    },
+    downloadModel: async (repo) => library.download(repo),
+    pauseDownload: async (repo) => library.pause(repo),
+    resumeDownload: async (repo) => library.resume(repo),
+    cancelDownload: async (repo) => library.cancel(repo),
+    verifyModel: (id) => library.verify(id),
+    repairModel: (id) => library.repair(id),
+    deleteModel: async (id) => library.remove(id),
+    importModel: (path, how) => {
+      witness.imports.push([path, how]);
+      return library.import(path, how);
+    },
+    moveModels: (path) => library.move(path),
+    cancelTask: async (id) => library.cancelTask(id),
+    revealModel: async (id) => void witness.opened.push(fake.models.entry(id).path),
+    revealModels: async () => void witness.opened.push(library.state.settings.folder),
+    setEndpoint: async (endpoint) => library.setEndpoint(endpoint),
+    setToken: async (token) => library.setToken(token),
+    checkToken: async () => library.checkToken()
+  };
+}
+
 /** A back end that lives in the page. Calls named in `fail` reject. */
 export function createFake(params: URLSearchParams): Backend {
   const fake = new Fake(readOptions(params));
@@ -282,6 +307,7 @@ export function createFake(params: URLSearchParams): Backend {
   const full: Backend = {
     ...listing(fake),
     ...modelling(fake),
+    ...keeping(fake),
     ...answering(fake),
     appInfo: async () => ({
       version: '0.1.0',
@@ -317,6 +343,7 @@ export function createFake(params: URLSearchParams): Backend {
     },
     watchExperts: async (on) => fake.watch(on),
     unwatchExperts: async () => fake.watch(null),
+    onModelsState: async (on) => fake.library.listen(on),
     onModelState: async (on: (state: ModelState) => void) => fake.models.listen(on),
     onChatsChanged: async (on: (change: ChatsChanged) => void) => fake.chats.listen(on)
   };

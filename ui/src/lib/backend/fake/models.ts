@@ -33,40 +33,59 @@ export function hardware(options: Options): HardwareInfo {
   };
 }
 
+const DAY = 86_400_000;
+
 export const DEMO: ModelEntry = {
   id: 'demo',
   name: 'Octet demo',
   kind: 'demo',
   path: '/home/ada/.local/share/octet/demo',
   sizeBytes: 12.4e6,
+  freesBytes: 0,
+  installedAtMs: null,
   nLayers: 6,
   nExperts: 8,
-  quantization: '4-bit experts, 8-bit attention',
+  expertQuantization: '4 bits in groups of 32',
+  attentionQuantization: '8 bits in groups of 64',
   maxContext: 1024,
-  problem: null
+  hasTokenizer: true,
+  health: { kind: 'good', verifiedAtMs: null },
+  isInUse: false
 };
 
 export const MIXTRAL: ModelEntry = {
   id: 'mixtral',
   name: 'Mixtral 8x7B Instruct',
-  kind: 'folder',
+  kind: 'linked',
   path: '/home/ada/models/mixtral',
   sizeBytes: 18.2e9,
+  freesBytes: 0,
+  installedAtMs: Date.now() - 12 * DAY,
   nLayers: 32,
   nExperts: 8,
-  quantization: '2-bit experts, 4-bit attention',
+  expertQuantization: '2 bits in groups of 16, 8-bit scales in groups of 128',
+  attentionQuantization: '4 bits in groups of 64, 8-bit scales in groups of 256',
   maxContext: 32768,
-  problem: null
+  hasTokenizer: true,
+  health: { kind: 'good', verifiedAtMs: Date.now() - 3 * DAY },
+  isInUse: false
 };
 
 export const HERMES: ModelEntry = {
   ...MIXTRAL,
-  id: 'hermes',
+  id: 'ada/Nous-Hermes-2-Mixtral-3bit',
   name: 'Nous Hermes 2 Mixtral',
-  path: '/home/ada/models/nous-hermes-2',
+  kind: 'hub',
+  path: '/home/ada/.cache/huggingface/hub/models--ada--Nous-Hermes-2-Mixtral-3bit/snapshots/main',
   sizeBytes: 22.9e9,
-  quantization: '3-bit experts, 4-bit attention',
-  problem: 'model-00017-of-00257.safetensors is cut off: fetch it again'
+  freesBytes: 22.9e9,
+  expertQuantization: '3 bits in groups of 32, 8-bit scales in groups of 128',
+  health: {
+    kind: 'damaged',
+    message: 'One file is cut off: 41.2 MB of 66.4 MB are there.',
+    files: ['model-00017-of-00257.safetensors'],
+    canRepair: true
+  }
 };
 
 const used = (items: MemoryItem[]) => items.reduce((sum, item) => sum + item.bytes, 0);
@@ -162,7 +181,7 @@ export class FakeModels {
     private readonly options: Options,
     private readonly offload: () => OffloadSettings
   ) {
-    this.entries = options.isFirstStart ? [DEMO] : [DEMO, MIXTRAL, HERMES];
+    this.entries = structuredClone(options.isFirstStart ? [DEMO] : [DEMO, MIXTRAL, HERMES]);
     this.state = { type: 'none' };
     if (options.model === 'ready') this.state = this.#ready(MIXTRAL);
     if (options.model === 'demo') this.state = this.#ready(DEMO);

@@ -10,7 +10,21 @@ export interface Options {
   tokensPerSec: number;
   /** How long loading a model takes. */
   loadMs: number;
-  /** Name of the call that fails, and how. `answer` fails in the middle of an answer. */
+  /** How long a download takes, and a check, a copy or a move. */
+  downloadMs: number;
+  taskMs: number;
+  /** Downloads that are there at the start: `running`, `paused`, ..., or the code of a failure. */
+  downloads: string[];
+  /** `bad`: a check finds a damaged file. */
+  verify: string | null;
+  /** `small`: there is no room for a model. */
+  disk: string | null;
+  token: string | null;
+  hasKeyring: boolean;
+  /**
+   * Name of the call that fails, and how. `answer` fails in the middle of an answer; `download`, `retry` and `stall`
+   * happen to a download under way.
+   */
   failures: Map<string, ErrorCode>;
   answer: string | null;
   notice: string | null;
@@ -36,6 +50,13 @@ export function readOptions(params: URLSearchParams): Options {
     messages: count('messages', 0),
     tokensPerSec: count('rate', 30),
     loadMs: count('loadMs', 1500),
+    downloadMs: count('downloadMs', 8000),
+    taskMs: count('taskMs', 1500),
+    downloads: (params.get('downloads') ?? '').split(',').filter(Boolean),
+    verify: params.get('verify'),
+    disk: params.get('disk'),
+    token: params.get('token'),
+    hasKeyring: params.get('keyring') !== '0',
     failures,
     answer: params.get('answer'),
     notice: params.get('notice'),
@@ -58,6 +79,22 @@ const ERRORS: Partial<Record<ErrorCode, [string, string]>> = {
   notLoaded: ['no model is loaded', 'Load a model first.'],
   storeDamaged: ['chats.db is damaged: page 412 is malformed', 'Restore the backup of yesterday.'],
   diskFull: ['the disk is full: 0 B of 512 GB are free', 'Free some space; nothing that was saved is lost.'],
+  gated: [
+    'mistralai/Mixtral-8x7B-Instruct-v0.1 is gated: its terms have to be accepted on the hub first.',
+    'Open the page of mistralai/Mixtral-8x7B-Instruct-v0.1 on the hub, accept the terms with your account, then give Octet an access token of it.'
+  ],
+  missing: ['The hub has no ada/nothing, or it is private.', 'Check the name’s spelling; if it is private, give Octet an access token of an account that may read it.'],
+  network: ['huggingface.co cannot be reached: connection refused.', 'Check the connection, the proxy and the hub’s address, then resume.'],
+  foreign: [
+    'ada/some-gguf is no model that Octet runs: it has no model.safetensors.index.json.',
+    'Choose a Mixtral in the format of the offloading demo (config.json, model.safetensors.index.json, HQQ experts).'
+  ],
+  token: ['The hub refuses the access token: 401 Unauthorized.', 'Make a new token with read access on the hub’s settings page, and give it to Octet.'],
+  checksum: [
+    'model-00017-of-00257.safetensors does not arrive as it was published: its hash should be 3f1c0a9be2d4, and was 90ab41cc07fe.',
+    'Try again; if it stays so, a proxy or mirror changes the files: use another.'
+  ],
+  inUse: ['The models folder is in use by a download: pause it.', 'Unload the model or end what uses it, then try again.'],
   import: ['line 3: "messages" is missing', 'Choose a file that Octet exported.']
 };
 

@@ -1,0 +1,138 @@
+//! A model from a hub on this machine: downloaded, paused, loaded, asked, deleted.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use fantoccini::Locator;
+use octet_test_hub::{Fault, FaultKind, Repo, TestHub};
+
+use crate::driver::{App, Home};
+use crate::page::PATIENCE;
+
+/// The demo model's files, as somebody's repository.
+const REPO: &str = "smoke/small-mixtral";
+
+/// Slow enough to be paused in the middle.
+const SLOW_BYTES_PER_SEC: u64 = 200_000;
+
+pub async fn hub() -> anyhow::Result<TestHub> {
+    let hub = TestHub::start(0).await?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src-tauri/crates/demo/model");
+    let repo = Repo::from_folder(&folder).with_context(|| folder.display().to_string())?;
+    hub.publish(REPO, repo);
+    Ok(hub)
+}
+
+/// Ends the app in the middle of a second download, too.
+pub async fn from_the_hub(home: &Home, hub: &TestHub) -> anyhow::Result<()> {
+    let app = App::start(home).await?;
+    download(&app, hub).await.context("a download")?;
+    chat(&app).await.context("the downloaded model")?;
+    delete(&app).await.context("deleting it")?;
+    slow_down(hub);
+    app.step("begin again", begin(&app)).await?;
+    app.step("bytes arrive", app.until(PROGRESS)).await?;
+    app.close().await?;
+
+    hub.behave();
+    let app = App::start(home).await?;
+    app.step("open the models", app.go("#/models")).await?;
+    app.step(
+        "the download was kept",
+        app.text("Octet ended in the middle of it"),
+    )
+    .await?;
+    app.screenshot("interrupted").await?;
+    app.step("go on with it", app.click_in("Under way", "Resume"))
+        .await?;
+    app.step("it arrives", app.find_in("Installed", "Delete"))
+        .await?;
+    app.close().await
+}
+
+/// Something has arrived and not all.
+const PROGRESS: &str =
+    "const bar = document.querySelector('ul[aria-label=\"Under way\"] [role=progressbar]');
+     const share = Number(bar?.getAttribute('aria-valuenow'));
+     return share > 0 && share < 100";
+
+fn slow_down(hub: &TestHub) {
+    let slow = FaultKind::Slow {
+        bytes_per_sec: SLOW_BYTES_PER_SEC,
+    };
+    hub.misbehave(Fault::bytes("-of-", u32::MAX, slow));
+}
+
+/// Looks the model up by its name and starts the download.
+async fn begin(app: &App<'_>) -> anyhow::Result<()> {
+    app.go("#/models").await?;
+    let field = app.find("form input[placeholder='owner/name']").await?;
+    field.clear().await?;
+    field.send_keys(REPO).await?;
+    app.click("Look it up").await?;
+    let found = format!(
+        "//article[.//*[normalize-space()={REPO:?}]]//button[normalize-space()='Download']"
+    );
+    app.client
+        .wait()
+        .at_most(PATIENCE)
+        .for_element(Locator::XPath(&found))
+        .await?
+        .click()
+        .await?;
+    Ok(())
+}
+
+async fn download(app: &App<'_>, hub: &TestHub) -> anyhow::Result<()> {
+    slow_down(hub);
+    app.step("look up a model and download it", begin(app))
+        .await?;
+    app.step("bytes arrive", app.until(PROGRESS)).await?;
+    app.screenshot("download").await?;
+    app.step("pause", app.click_in("Under way", "Pause"))
+        .await?;
+    app.step("it is paused", app.find_in("Under way", "Resume"))
+        .await?;
+    hub.behave();
+    app.step("resume", app.click_in("Under way", "Resume"))
+        .await?;
+    app.step("it arrives", app.find_in("Installed", "Delete"))
+        .await?;
+    app.screenshot("installed").await
+}
+
+async fn chat(app: &App<'_>) -> anyhow::Result<()> {
+    app.step("load it", app.click_in("Installed", "Load"))
+        .await?;
+    app.step("it is ready", app.find_in("Installed", "Chat"))
+        .await?;
+    app.step("open a chat", app.click_in("Installed", "Chat"))
+        .await?;
+    app.step("it answers", app.model_is_ready()).await?;
+    app.step("ask it", app.send("What is Octet?")).await?;
+    let answer = app
+        .step("an answer comes to its end", app.finished_answer(1))
+        .await?;
+    ensure!(!answer.trim().is_empty(), "the answer is empty");
+    Ok(())
+}
+
+async fn delete(app: &App<'_>) -> anyhow::Result<()> {
+    app.step("open the models", app.go("#/models")).await?;
+    app.step("ask to delete it", app.click_in("Installed", "Delete"))
+        .await?;
+    app.step("it is loaded: unload", app.click_in_dialog("Unload"))
+        .await?;
+    app.step("it is unloaded", app.find_in("Installed", "Load"))
+        .await?;
+    app.step("ask again", app.click_in("Installed", "Delete"))
+        .await?;
+    app.step("delete it", app.click_in_dialog("Delete")).await?;
+    app.step("it is said what is free", app.text("was deleted,"))
+        .await?;
+    app.step("it is gone", app.until(GONE)).await
+}
+
+/// The demo alone is left.
+const GONE: &str =
+    "return document.querySelectorAll('ul[aria-label=\"Installed\"] article').length === 1";

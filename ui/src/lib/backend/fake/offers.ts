@@ -1,0 +1,65 @@
+import type { ModelEntry, Offer } from '../bindings';
+
+/** The one that Octet was made for. */
+export const REPO = 'lavawolfiee/Mixtral-8x7B-Instruct-v0.1-offloading-demo';
+
+const INSTRUCT: Offer = {
+  repo: REPO,
+  title: 'Mixtral 8x7B Instruct, offloading demo',
+  about: 'Follows instructions in English, French, Italian, German and Spanish. The checkpoint that Octet was made for.',
+  license: 'apache-2.0',
+  page: `https://huggingface.co/${REPO}`,
+  sizeBytes: 18.2e9,
+  files: 259,
+  quantization: 'HQQ: 2-bit experts in groups of 16, 4-bit attention in groups of 64',
+  tokenizerFrom: [REPO, 'mistralai/Mixtral-8x7B-Instruct-v0.1'],
+  fit: { badge: 'fits', summary: 'fits (auto plan: 4 experts a layer on the GPU)', ramBytes: 9.4e9, vramBytes: 10.9e9 },
+  disk: { neededBytes: 18.2e9, freeBytes: 143e9, isEnough: true },
+  status: 'available'
+};
+
+const BASE: Offer = {
+  ...INSTRUCT,
+  repo: 'ada/Mixtral-8x7B-v0.1-HQQ-3bit',
+  title: 'Mixtral 8x7B, 3-bit experts',
+  about: '',
+  page: 'https://huggingface.co/ada/Mixtral-8x7B-v0.1-HQQ-3bit',
+  sizeBytes: 22.9e9,
+  quantization: 'HQQ: 3-bit experts in groups of 32, 4-bit attention in groups of 64',
+  fit: { badge: 'tight', summary: 'tight (auto plan: 3 experts a layer on the GPU)', ramBytes: 18.6e9, vramBytes: 11.1e9 }
+};
+
+export const CATALOGUE: readonly Offer[] = [INSTRUCT, BASE];
+
+/** Not in the catalogue; found by its name. */
+export const OTHER: Offer = {
+  ...INSTRUCT,
+  repo: 'ada/Nous-Hermes-2-Mixtral-8x7B-HQQ',
+  title: 'Nous-Hermes-2-Mixtral-8x7B-HQQ',
+  about: '',
+  license: null,
+  page: 'https://huggingface.co/ada/Nous-Hermes-2-Mixtral-8x7B-HQQ',
+  quantization: null,
+  fit: { badge: 'unknown', summary: 'its sizes are not known yet', ramBytes: 0, vramBytes: null }
+};
+
+/** The model that a finished download leaves. */
+export function fetched(offer: Offer, folder: string): ModelEntry {
+  return {
+    id: offer.repo,
+    name: offer.title,
+    kind: 'hub',
+    path: `${folder}/models--${offer.repo.replace('/', '--')}/snapshots/main`,
+    sizeBytes: offer.sizeBytes,
+    freesBytes: offer.sizeBytes,
+    installedAtMs: Date.now(),
+    nLayers: 32,
+    nExperts: 8,
+    expertQuantization: '2 bits in groups of 16, 8-bit scales in groups of 128',
+    attentionQuantization: '4 bits in groups of 64, 8-bit scales in groups of 256',
+    maxContext: 32768,
+    hasTokenizer: true,
+    health: { kind: 'good', verifiedAtMs: Date.now() },
+    isInUse: false
+  };
+}

@@ -1,0 +1,100 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import type { Download, DownloadState } from '$lib/backend';
+import { HERMES, MIXTRAL } from '$lib/backend/fake/models';
+import { CATALOGUE } from '$lib/backend/fake/offers';
+import { i18n } from '$lib/i18n/index.svelte';
+import { damageOf, downloadText, licenseName, offerBadge, offerQuantization, quantizationText, repoIn, speedText, verifyText } from './words';
+
+beforeEach(() => i18n.use('en'));
+
+const download = (state: DownloadState): Download => ({
+  repo: 'ada/model',
+  state,
+  doneBytes: 7.5e9,
+  totalBytes: 18.2e9,
+  filesDone: 105,
+  files: 259,
+  bytesPerSec: 38.2e6,
+  secondsLeft: 285,
+  isRepair: false
+});
+const network = { code: 'network', message: '', hint: '' } as const;
+
+describe('a download in words', () => {
+  it.each<[DownloadState, string]>([
+    [{ kind: 'queued', ahead: 1 }, 'waits for the download before it'],
+    [{ kind: 'queued', ahead: 3 }, 'waits for 3 downloads before it'],
+    [{ kind: 'preparing' }, 'looking at what there is'],
+    [{ kind: 'running' }, '38 MB/s, 4 min 45 s left'],
+    [{ kind: 'stalled', seconds: 75 }, 'nothing has arrived for 1 min 15 s, connecting anew'],
+    [{ kind: 'retrying', inSeconds: 8, problem: network }, 'interrupted, goes on in 8 s'],
+    [{ kind: 'paused', reason: 'asked' }, 'paused'],
+    [{ kind: 'paused', reason: 'interrupted' }, 'paused: Octet ended in the middle of it'],
+    [{ kind: 'failed', problem: network }, 'stopped']
+  ])('%o', (state, text) => {
+    expect(downloadText(download(state))).toBe(text);
+  });
+
+  it('says no speed and no time that are not known', () => {
+    expect(speedText(0, null)).toBe('begins');
+    expect(speedText(1.2e6, null)).toBe('1 MB/s');
+  });
+});
+
+describe('quantization', () => {
+  it('is short where it begins with bits', () => {
+    expect(quantizationText(MIXTRAL)).toBe('2-bit experts, 4-bit attention');
+    expect(quantizationText(HERMES)).toBe('3-bit experts, 4-bit attention');
+    expect(quantizationText({ ...MIXTRAL, expertQuantization: 'mixed: 2 and 3 bits' })).toBe('mixed: 2 and 3 bits');
+  });
+
+  it('is read from what the catalogue says', () => {
+    expect(offerQuantization('HQQ: 2-bit experts in groups of 16, 4-bit attention in groups of 64')).toBe('2-bit experts, 4-bit attention');
+    expect(offerQuantization('float16')).toBe('float16');
+  });
+});
+
+describe('an offer', () => {
+  it('has a badge as far as its fit is known', () => {
+    const offer = CATALOGUE[0];
+    if (!offer) throw new Error('the catalogue is empty');
+    const tone = (badge: 'fits' | 'tight' | 'tooBig' | 'unknown') => offerBadge({ ...offer, fit: { ...offer.fit, badge } })?.tone;
+    expect([tone('fits'), tone('tight'), tone('tooBig'), tone('unknown')]).toEqual(['', 'warn', 'bad', undefined]);
+  });
+
+  it('names its licence as a person does', () => {
+    expect(licenseName('apache-2.0')).toBe('Apache 2.0');
+    expect(licenseName('llama3')).toBe('llama3');
+  });
+});
+
+describe('a check', () => {
+  const report = { model: 'mixtral', files: 257, bytes: 18.2e9, bad: [], unknown: 0 };
+  const bad = [{ file: 'a.safetensors', reason: 'has other bytes' }];
+
+  it('says what was compared, and of what nothing is known', () => {
+    expect(verifyText(report)).toBe('All 257 files are as they were published: 18.2 GB compared.');
+    expect(verifyText({ ...report, unknown: 1 })).toMatch(/compared\. Of one file no checksum is known\.$/);
+    expect(verifyText({ ...report, files: 0, bytes: 0 })).toMatch(/^No checksums are known/);
+  });
+
+  it('finds damage that sizes do not show, which is repaired where it can be had again', () => {
+    const good = { ...HERMES, health: MIXTRAL.health };
+    expect(damageOf(good, undefined)).toBeNull();
+    expect(damageOf(good, report)).toBeNull();
+    expect(damageOf(good, { ...report, bad })).toMatchObject({ files: ['a.safetensors'], canRepair: true });
+    expect(damageOf(MIXTRAL, { ...report, bad })).toMatchObject({ canRepair: false });
+    expect(damageOf(HERMES, undefined)).toBe(HERMES.health);
+  });
+});
+
+describe('the repository that a message names', () => {
+  it.each([
+    ['mistralai/Mixtral-8x7B-Instruct-v0.1 is gated: its terms', 'mistralai/Mixtral-8x7B-Instruct-v0.1'],
+    ['No tokenizer for a/b could be had; tried c/d (gated).', 'a/b'],
+    ['See https://example.org/settings/tokens.', null],
+    ['It is private.', null]
+  ])('%s', (message, repo) => {
+    expect(repoIn(message)).toBe(repo);
+  });
+});
