@@ -83,7 +83,7 @@ async fn first_start(home: &Home) -> anyhow::Result<()> {
     app.step("copy diagnostics", app.click("Copy diagnostics"))
         .await?;
     app.screenshot("settings").await?;
-    measure::tokens(&app).await?;
+    measure::round_trip(&app).await?;
     app.close().await
 }
 

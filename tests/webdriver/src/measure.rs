@@ -44,8 +44,8 @@ fn processes() -> Vec<(String, u64, u64)> {
     found
 }
 
-/// How fast answers come through the window, and how late a token is on the screen.
-pub async fn tokens(app: &App<'_>) -> anyhow::Result<()> {
+/// How long a command takes there and back.
+pub async fn round_trip(app: &App<'_>) -> anyhow::Result<()> {
     // A command of a few bytes there and back, a hundred times.
     let trip = app
         .client
