@@ -10,7 +10,7 @@ use octet_engine::checkpoint::{Checkpoint, ExpertId};
 use octet_engine::experts::{
     Bandwidths, Device, DeviceOptions, Eviction, ExpertOptions, Experts, TierStats,
 };
-use octet_engine::model::{Logits, Mixtral, expert_forward};
+use octet_engine::model::{Logits, Mixtral, RoutingReuse, expert_forward};
 use octet_engine::plan::Misses;
 use octet_engine::tokenizer::TokenId;
 use octet_kernels::{Pool, Precision, Scratch};
@@ -265,4 +265,74 @@ fn after_a_long_prompt_every_layer_still_has_its_most_used_experts() {
         // 19 slots, three to work with, four layers.
         assert!(held >= 4, "layer {layer} keeps {held} experts");
     }
+}
+
+/// The share of experts kept from the token before over a fixed run of a new model, and the
+/// experts of every token.
+fn kept(options: ExpertOptions, reuse: Option<RoutingReuse>) -> (f64, Vec<Vec<u16>>, TierStats) {
+    let model = model(options);
+    let mut session = model.session(200);
+    session.routing_reuse = reuse;
+    let mut used = Vec::new();
+    for i in 0..200u32 {
+        let go_on = &mut |_| ControlFlow::Continue(());
+        model
+            .forward(&mut session, &[TokenId(i * 97 % 512)], Logits::Last, go_on)
+            .expect("a pass");
+        used.extend_from_slice(session.routing.newest());
+    }
+    let share = session.routing.summary().kept_from_previous;
+    (share, used, model.experts().stats().ram)
+}
+
+#[test]
+fn routing_reuse_keeps_experts_with_the_probability_given() {
+    let run = |reuse| kept(ExpertOptions::default(), reuse);
+    let (natural, untouched, _) = run(None);
+    let (none, same, _) = run(Some(RoutingReuse { p: 0.0, seed: 1 }));
+    assert_eq!(natural, none);
+    assert!(untouched == same, "p 0 changes nothing");
+    let mut last = natural;
+    for p in [0.3, 0.6, 0.9] {
+        let reuse = Some(RoutingReuse { p, seed: 1 });
+        let (share, used, _) = run(reuse);
+        println!("p {p}: {share:.3} kept, {natural:.3} without");
+        // What is not kept on purpose may be by nature. At most: a choice stays where the expert
+        // is among the others already, and that one may be replaced in its turn.
+        let most = f64::from(p) + (1.0 - f64::from(p)) * natural;
+        let range = most - 0.1..most + 0.05;
+        assert!(range.contains(&share), "{share} at {p}, not in {range:?}");
+        assert!(share > last, "{share} at {p}");
+        assert!(run(reuse).1 == used, "not the same again at {p}");
+        last = share;
+    }
+}
+
+#[test]
+fn routing_reuse_leaves_prompts_alone() {
+    let model = model(ExpertOptions::default());
+    let prompt: Vec<TokenId> = (0..40u32).map(|i| TokenId(i * 31 % 512)).collect();
+    let mut logits = [None, Some(RoutingReuse { p: 1.0, seed: 3 })].map(|reuse| {
+        let mut session = model.session(64);
+        session.routing_reuse = reuse;
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let logits = model.forward(&mut session, &prompt, Logits::Last, go_on);
+        logits.expect("a pass").to_vec()
+    });
+    let [without, with] = &mut logits;
+    assert_eq!(without, with);
+}
+
+#[test]
+fn reuse_raises_the_hit_rate_of_a_small_tier() {
+    let hits = |reuse| {
+        let options = ExpertOptions {
+            ram_slots: Some(12),
+            prefetch: 0,
+            ..ExpertOptions::default()
+        };
+        kept(options, reuse).2.hit_rate().expect("demands")
+    };
+    let reuse = RoutingReuse { p: 0.6, seed: 1 };
+    assert!(hits(Some(reuse)) > hits(None) + 0.1);
 }

@@ -6,6 +6,7 @@
 mod attention;
 mod moe;
 mod ops;
+mod reuse;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::tokenizer::TokenId;
 
 pub use crate::plan::PREFILL_CHUNK;
 pub use moe::{expert_forward, route};
+pub use reuse::RoutingReuse;
 
 /// Which positions' logits a forward pass returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub struct Session {
     pub kv: KvCache,
     /// How the decoded tokens were routed.
     pub routing: RoutingStats,
+    /// Has decoded tokens keep experts of the token before, for benchmarks.
+    pub routing_reuse: Option<RoutingReuse>,
     scratch: Scratch,
     buffers: Buffers,
 }
@@ -148,6 +152,7 @@ impl Mixtral {
         Session {
             kv: KvCache::new(c.n_layers, c.n_kv_heads, c.head_dim, ctx),
             routing: RoutingStats::new(c.n_layers, c.n_experts),
+            routing_reuse: None,
             scratch: Scratch::default(),
             buffers: Buffers::default(),
         }
@@ -173,6 +178,7 @@ impl Mixtral {
         let Session {
             kv,
             routing,
+            routing_reuse,
             scratch,
             buffers,
         } = session;
@@ -184,12 +190,16 @@ impl Mixtral {
         }
         self.embed(tokens, sized(&mut buffers.hidden, t * c.hidden_size))?;
         buffers.rotary.prepare(c, kv.len(), t);
+        let reuse = match routing_reuse {
+            Some(reuse) if t == 1 => Some(reuse.at(kv.len())),
+            _ => None,
+        };
         for layer in 0..c.n_layers {
             if before_layer(layer).is_break() {
                 return Err(EngineError::Cancelled);
             }
             self.attention(layer, t, kv, scratch, buffers)?;
-            self.moe(layer, t, routing, scratch, buffers)?;
+            self.moe(layer, t, routing, reuse, scratch, buffers)?;
         }
         kv.advance(t);
         if t == 1 {

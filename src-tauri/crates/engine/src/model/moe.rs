@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use octet_kernels::{Job, Pool, Precision, Scratch};
 
+use super::reuse::ReuseAt;
 use super::{Mixtral, ops, sized};
 use crate::checkpoint::{ExpertId, ExpertWeights};
 use crate::error::EngineError;
@@ -27,6 +28,9 @@ pub(super) struct Buffers {
     order: Vec<u16>,
     claims: VecDeque<Claim>,
     guessed: Vec<ExpertId>,
+    /// What the token before used in the next layer, and whether this one shall keep it.
+    next_previous: Vec<u16>,
+    reuse: Option<ReuseAt>,
     /// Rows of one expert's tokens, `(rows, hidden)`.
     gathered: Vec<f32>,
     /// `(rows, intermediate)`.
@@ -67,8 +71,9 @@ pub fn route(logits: &mut [f32], top_k: usize, chosen: &mut Vec<(u16, f32)>) {
 }
 
 impl Buffers {
-    /// Routes every token of `router` and notes what each expert has to do.
-    fn assign(&mut self, top_k: usize, n_experts: usize) {
+    /// Routes every token of `router`, as changed by `adapt`, and notes what each expert has to
+    /// do.
+    fn assign(&mut self, top_k: usize, n_experts: usize, adapt: impl Fn(&mut [(u16, f32)])) {
         self.work.resize(n_experts, Work::default());
         for work in &mut self.work {
             work.rows.clear();
@@ -76,6 +81,7 @@ impl Buffers {
         }
         for (row, logits) in self.router.chunks_exact_mut(n_experts).enumerate() {
             route(logits, top_k, &mut self.chosen);
+            adapt(&mut self.chosen);
             for &(expert, weight) in &self.chosen {
                 let work = &mut self.work[usize::from(expert)];
                 work.rows.push(row);
@@ -104,6 +110,7 @@ impl Mixtral {
         layer: usize,
         t: usize,
         routing: &mut RoutingStats,
+        reuse: Option<ReuseAt>,
         scratch: &mut Scratch,
         buffers: &mut super::Buffers,
     ) -> Result<(), EngineError> {
@@ -120,7 +127,16 @@ impl Mixtral {
         ops::rms_norm(hidden, trunk.post_attention_layernorm, eps, normed);
         let router = sized(&mut moe.router, t * c.n_experts);
         octet_kernels::matmul_f16(&self.pool, trunk.gate, c.n_experts, normed, router);
-        moe.assign(c.top_k, c.n_experts);
+        moe.assign(c.top_k, c.n_experts, |chosen| {
+            if let Some(reuse) = reuse {
+                reuse.apply(layer, &routing.newest()[layer], chosen);
+            }
+        });
+        moe.reuse = reuse;
+        moe.next_previous.clear();
+        if let Some(next) = routing.newest().get(layer + 1) {
+            moe.next_previous.extend_from_slice(next);
+        }
         moe.order.clear();
         if t == 1 {
             moe.order
@@ -260,11 +276,15 @@ impl Mixtral {
         ops::rms_norm(hidden, trunk.post_attention_layernorm, eps, normed);
         let router = sized(&mut moe.guess, c.n_experts);
         octet_kernels::matmul_f16(&self.pool, trunk.gate, c.n_experts, normed, router);
-        route(router, wanted, &mut moe.chosen);
+        route(router, wanted.max(c.top_k), &mut moe.chosen);
+        if let Some(reuse) = moe.reuse {
+            reuse.apply(layer + 1, &moe.next_previous, &mut moe.chosen);
+        }
         moe.guessed.clear();
         moe.guessed.extend(
             moe.chosen
                 .iter()
+                .take(wanted)
                 .map(|(expert, _)| expert_id(layer + 1, *expert)),
         );
         self.experts.prefetch(&moe.guessed);
