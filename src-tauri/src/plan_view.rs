@@ -180,7 +180,7 @@ pub fn any_model(offload: &OffloadSettings) -> PlanRequest {
         ctx: offload.context_length.map(|tokens| tokens as usize),
         misses,
         prefetch: offload.prefetch.map(usize::from),
-        force: false,
         gpu_backend_available: GPU_BACKEND,
+        ..PlanRequest::default()
     }
 }

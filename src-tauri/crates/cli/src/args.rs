@@ -105,6 +105,7 @@ impl EngineArgs {
                 prefetch: self.prefetch,
                 force: self.force,
                 gpu_backend_available: false,
+                measured_vram: None,
             },
             threads: self.threads.map(usize::from),
             exact: self.exact,

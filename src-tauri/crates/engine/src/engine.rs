@@ -53,20 +53,26 @@ pub struct Loaded {
 /// The sizes of `checkpoint` that the plan is made from.
 pub fn model_sizes(checkpoint: &Checkpoint) -> ModelSizes {
     let c = checkpoint.config();
-    let head = 2 * (c.vocab_size * c.hidden_size) as u64;
     let trunk = checkpoint.trunk_bytes();
+    let embedding = (c.vocab_size, c.hidden_size);
     ModelSizes {
         n_layers: c.n_layers,
         n_experts: c.n_experts,
         top_k: c.top_k,
         expert_bytes: checkpoint.expert_bytes() as u64,
         trunk_file_bytes: trunk,
-        // The output matrix is held at 8 bits and a scale per block, about 0.53 of its f16 size.
-        trunk_resident_bytes: trunk.saturating_sub(head * 15 / 32),
+        trunk_resident_bytes: ModelSizes::trunk_resident_bytes(
+            trunk,
+            embedding,
+            c.tie_word_embeddings,
+        ),
         kv_bytes_per_token: ModelSizes::kv_bytes_per_token(c.n_layers, c.n_kv_heads, c.head_dim),
         vocab: c.vocab_size,
         hidden: c.hidden_size,
         intermediate: c.intermediate_size,
+        n_heads: c.n_heads,
+        n_kv_heads: c.n_kv_heads,
+        head_dim: c.head_dim,
         max_positions: c.max_positions,
     }
 }

@@ -7,12 +7,12 @@
 //! # What takes memory
 //! | Item | Bytes | On |
 //! |---|---|---|
-//! | trunk | `trunk_resident_bytes` | the device that computes |
+//! | trunk | `trunk_resident_bytes` | RAM; with a GPU, the embeddings in RAM and the rest on the GPU |
 //! | KV cache, f16 | `ctx * kv_bytes_per_token` | the device that computes |
 //! | experts | `slots * expert_bytes` | GPU and RAM |
 //! | fetch buffers | `(top_k + prefetch) * expert_bytes`, unless all experts are in VRAM | GPU |
-//! | working buffers | [`ModelSizes::working_bytes`] | the device that computes |
-//! | CUDA context and kernels | [`CUDA_CONTEXT_BYTES`] | GPU |
+//! | working buffers | [`ModelSizes::working_bytes`], [`ModelSizes::gpu_working_bytes`] | RAM, or the GPU |
+//! | CUDA context and kernels | [`CUDA_CONTEXT_BYTES`] until measured | GPU |
 //! | program | [`PROGRAM_BYTES`], with a GPU also [`CUDA_HOST_BYTES`] | RAM |
 //!
 //! # What may be taken
@@ -29,7 +29,9 @@
 //!    long as all experts still fit beside it, and lowered, to no less than [`MIN_AUTO_CTX`],
 //!    only where the fewest experts that work do not fit beside it.
 //! 2. Experts take the rest. On a GPU the fewest is none (fetch buffers remain); in RAM it is
-//!    [`ModelSizes::min_ram_slots`]. If RAM holds all of them, the checkpoint is used in place.
+//!    [`ModelSizes::min_ram_slots`]. If RAM holds all of them, the checkpoint is used in place;
+//!    behind a GPU RAM always holds them in slots, which are pinned.
+//! 3. Once the card is open, [`Plan::step_down`] plans again if it has less than was thought.
 //!
 //! More memory never gives fewer experts, and a longer context never gives more.
 
@@ -46,8 +48,13 @@ mod tests;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::hardware::Hardware;
+
 pub use bytes::{ParseBytesError, format_bytes, parse_bytes};
-pub use request::{Device, Misses, ModelSizes, PlanRequest, Preset, UnknownChoice};
+pub use request::{
+    ATTENTION_PARTIALS, ATTENTION_SPLIT_LEN, Device, GPU_SLOT_OVERHEAD_BYTES, LOGIT_ROWS,
+    MeasuredVram, Misses, ModelSizes, PlanRequest, Preset, UnknownChoice,
+};
 pub use solve::make_plan;
 
 /// Context in tokens where none was asked for and memory is neither plentiful nor short.
@@ -87,7 +94,8 @@ pub struct Plan {
     pub total_gpu_slots: usize,
     /// Further expert slots in VRAM through which fetched experts pass.
     pub gpu_fetch_slots: usize,
-    /// Experts held in slots in RAM; `None`: all of them, in place in the mapped checkpoint.
+    /// Experts held in slots in RAM, pinned where there is a GPU; `None`: all of them, in place in
+    /// the mapped checkpoint.
     pub ram_slots: Option<usize>,
     /// What happens to an expert that is not in VRAM. Always [`Misses::Cpu`] on the CPU.
     pub misses: Misses,
@@ -130,6 +138,53 @@ impl Plan {
     #[must_use]
     pub fn experts_in_ram(&self) -> usize {
         self.ram_slots.unwrap_or(self.total_experts())
+    }
+
+    /// Plans again with what the card turned out to have once it was opened, or has left after an
+    /// allocation failed. `hardware` and `request` are those of this plan; what was asked for of
+    /// VRAM is then the most, no longer the least.
+    ///
+    /// The new plan may end up on the CPU. It says in [`Plan::warnings`] what was lost.
+    ///
+    /// # Errors
+    /// As [`make_plan`], where not even no expert at all fits on a GPU that was asked for.
+    pub fn step_down(
+        &self,
+        sizes: &ModelSizes,
+        hardware: &Hardware,
+        request: &PlanRequest,
+        measured: MeasuredVram,
+    ) -> Result<Self, PlanError> {
+        let request = PlanRequest {
+            measured_vram: Some(measured),
+            ..request.clone()
+        };
+        let mut plan = make_plan(sizes, hardware, &request)?;
+        let (had, has) = (self.total_gpu_slots, plan.total_gpu_slots);
+        let mut lost = Vec::new();
+        if plan.device != self.device {
+            lost.push("it computes on the CPU".to_owned());
+        } else if has < had {
+            let fewer = had - has;
+            lost.push(format!(
+                "{fewer} fewer experts are held in VRAM, {has} and not {had}"
+            ));
+        }
+        if plan.ctx < self.ctx {
+            lost.push(format!(
+                "the context is {} tokens, not {}",
+                plan.ctx, self.ctx
+            ));
+        }
+        if !lost.is_empty() {
+            plan.warnings.push(format!(
+                "The GPU has {} free beside its context of {}, less than planned: {}",
+                format_bytes(measured.free_bytes),
+                format_bytes(measured.context_bytes),
+                lost.join(", ")
+            ));
+        }
+        Ok(plan)
     }
 
     /// Whether every expert lies in VRAM or every expert lies in RAM, so that nothing is read

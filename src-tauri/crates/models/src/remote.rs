@@ -134,15 +134,17 @@ fn sizes(config: &Config, index: &Index, files: &[RepoFile]) -> Result<ModelSize
             expert_bytes = size.max(expert_bytes);
         }
     }
-    // In f16, of which the engine keeps about 8 bits.
-    let head = 2 * (config.vocab_size * config.hidden_size) as u64;
     Ok(ModelSizes {
         n_layers: config.n_layers,
         n_experts: config.n_experts,
         top_k: config.top_k,
         expert_bytes,
         trunk_file_bytes: trunk,
-        trunk_resident_bytes: trunk.saturating_sub(head * 15 / 32),
+        trunk_resident_bytes: ModelSizes::trunk_resident_bytes(
+            trunk,
+            (config.vocab_size, config.hidden_size),
+            config.tie_word_embeddings,
+        ),
         kv_bytes_per_token: ModelSizes::kv_bytes_per_token(
             config.n_layers,
             config.n_kv_heads,
@@ -151,6 +153,9 @@ fn sizes(config: &Config, index: &Index, files: &[RepoFile]) -> Result<ModelSize
         vocab: config.vocab_size,
         hidden: config.hidden_size,
         intermediate: config.intermediate_size,
+        n_heads: config.n_heads,
+        n_kv_heads: config.n_kv_heads,
+        head_dim: config.head_dim,
         max_positions: config.max_positions,
     })
 }

@@ -40,6 +40,7 @@ impl Plan {
         let total = self.total_experts();
         let in_ram = match self.ram_slots {
             None => format!("all {total} in RAM"),
+            Some(slots) if slots == total => format!("all {total} in RAM"),
             Some(slots) if self.total_gpu_slots == total => {
                 format!("{slots} pass through RAM at load")
             }

@@ -6,7 +6,22 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+#[cfg(doc)]
+use super::Plan;
 use super::{PREFILL_CHUNK, PlanError};
+
+/// Rows of logits that a GPU computes at a time.
+pub const LOGIT_ROWS: u64 = 8;
+
+/// Values of partial attention that a GPU has room for, whatever the model.
+pub const ATTENTION_PARTIALS: u64 = 4 << 20;
+
+/// Positions of the cache that one piece of a token's attention takes.
+pub const ATTENTION_SPLIT_LEN: u64 = 256;
+
+/// What an expert slot takes of VRAM beside the expert: alignment of its arrays, a descriptor for
+/// the kernels, a place in their table. Rounded up, and counted for every expert of the model.
+pub const GPU_SLOT_OVERHEAD_BYTES: u64 = 1024;
 
 /// The sizes of a model that decide what it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -31,6 +46,12 @@ pub struct ModelSizes {
     pub hidden: usize,
     /// Width inside an expert.
     pub intermediate: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads.
+    pub n_kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
     /// Longest context the model was made for, in tokens.
     pub max_positions: usize,
 }
@@ -40,6 +61,21 @@ impl ModelSizes {
     #[must_use]
     pub const fn kv_bytes_per_token(n_layers: usize, n_kv_heads: usize, head_dim: usize) -> u64 {
         2 * 2 * n_layers as u64 * n_kv_heads as u64 * head_dim as u64
+    }
+
+    /// The trunk as it is held to compute with, in bytes, of `trunk_file_bytes` on disk: the
+    /// output matrix, f16 `(vocab, hidden)` in the file, is brought to 8 bits and a scale per 64.
+    /// One that is `tied` to the embeddings is a copy, and those stay.
+    #[must_use]
+    pub fn trunk_resident_bytes(
+        trunk_file_bytes: u64,
+        (vocab, hidden): (usize, usize),
+        tied: bool,
+    ) -> u64 {
+        let f16 = 2 * vocab as u64 * hidden as u64;
+        let q8 = f16 / 32 * 17;
+        let replaced = if tied { 0 } else { f16 };
+        trunk_file_bytes.saturating_sub(replaced) + q8
     }
 
     /// Experts over all layers.
@@ -65,6 +101,88 @@ impl ModelSizes {
         4 * chunk.saturating_mul(row).saturating_add(self.vocab as u64)
     }
 
+    /// The embedding matrix as the file has it, f16 `(vocab, hidden)`, in bytes.
+    #[must_use]
+    pub fn embedding_bytes(&self) -> u64 {
+        2 * self.vocab as u64 * self.hidden as u64
+    }
+
+    /// The trunk as a GPU holds it, in bytes: without the embedding matrix, of which a token needs
+    /// one row, copied up from the mapped file.
+    #[must_use]
+    pub fn gpu_trunk_bytes(&self) -> u64 {
+        self.trunk_resident_bytes
+            .saturating_sub(self.embedding_bytes())
+    }
+
+    /// Working memory on a GPU in bytes, for a prefill chunk of `t` tokens:
+    ///
+    /// | Buffer | Shape |
+    /// |---|---|
+    /// | hidden, normed | f32 `(t, hidden)` each |
+    /// | q, attended | f32 `(t, n_heads * head_dim)` each |
+    /// | k, v | f32 `(t, n_kv_heads * head_dim)` each |
+    /// | angles | f32 `(t, head_dim)` |
+    /// | input of a product | f16 `(t, hidden or n_heads * head_dim)`, whichever is wider |
+    /// | gate, up | f32 `(t or top_k, intermediate)` each |
+    /// | their product | f16 `(t, intermediate)` |
+    /// | attention partials | f32 [`ATTENTION_PARTIALS`], or one token's `(n_heads, splits, head_dim + 2)` if that is more |
+    /// | ids, weights, rows, row weights | i32 or f32 `(t, top_k)` each |
+    /// | row scales, largest magnitudes | f32 `(t)`, four of them |
+    /// | logits | f32 `(LOGIT_ROWS, vocab)` |
+    /// | of the CPU's experts | f32 `(hidden)` |
+    /// | a slot's alignment, place and descriptor | [`GPU_SLOT_OVERHEAD_BYTES`] an expert of the model |
+    #[must_use]
+    pub fn gpu_working_bytes(&self) -> u64 {
+        let wide = |n: usize| n as u64;
+        let t = wide(PREFILL_CHUNK.min(self.max_positions));
+        let (q_width, kv_width) = (
+            wide(self.n_heads) * wide(self.head_dim),
+            wide(self.n_kv_heads) * wide(self.head_dim),
+        );
+        let (hidden, inner, top_k) = (wide(self.hidden), wide(self.intermediate), wide(self.top_k));
+        let rows = t * (2 * hidden + 2 * q_width + 2 * kv_width + wide(self.head_dim));
+        let halves = t * (hidden.max(q_width) + inner);
+        let experts = (t.max(top_k) + t) * inner;
+        let splits = wide(self.max_positions).div_ceil(ATTENTION_SPLIT_LEN);
+        let one_token = wide(self.n_heads) * splits * (wide(self.head_dim) + 2);
+        let routes = 4 * t * top_k + 4 * t + 4 * top_k * (1 + wide(self.n_layers));
+        let logits = LOGIT_ROWS * wide(self.vocab) + hidden;
+        let values = rows + experts + ATTENTION_PARTIALS.max(one_token) + routes + logits;
+        let slots = GPU_SLOT_OVERHEAD_BYTES.saturating_mul(wide(self.total_experts()));
+        values
+            .saturating_mul(4)
+            .saturating_add(2 * halves)
+            .saturating_add(slots)
+    }
+
+    /// Why the GPU path cannot run a model of this shape, if so.
+    #[must_use]
+    pub fn gpu_problem(&self) -> Option<String> {
+        let limits = [
+            ("experts a token", self.top_k, 8),
+            ("experts a layer", self.n_experts, 256),
+            ("values a head", self.head_dim, 256),
+            (
+                "query heads a key head",
+                self.n_heads.div_ceil(self.n_kv_heads.max(1)),
+                16,
+            ),
+        ];
+        let over = limits.iter().find(|(_, has, most)| has > most);
+        over.map(|(what, has, most)| {
+            format!("the model has {has} {what}, and the GPU kernels take at most {most}")
+        })
+        .or_else(|| {
+            (self.head_dim % 2 == 1).then(|| {
+                let head_dim = self.head_dim;
+                format!(
+                    "the model's heads are {head_dim} wide, and the GPU kernels take even widths"
+                )
+            })
+        })
+    }
+
     /// The fewest expert slots in RAM that work: the experts of one token in one layer, those of
     /// the next being read meanwhile, and two that eviction may leave behind.
     #[must_use]
@@ -87,6 +205,9 @@ impl ModelSizes {
             ("top_k", self.top_k as u64),
             ("expert_bytes", self.expert_bytes),
             ("kv_bytes_per_token", self.kv_bytes_per_token),
+            ("n_heads", self.n_heads as u64),
+            ("n_kv_heads", self.n_kv_heads as u64),
+            ("head_dim", self.head_dim as u64),
             ("max_positions", self.max_positions as u64),
         ];
         if let Some(&(field, value)) = positive.iter().find(|(_, value)| *value == 0) {
@@ -105,6 +226,14 @@ impl ModelSizes {
             ("vocab", self.vocab),
             ("hidden", self.hidden),
             ("intermediate", self.intermediate),
+            (
+                "n_heads * head_dim",
+                self.n_heads.saturating_mul(self.head_dim),
+            ),
+            (
+                "n_kv_heads * head_dim",
+                self.n_kv_heads.saturating_mul(self.head_dim),
+            ),
             ("max_positions", self.max_positions),
         ];
         match bounded.iter().find(|(_, value)| *value > 1 << 30) {
@@ -142,6 +271,18 @@ pub struct PlanRequest {
     /// Whether this build can compute on a GPU. A fact, not a wish: not kept with settings.
     #[serde(skip)]
     pub gpu_backend_available: bool,
+    /// What the card turned out to have, once it was opened. A fact too; see [`Plan::step_down`].
+    #[serde(skip)]
+    pub measured_vram: Option<MeasuredVram>,
+}
+
+/// VRAM as found once a CUDA context exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MeasuredVram {
+    /// What the context and the kernels took, in bytes.
+    pub context_bytes: u64,
+    /// What can be allocated beside them, in bytes.
+    pub free_bytes: u64,
 }
 
 /// A word that names none of the choices.

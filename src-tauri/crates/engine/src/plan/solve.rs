@@ -40,7 +40,7 @@ pub fn make_plan(
         hardware,
         request,
     };
-    match choose_device(hardware, request)? {
+    match choose_device(sizes, hardware, request)? {
         Choice::Cpu { reason } => planner.on_cpu(reason),
         Choice::Gpu(gpu) => match planner.on_gpu(gpu) {
             Err(PlanError::TooBig {
@@ -101,6 +101,7 @@ enum Choice<'a> {
 }
 
 fn choose_device<'a>(
+    sizes: &ModelSizes,
     hardware: &'a Hardware,
     request: &PlanRequest,
 ) -> Result<Choice<'a>, PlanError> {
@@ -113,14 +114,15 @@ fn choose_device<'a>(
         .gpu
         .usable()
         .max_by_key(|gpu| (gpu.vram_free_bytes, Reverse(gpu.index)));
-    let reason = match gpu {
-        Some(gpu) if request.gpu_backend_available => return Ok(Choice::Gpu(gpu)),
-        Some(gpu) => format!(
+    let reason = match (gpu, sizes.gpu_problem()) {
+        (Some(gpu), Some(problem)) => format!("{problem}, so {} is not used", gpu.name),
+        (Some(gpu), None) if request.gpu_backend_available => return Ok(Choice::Gpu(gpu)),
+        (Some(gpu), None) => format!(
             "this version has no GPU backend, so {} ({} free) is not used",
             gpu.name,
             format_bytes(gpu.vram_free_bytes)
         ),
-        None => why_no_gpu(&hardware.gpu),
+        (None, _) => why_no_gpu(&hardware.gpu),
     };
     if request.device == Device::Cuda {
         return Err(PlanError::NoGpu { reason });
@@ -190,8 +192,17 @@ impl Planner<'_> {
             }
         };
         self.note_ctx(given.ctx, pool.limit_bytes, "RAM", &mut notes);
-        let ram_slots = self.note_ram_experts(given.experts, &mut notes);
-        let ram = pool.tier([self.kv_item(given.ctx), self.ram_experts_item(ram_slots)]);
+        let all = given.experts == sizes.total_experts();
+        let ram_slots = (!all).then_some(given.experts);
+        self.note_ram_experts(
+            given.experts,
+            "used in place from the mapped checkpoint",
+            &mut notes,
+        );
+        let ram = pool.tier([
+            self.kv_item(given.ctx),
+            self.ram_experts_item(given.experts, "in place"),
+        ]);
         let layout = Layout {
             device: Placement::Cpu,
             ctx: given.ctx,
@@ -264,7 +275,7 @@ impl Planner<'_> {
             }
         };
         let total = sizes.total_experts();
-        let why = if wanted.is_some() {
+        let why = if wanted.is_some_and(|n| n * sizes.n_layers == given.experts) {
             "as asked for".to_owned()
         } else if given.experts == total {
             "all fit".to_owned()
@@ -289,21 +300,23 @@ impl Planner<'_> {
     /// not cut for it.
     fn vram_bounds(&self, gpu: &Gpu, limit_bytes: u64, wanted: Option<usize>) -> Bounds {
         let sizes = self.sizes;
-        if let Some(per_layer) = wanted {
-            return Bounds::exactly(per_layer * sizes.n_layers);
-        }
         let total = sizes.total_experts();
+        let most = wanted.map_or(total, |per_layer| per_layer * sizes.n_layers);
+        // What was asked for is given or refused, until the card turns out to have less.
+        if wanted.is_some() && self.request.measured_vram.is_none() {
+            return Bounds::exactly(most);
+        }
         let all = Share {
             ctx: self.request.ctx.unwrap_or(base_ctx(sizes)),
             experts: total,
         };
         let pool = self.vram_pool(gpu, limit_bytes, total);
-        if share_bytes(sizes, all) <= pool.left_bytes() {
+        if most == total && share_bytes(sizes, all) <= pool.left_bytes() {
             return Bounds::exactly(total);
         }
         Bounds {
             min_experts: 0,
-            max_experts: total - 1,
+            max_experts: most.min(total - 1),
         }
     }
 
@@ -333,30 +346,42 @@ impl Planner<'_> {
         }
     }
 
+    /// What the program may take of VRAM in all.
     fn vram_limit(&self, gpu: &Gpu, notes: &mut Notes) -> u64 {
+        let free_bytes = self.vram_free_bytes(gpu);
         match self.request.vram_budget {
-            Some(budget) if budget > gpu.vram_free_bytes => {
+            Some(budget) if budget > free_bytes => {
                 notes.warnings.push(format!(
                     "The VRAM budget is {}, but only {} are free; the plan keeps to those",
                     format_bytes(budget),
-                    format_bytes(gpu.vram_free_bytes)
+                    format_bytes(free_bytes)
                 ));
-                gpu.vram_free_bytes
+                free_bytes
             }
             Some(budget) => budget,
+            None => free_bytes,
+        }
+    }
+
+    /// VRAM that is free, or was before this program's own context took its part.
+    fn vram_free_bytes(&self, gpu: &Gpu) -> u64 {
+        match self.request.measured_vram {
+            Some(measured) => measured.context_bytes.saturating_add(measured.free_bytes),
             None => gpu.vram_free_bytes,
         }
     }
 
     pub(super) fn vram_pool(&self, gpu: &Gpu, limit_bytes: u64, max_experts: usize) -> Pool {
         let sizes = self.sizes;
+        let measured = self.request.measured_vram;
+        let context_bytes = measured.map_or(CUDA_CONTEXT_BYTES, |vram| vram.context_bytes);
         Pool {
             limit_bytes,
-            free_bytes: gpu.vram_free_bytes,
+            free_bytes: self.vram_free_bytes(gpu),
             fixed: vec![
-                item("CUDA context and kernels", CUDA_CONTEXT_BYTES),
-                item("trunk", sizes.trunk_resident_bytes),
-                item("working buffers", sizes.working_bytes()),
+                item("CUDA context and kernels", context_bytes),
+                item("trunk without embeddings", sizes.gpu_trunk_bytes()),
+                item("working buffers", sizes.gpu_working_bytes()),
                 item(
                     "fetch buffers",
                     sizes.experts_bytes(self.fetch_slots(max_experts)),
@@ -376,6 +401,7 @@ impl Planner<'_> {
             vec![
                 item("program", PROGRAM_BYTES),
                 item("CUDA driver", CUDA_HOST_BYTES),
+                item("embeddings", sizes.embedding_bytes()),
             ],
             notes,
         );
@@ -393,8 +419,14 @@ impl Planner<'_> {
             let transit = item("transit buffers", sizes.experts_bytes(min_slots));
             return Ok((pool.tier([transit]), Some(min_slots)));
         }
-        let ram_slots = self.note_ram_experts(affordable.max(min_slots), notes);
-        Ok((pool.tier([self.ram_experts_item(ram_slots)]), ram_slots))
+        let slots = affordable.max(min_slots);
+        self.note_ram_experts(
+            slots,
+            "held there pinned, from where the GPU copies fastest",
+            notes,
+        );
+        let experts = self.ram_experts_item(slots, "pinned");
+        Ok((pool.tier([experts]), Some(slots)))
     }
 
     fn ram_pool(&self, fixed: Vec<PlanItem>, notes: &mut Notes) -> Pool {
@@ -433,17 +465,15 @@ impl Planner<'_> {
         MIN_SYSTEM_RESERVE_BYTES.max(self.hardware.ram_total_bytes / 10)
     }
 
-    /// `None` stands for all experts, in place.
-    fn note_ram_experts(&self, experts: usize, notes: &mut Notes) -> Option<usize> {
+    fn note_ram_experts(&self, experts: usize, all_are: &str, notes: &mut Notes) {
         let sizes = self.sizes;
         let total = sizes.total_experts();
         if experts == total {
             notes.reasons.push(format!(
-                "All {total} experts ({}) fit in RAM and are used in place from the mapped \
-                 checkpoint",
+                "All {total} experts ({}) fit in RAM and are {all_are}",
                 format_bytes(sizes.experts_bytes(total))
             ));
-            return None;
+            return;
         }
         notes.reasons.push(format!(
             "RAM holds {experts} of {total} experts ({} of {})",
@@ -454,7 +484,6 @@ impl Planner<'_> {
             "Experts are read from disk while tokens are made; the speed of the disk decides"
                 .to_owned(),
         );
-        Some(experts)
     }
 
     fn note_ctx(&self, ctx: usize, limit_bytes: u64, memory: &str, notes: &mut Notes) {
@@ -514,18 +543,13 @@ impl Planner<'_> {
         item(format!("KV cache ({ctx} tokens)"), self.sizes.kv_bytes(ctx))
     }
 
-    fn ram_experts_item(&self, ram_slots: Option<usize>) -> PlanItem {
+    fn ram_experts_item(&self, experts: usize, all_are: &str) -> PlanItem {
         let total = self.sizes.total_experts();
-        match ram_slots {
-            None => item(
-                format!("experts (all {total}, in place)"),
-                self.sizes.experts_bytes(total),
-            ),
-            Some(slots) => item(
-                format!("experts ({slots} of {total})"),
-                self.sizes.experts_bytes(slots),
-            ),
-        }
+        let name = match experts == total {
+            true => format!("experts (all {total}, {all_are})"),
+            false => format!("experts ({experts} of {total})"),
+        };
+        item(name, self.sizes.experts_bytes(experts))
     }
 
     fn finish(&self, layout: Layout, notes: Notes) -> Plan {

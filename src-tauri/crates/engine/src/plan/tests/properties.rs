@@ -30,6 +30,9 @@ prop_compose! {
             vocab: 32_000,
             hidden: 1024,
             intermediate: 3584,
+            n_heads: 16,
+            n_kv_heads: 4,
+            head_dim: 64,
             max_positions,
         }
     }
@@ -98,6 +101,37 @@ proptest! {
         if let Ok(less) = less {
             let more = more.expect("what fits in less fits in more");
             prop_assert!(more.total_gpu_slots >= less.total_gpu_slots, "{}{}", less, more);
+        }
+    }
+
+    #[test]
+    fn a_card_with_less_never_holds_more_and_keeps_its_budget(
+        sizes in any_sizes(),
+        request in any_request(),
+        vram in 0_u64..30 * GB,
+        context_bytes in 400_000_000_u64..900_000_000,
+        free_bytes in 0_u64..30 * GB,
+        less in 0_u64..5 * GB,
+    ) {
+        let request = PlanRequest { gpu_backend_available: true, ..request };
+        let hardware = with_vram(vram);
+        let Ok(planned) = make_plan(&sizes, &hardware, &request) else {
+            return Ok(());
+        };
+        let step = |free_bytes| {
+            let measured = MeasuredVram { context_bytes, free_bytes };
+            planned.step_down(&sizes, &hardware, &request, measured)
+        };
+        let more = step(free_bytes + less);
+        let Ok(plan) = step(free_bytes) else {
+            return Ok(());
+        };
+        assert_sound(&sizes, &plan);
+        let more = more.expect("what fits in less fits in more");
+        prop_assert!(more.total_gpu_slots >= plan.total_gpu_slots, "{}{}", more, plan);
+        if let Some(gpu) = &plan.gpu {
+            prop_assert!(gpu.used_bytes <= request.vram_budget.unwrap_or(u64::MAX));
+            prop_assert!(gpu.used_bytes <= context_bytes + free_bytes);
         }
     }
 
