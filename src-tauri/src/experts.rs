@@ -203,6 +203,7 @@ impl From<&ExpertStats> for TierTotals {
             prefetch_wasted,
             bytes_moved,
             wait_ns,
+            ..
         } = fastest(stats);
         Self {
             hits,

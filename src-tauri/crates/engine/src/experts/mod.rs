@@ -6,6 +6,7 @@
 
 mod cache;
 mod device;
+pub mod misses;
 mod ram;
 mod stats;
 mod tier;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 pub use cache::{Admission, Eviction, ExpertCache};
 pub use device::{Bandwidths, Device};
+pub use misses::Miss;
 pub use stats::{ExpertStats, RoutingStats, RoutingSummary, TierStats};
 pub use tier::{Lease, Memory, Tier, TierError};
 pub use trace::{Residence, Snapshot};

@@ -10,8 +10,10 @@ use serde::Serialize;
 pub struct TierStats {
     /// Demands that found the expert in the tier, or on its way by prefetch.
     pub hits: u64,
-    /// Demands that had to fetch.
+    /// Demands that did not find it.
     pub misses: u64,
+    /// Of these, the ones that were met elsewhere: computed in the tier below, not fetched.
+    pub met_below: u64,
     /// Prefetches started.
     pub prefetches: u64,
     /// Prefetched experts that were then asked for.
@@ -20,6 +22,8 @@ pub struct TierStats {
     pub prefetch_wasted: u64,
     /// Bytes brought into the tier.
     pub bytes_moved: u64,
+    /// Nanoseconds during which at least one fetch was under way.
+    pub busy_ns: u64,
     /// Nanoseconds that the engine waited for fetches.
     pub wait_ns: u64,
 }
@@ -29,6 +33,16 @@ impl TierStats {
     pub fn hit_rate(&self) -> Option<f64> {
         let demands = self.hits + self.misses;
         (demands > 0).then(|| self.hits as f64 / demands as f64)
+    }
+
+    /// Share of misses that were computed in the tier below, 0 to 1; `None` without misses.
+    pub fn share_met_below(&self) -> Option<f64> {
+        (self.misses > 0).then(|| self.met_below as f64 / self.misses as f64)
+    }
+
+    /// Bytes a second that fetches brought in while there were any under way.
+    pub fn bytes_per_sec(&self) -> Option<f64> {
+        (self.busy_ns > 0).then(|| self.bytes_moved as f64 * 1e9 / self.busy_ns as f64)
     }
 }
 
@@ -40,10 +54,12 @@ impl Sub for TierStats {
         Self {
             hits: self.hits - earlier.hits,
             misses: self.misses - earlier.misses,
+            met_below: self.met_below - earlier.met_below,
             prefetches: self.prefetches - earlier.prefetches,
             prefetch_hits: self.prefetch_hits - earlier.prefetch_hits,
             prefetch_wasted: self.prefetch_wasted - earlier.prefetch_wasted,
             bytes_moved: self.bytes_moved - earlier.bytes_moved,
+            busy_ns: self.busy_ns - earlier.busy_ns,
             wait_ns: self.wait_ns - earlier.wait_ns,
         }
     }

@@ -77,6 +77,9 @@ struct State {
     slots: Vec<Slot>,
     demanded: VecDeque<(ExpertId, usize)>,
     prefetched: VecDeque<(ExpertId, usize)>,
+    /// Fetches under way, and since when there are any.
+    filling: usize,
+    busy_since: Instant,
     stats: TierStats,
     closing: bool,
 }
@@ -131,6 +134,8 @@ impl<M: Memory> Tier<M> {
                 slots,
                 demanded: VecDeque::new(),
                 prefetched: VecDeque::new(),
+                filling: 0,
+                busy_since: Instant::now(),
                 stats: TierStats::default(),
                 closing: false,
             }),
@@ -197,7 +202,9 @@ impl<M: Memory> Tier<M> {
 
     /// Counts a demand that was met elsewhere (computed in the tier below).
     pub fn count_miss(&self) {
-        self.shared.lock().stats.misses += 1;
+        let stats = &mut self.shared.lock().stats;
+        stats.misses += 1;
+        stats.met_below += 1;
     }
 
     /// Starts fetches of the guessed `ids`, in slots that nobody holds; never blocks.
@@ -266,6 +273,20 @@ impl<M: Memory> Tier<M> {
 }
 
 impl State {
+    fn fill_begins(&mut self) {
+        if self.filling == 0 {
+            self.busy_since = Instant::now();
+        }
+        self.filling += 1;
+    }
+
+    fn fill_ends(&mut self) {
+        self.filling -= 1;
+        if self.filling == 0 {
+            self.stats.busy_ns += self.busy_since.elapsed().as_nanos() as u64;
+        }
+    }
+
     /// Counts a demand for `id`, which has `slot`, and leases it.
     fn join(&mut self, id: ExpertId, slot: usize) {
         self.stats.hits += 1;
@@ -307,9 +328,11 @@ fn fetch_loop<M: Memory>(shared: &Shared<M>) {
             continue;
         };
         state.slots[slot].phase = Phase::Filling;
+        state.fill_begins();
         drop(state);
         let filled = shared.memory.fill(slot, id);
         state = shared.lock();
+        state.fill_ends();
         match filled {
             Ok(bytes) => {
                 state.stats.bytes_moved += bytes;
@@ -513,6 +536,18 @@ mod tests {
             (2, 1, 1)
         );
         assert_eq!(stats.bytes_moved, 21);
+        assert!(stats.busy_ns > 0 && stats.bytes_per_sec() > Some(0.0));
+    }
+
+    #[test]
+    fn a_miss_that_is_met_below_is_a_miss_of_its_own_kind() {
+        let tier = tier(2, None);
+        tier.demand(id(0, 0)).expect("a slot");
+        tier.count_miss();
+        let stats = tier.stats();
+        assert_eq!((stats.misses, stats.met_below), (2, 1));
+        assert_eq!(stats.share_met_below(), Some(0.5));
+        assert_eq!(TierStats::default().share_met_below(), None);
     }
 
     #[test]

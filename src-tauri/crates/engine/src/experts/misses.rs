@@ -1,0 +1,258 @@
+//! How a token's misses are met: which experts are fetched, and which the CPU computes meanwhile.
+//!
+//! Both go on at once, so the layer ends with the later of the two. With 2 of 8 experts at work
+//! and, say, 25 GB/s to the card against 50 GB/s of CPU, one miss is computed on the CPU; of two,
+//! both are, unless the copy stream is idle and one can be fetched in the same time. A pure
+//! function of numbers; [`choose`] tries every split.
+
+use super::device::Bandwidths;
+use crate::plan::Misses;
+
+/// Misses that are weighed against each other; further ones are fetched.
+pub const MOST_WEIGHED: usize = 8;
+
+/// A way to meet a miss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    /// Copy the expert to the device and compute it there.
+    Fetch,
+    /// Compute it on the CPU, from RAM.
+    Cpu,
+}
+
+/// An expert that is asked for and not on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// Its size.
+    pub bytes: usize,
+    /// Tokens that chose it.
+    pub rows: usize,
+}
+
+/// A way for each of a layer's misses, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ways {
+    /// Bit `i`: miss `i` is computed on the CPU.
+    on_cpu: u16,
+}
+
+impl Ways {
+    const ALL_FETCHED: Self = Self { on_cpu: 0 };
+
+    /// How miss `i` is met.
+    #[must_use]
+    pub fn of(self, i: usize) -> Miss {
+        if i < MOST_WEIGHED && self.on_cpu >> i & 1 == 1 {
+            Miss::Cpu
+        } else {
+            Miss::Fetch
+        }
+    }
+
+    /// How many the CPU computes.
+    #[must_use]
+    pub fn n_on_cpu(self) -> usize {
+        self.on_cpu.count_ones() as usize
+    }
+
+    /// Seconds until all are there: the CPU's share and the copies, which wait for
+    /// `queued_bytes` before them, whichever end later.
+    #[must_use]
+    pub fn seconds(self, missing: &[Missing], queued_bytes: u64, bandwidths: Bandwidths) -> f64 {
+        let (mut computed, mut copied) = (0.0, 0.0);
+        for (i, miss) in missing.iter().enumerate() {
+            match self.of(i) {
+                Miss::Cpu => computed += miss.rows as f64 * miss.bytes as f64,
+                Miss::Fetch => copied += miss.bytes as f64,
+            }
+        }
+        // Copies that are queued anyway end when they end; the layer waits for its own only.
+        let ahead = if copied > 0.0 {
+            queued_bytes as f64
+        } else {
+            0.0
+        };
+        let (cpu, upload) = (
+            computed / bandwidths.cpu,
+            (ahead + copied) / bandwidths.upload,
+        );
+        cpu.max(upload)
+    }
+}
+
+/// How to meet the misses of one layer, so that the last of them is there soonest.
+///
+/// `queued_bytes` are on their way to the device already. Of equally long splits the one with
+/// fewer experts on the CPU is taken, then the one that keeps earlier (likelier) experts on the
+/// device: what is fetched serves the next token too. `policy` can force one way.
+#[must_use]
+pub fn choose(
+    policy: Misses,
+    bandwidths: Bandwidths,
+    queued_bytes: u64,
+    missing: &[Missing],
+) -> Ways {
+    let weighed = missing.len().min(MOST_WEIGHED);
+    let all_on_cpu = (1 << weighed) - 1;
+    match policy {
+        Misses::Fetch => Ways::ALL_FETCHED,
+        Misses::Cpu => Ways { on_cpu: all_on_cpu },
+        Misses::Auto => (0..=all_on_cpu)
+            .map(|on_cpu| Ways { on_cpu })
+            .min_by(|a, b| {
+                let seconds = |ways: &Ways| ways.seconds(missing, queued_bytes, bandwidths);
+                seconds(a)
+                    .total_cmp(&seconds(b))
+                    .then(a.n_on_cpu().cmp(&b.n_on_cpu()))
+                    .then(b.on_cpu.cmp(&a.on_cpu))
+            })
+            .unwrap_or(Ways::ALL_FETCHED),
+    }
+}
+
+/// Whether an expert that the CPU has just computed shall be fetched in the background, for the
+/// tokens to come.
+///
+/// Only where the copy stream is idle, since demands come first; and only where the device has
+/// more slots than a token uses experts over all layers: with fewer, the least recently used rule
+/// takes its slot again before the next token comes to the layer.
+#[must_use]
+pub fn promotes(queued_bytes: u64, n_slots: usize, experts_a_token: usize) -> bool {
+    queued_bytes == 0 && n_slots > experts_a_token
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIXTRAL: Missing = Missing {
+        bytes: 66_400_000,
+        rows: 1,
+    };
+
+    fn ways(upload: f64, cpu: f64, queued_bytes: u64, missing: &[Missing]) -> Vec<Miss> {
+        let bandwidths = Bandwidths { upload, cpu };
+        let ways = choose(Misses::Auto, bandwidths, queued_bytes, missing);
+        (0..missing.len()).map(|i| ways.of(i)).collect()
+    }
+
+    #[test]
+    fn one_miss_goes_the_faster_way() {
+        assert_eq!(ways(25e9, 50e9, 0, &[MIXTRAL]), [Miss::Cpu]);
+        assert_eq!(ways(25e9, 20e9, 0, &[MIXTRAL]), [Miss::Fetch]);
+        assert_eq!(ways(25e9, 25e9, 0, &[MIXTRAL]), [Miss::Fetch], "a tie");
+    }
+
+    #[test]
+    fn two_misses_go_both_ways_where_neither_is_twice_as_fast() {
+        let two = [MIXTRAL; 2];
+        assert_eq!(ways(25e9, 40e9, 0, &two), [Miss::Fetch, Miss::Cpu]);
+        assert_eq!(ways(40e9, 25e9, 0, &two), [Miss::Fetch, Miss::Cpu]);
+        assert_eq!(ways(20e9, 50e9, 0, &two), [Miss::Cpu, Miss::Cpu]);
+        assert_eq!(ways(50e9, 20e9, 0, &two), [Miss::Fetch, Miss::Fetch]);
+    }
+
+    #[test]
+    fn what_is_queued_ahead_speaks_for_the_cpu() {
+        assert_eq!(ways(25e9, 20e9, 0, &[MIXTRAL]), [Miss::Fetch]);
+        assert_eq!(ways(25e9, 20e9, 66_400_000, &[MIXTRAL]), [Miss::Cpu]);
+    }
+
+    #[test]
+    fn many_tokens_speak_for_the_device() {
+        let crowded = Missing {
+            rows: 200,
+            ..MIXTRAL
+        };
+        let both = [crowded, MIXTRAL];
+        assert_eq!(ways(10e9, 50e9, 0, &both), [Miss::Fetch, Miss::Cpu]);
+    }
+
+    #[test]
+    fn a_way_can_be_forced() {
+        let bandwidths = Bandwidths {
+            upload: 1e9,
+            cpu: 1e9,
+        };
+        let all = |policy| {
+            let ways = choose(policy, bandwidths, 0, &[MIXTRAL; 3]);
+            [0, 1, 2].map(|i| ways.of(i))
+        };
+        assert_eq!(all(Misses::Fetch), [Miss::Fetch; 3]);
+        assert_eq!(all(Misses::Cpu), [Miss::Cpu; 3]);
+    }
+
+    #[test]
+    fn nothing_missing_takes_no_time() {
+        let bandwidths = Bandwidths {
+            upload: 1e9,
+            cpu: 1e9,
+        };
+        let ways = choose(Misses::Auto, bandwidths, 1 << 30, &[]);
+        assert_eq!(ways.n_on_cpu(), 0);
+        assert_eq!(ways.seconds(&[], 1 << 30, bandwidths), 0.0);
+    }
+
+    #[test]
+    fn promotion_waits_for_an_idle_copy_stream_and_needs_slots() {
+        assert!(promotes(0, 96, 64));
+        assert!(!promotes(1, 96, 64));
+        assert!(!promotes(0, 64, 64));
+    }
+
+    prop_compose! {
+        fn any_missing()(bytes in 1_usize..100_000_000, rows in 1_usize..50) -> Missing {
+            Missing { bytes, rows }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_split_ends_sooner(
+            upload in 1e8_f64..1e11,
+            cpu in 1e8_f64..1e11,
+            queued_bytes in 0_u64..1_000_000_000,
+            missing in prop::collection::vec(any_missing(), 1..=8),
+        ) {
+            let bandwidths = Bandwidths { upload, cpu };
+            let chosen = choose(Misses::Auto, bandwidths, queued_bytes, &missing);
+            let seconds = chosen.seconds(&missing, queued_bytes, bandwidths);
+            for policy in [Misses::Fetch, Misses::Cpu] {
+                let forced = choose(policy, bandwidths, queued_bytes, &missing);
+                prop_assert!(seconds <= forced.seconds(&missing, queued_bytes, bandwidths));
+            }
+            // Moving one expert to the other side never helps.
+            for i in 0..missing.len() {
+                let other = Ways { on_cpu: chosen.on_cpu ^ 1 << i };
+                prop_assert!(seconds <= other.seconds(&missing, queued_bytes, bandwidths));
+            }
+        }
+
+        #[test]
+        fn a_faster_cpu_never_makes_the_layer_longer(
+            upload in 1e8_f64..1e11,
+            cpu in 1e8_f64..1e11,
+            faster in 1.0_f64..10.0,
+            queued_bytes in 0_u64..1_000_000_000,
+            missing in prop::collection::vec(any_missing(), 1..=8),
+        ) {
+            let seconds = |cpu| {
+                let bandwidths = Bandwidths { upload, cpu };
+                let ways = choose(Misses::Auto, bandwidths, queued_bytes, &missing);
+                ways.seconds(&missing, queued_bytes, bandwidths)
+            };
+            prop_assert!(seconds(cpu * faster) <= seconds(cpu) * (1.0 + 1e-12));
+        }
+
+        #[test]
+        fn more_than_can_be_weighed_are_met_too(n in 9_usize..40) {
+            let bandwidths = Bandwidths { upload: 1e9, cpu: 1e12 };
+            let missing = vec![MIXTRAL; n];
+            let ways = choose(Misses::Cpu, bandwidths, 0, &missing);
+            prop_assert_eq!(ways.n_on_cpu(), MOST_WEIGHED);
+            prop_assert_eq!(ways.of(n - 1), Miss::Fetch);
+        }
+    }
+}
