@@ -112,6 +112,7 @@ impl EngineArgs {
             eviction: self.eviction,
             tokenizer: self.tokenizer.clone(),
             device: None,
+            calibrate: false,
         }
     }
 

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use octet_kernels::{Pool, Precision};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::calibration::{self, Calibration, CalibrationCache, Machine};
 use crate::checkpoint::Checkpoint;
 use crate::error::EngineError;
 use crate::experts::{DeviceOptions, Eviction, ExpertOptions, Experts};
@@ -38,6 +39,8 @@ pub struct LoadOptions {
     pub tokenizer: Option<PathBuf>,
     /// A device above RAM.
     pub device: Option<DeviceOptions>,
+    /// Measure how fast misses are met even if that is known.
+    pub calibrate: bool,
 }
 
 /// A model in memory with what belongs to it.
@@ -48,6 +51,8 @@ pub struct Loaded {
     pub tokenizer: Option<Tokenizer>,
     /// What it takes of the machine, and why.
     pub plan: Plan,
+    /// How fast misses are met, where that was asked for or decides something.
+    pub calibration: Option<Calibration>,
 }
 
 /// The sizes of `checkpoint` that the plan is made from.
@@ -131,11 +136,22 @@ impl Loaded {
         let _ = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global();
-        let model = Mixtral::new(checkpoint, experts, Pool::new(threads), precision);
+        let pool = Pool::new(threads);
+        let calibration = match options.calibrate {
+            true => {
+                let bytes = checkpoint.expert_bytes();
+                let machine = Machine::new(&hardware, None, threads, precision, bytes);
+                let measure = || calibration::measure(&checkpoint, &pool, precision, None);
+                Some(CalibrationCache::of_user().get_or_measure(&machine, true, measure)?)
+            }
+            false => None,
+        };
+        let model = Mixtral::new(checkpoint, experts, pool, precision);
         Ok(Self {
             model,
             tokenizer,
             plan,
+            calibration,
         })
     }
 }

@@ -9,6 +9,7 @@ mod cgroup;
 mod cpu;
 mod disk;
 mod gpu;
+mod vram;
 
 use std::path::Path;
 
@@ -18,6 +19,7 @@ use sysinfo::{MemoryRefreshKind, System};
 pub use cpu::Cpu;
 pub use disk::Disk;
 pub use gpu::{Gpu, GpuStatus};
+pub use vram::VramMeter;
 
 /// The machine as found by [`Hardware::detect`].
 #[derive(Clone, Debug, PartialEq, Serialize)]

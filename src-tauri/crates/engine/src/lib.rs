@@ -13,6 +13,7 @@
 //! Start at [`engine::Engine`] to use it, at [`model::Mixtral::forward`] to read it.
 #![warn(missing_docs)]
 
+pub mod calibration;
 pub mod checkpoint;
 pub mod config;
 pub mod engine;

@@ -1,0 +1,466 @@
+//! How fast this machine meets a miss: an expert's bytes a second on the CPU, and on their way to
+//! the card. Measured once, kept in a file of the user's cache folder.
+//!
+//! The two decide, miss by miss, between [`Fetch`](crate::experts::Miss::Fetch) and
+//! [`Cpu`](crate::experts::Miss::Cpu). They depend on what [`Machine`] lists; where any of it
+//! differs, they are measured anew. A file that cannot be read counts as none, and one that cannot
+//! be written costs the measurement at the next start, not the start.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use directories::ProjectDirs;
+use octet_kernels::{Pool, Precision, Scratch};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Checkpoint, ExpertId};
+use crate::error::EngineError;
+use crate::experts::Bandwidths;
+use crate::hardware::{Gpu, Hardware};
+use crate::model::expert_forward;
+
+/// Names the cache folder, in place of the system's.
+pub const CACHE_DIR_VARIABLE: &str = "OCTET_CACHE_DIR";
+
+const FILE_NAME: &str = "calibration.json";
+
+/// Raised when what is measured changes.
+const FORMAT: u32 = 1;
+
+/// Machines and models that a file remembers; the oldest gives way.
+const MAX_ENTRIES: usize = 32;
+
+/// A file beyond this is none of ours.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Experts that are computed in turn, so that none is in the processor's cache when it is next.
+const EXPERTS: usize = 3;
+
+/// Each of them is measured so many times.
+const ROUNDS: usize = 3;
+
+/// What the bandwidths depend on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Model name of the processor.
+    pub cpu: String,
+    /// The kernels that run on it.
+    pub kernels: String,
+    /// Worker threads.
+    pub threads: usize,
+    /// f32 activations everywhere.
+    pub exact: bool,
+    /// The card, where there is one.
+    pub gpu: Option<Card>,
+    /// Size of an expert: its bytes, rounded up to a power of two.
+    pub expert_bytes_class: u64,
+}
+
+/// A card and its driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// As in [`Gpu::uuid`].
+    pub uuid: String,
+    /// As in [`Gpu::driver_version`].
+    pub driver_version: String,
+}
+
+/// What was measured, in bytes a second.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Of an expert's matrices computed on the CPU for one token.
+    pub cpu_bytes_per_sec: f64,
+    /// From RAM to the card; `None` without one.
+    pub upload_bytes_per_sec: Option<f64>,
+}
+
+impl Machine {
+    /// This machine with a pool of `threads`, a card and experts of `expert_bytes`.
+    pub fn new(
+        hardware: &Hardware,
+        gpu: Option<&Gpu>,
+        threads: usize,
+        precision: Precision,
+        expert_bytes: usize,
+    ) -> Self {
+        Self {
+            cpu: hardware.cpu.brand.clone(),
+            kernels: octet_kernels::features().to_owned(),
+            threads,
+            exact: precision == Precision::Exact,
+            gpu: gpu.map(|gpu| Card {
+                uuid: gpu.uuid.clone(),
+                driver_version: gpu.driver_version.clone(),
+            }),
+            expert_bytes_class: (expert_bytes as u64).next_power_of_two(),
+        }
+    }
+}
+
+impl Calibration {
+    /// For choosing how to meet misses; `None` without a card.
+    pub fn bandwidths(&self) -> Option<Bandwidths> {
+        Some(Bandwidths {
+            upload: self.upload_bytes_per_sec?,
+            cpu: self.cpu_bytes_per_sec,
+        })
+    }
+
+    /// Whether the numbers can be speeds: a file may hold anything.
+    fn makes_sense(&self) -> bool {
+        let is_speed = |speed: f64| speed.is_finite() && speed > 0.0;
+        is_speed(self.cpu_bytes_per_sec) && self.upload_bytes_per_sec.is_none_or(is_speed)
+    }
+}
+
+/// The file with what was measured.
+#[derive(Debug, Clone)]
+pub struct CalibrationCache {
+    /// `None`: nowhere to keep it.
+    path: Option<PathBuf>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    format: u32,
+    /// Oldest first.
+    entries: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    machine: Machine,
+    calibration: Calibration,
+}
+
+impl CalibrationCache {
+    /// In the user's cache folder, or in that of `OCTET_CACHE_DIR`.
+    pub fn of_user() -> Self {
+        let dir = match std::env::var_os(CACHE_DIR_VARIABLE).filter(|dir| !dir.is_empty()) {
+            Some(dir) => Some(PathBuf::from(dir)),
+            None => ProjectDirs::from("app", "octet", "Octet").map(|d| d.cache_dir().to_owned()),
+        };
+        Self {
+            path: dir.map(|dir| dir.join(FILE_NAME)),
+        }
+    }
+
+    /// In `dir`.
+    pub fn in_dir(dir: &Path) -> Self {
+        Self {
+            path: Some(dir.join(FILE_NAME)),
+        }
+    }
+
+    /// Where the file is, or would be.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// What was measured on `machine`, if it was.
+    pub fn get(&self, machine: &Machine) -> Option<Calibration> {
+        let entries = self.entries();
+        let known = entries.iter().rfind(|entry| entry.machine == *machine)?;
+        Some(known.calibration)
+    }
+
+    /// Remembers what was measured on `machine`, in place of what was before.
+    ///
+    /// # Errors
+    /// That the file could not be written.
+    pub fn put(&self, machine: &Machine, calibration: Calibration) -> io::Result<()> {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let mut entries = self.entries();
+        entries.retain(|entry| entry.machine != *machine);
+        entries.push(Entry {
+            machine: machine.clone(),
+            calibration,
+        });
+        entries.drain(..entries.len().saturating_sub(MAX_ENTRIES));
+        let file = File {
+            format: FORMAT,
+            entries,
+        };
+        replace(path, &serde_json::to_vec_pretty(&file)?)
+    }
+
+    /// [`CalibrationCache::get`], or what `measure` finds, which is then remembered. `anew` asks
+    /// for a measurement whatever is known.
+    ///
+    /// # Errors
+    /// Those of `measure`.
+    pub fn get_or_measure(
+        &self,
+        machine: &Machine,
+        anew: bool,
+        measure: impl FnOnce() -> Result<Calibration, EngineError>,
+    ) -> Result<Calibration, EngineError> {
+        if let Some(known) = self.get(machine).filter(|_| !anew) {
+            return Ok(known);
+        }
+        let calibration = measure()?;
+        if let Err(error) = self.put(machine, calibration) {
+            tracing::warn!(%error, path = ?self.path, "the calibration could not be kept");
+        }
+        Ok(calibration)
+    }
+
+    /// What the file holds; nothing where it is not there, damaged, or of another format.
+    fn entries(&self) -> Vec<Entry> {
+        let read = || -> Option<File> {
+            let path = self.path.as_ref()?;
+            let known_size = fs::metadata(path).ok()?.len() <= MAX_FILE_BYTES;
+            serde_json::from_slice(&known_size.then(|| fs::read(path).ok())??).ok()
+        };
+        let file = read().filter(|file| file.format == FORMAT);
+        let mut entries = file.map_or_else(Vec::new, |file| file.entries);
+        entries.retain(|entry| entry.calibration.makes_sense());
+        entries
+    }
+}
+
+/// Writes beside `path` and renames, so that the file is there as a whole or not at all.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".octet-")
+        .suffix(".tmp")
+        .tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// Measures both ways. `upload` copies bytes to the card and says how many a second; it is asked
+/// [`ROUNDS`] times.
+///
+/// # Errors
+/// Experts that cannot be read, and those of `upload`.
+pub fn measure(
+    checkpoint: &Checkpoint,
+    pool: &Pool,
+    precision: Precision,
+    upload: Option<&mut dyn FnMut() -> Result<f64, EngineError>>,
+) -> Result<Calibration, EngineError> {
+    let upload_bytes_per_sec = match upload {
+        Some(upload) => {
+            let speeds: Result<Vec<f64>, EngineError> = (0..ROUNDS).map(|_| upload()).collect();
+            Some(median(speeds?))
+        }
+        None => None,
+    };
+    Ok(Calibration {
+        cpu_bytes_per_sec: cpu_bytes_per_sec(checkpoint, pool, precision)?,
+        upload_bytes_per_sec,
+    })
+}
+
+/// Bytes of an expert's matrices that the CPU gets through in a second, computing one token.
+///
+/// Takes the RAM of [`EXPERTS`] experts for as long as it runs.
+///
+/// # Errors
+/// Experts that cannot be read.
+pub fn cpu_bytes_per_sec(
+    checkpoint: &Checkpoint,
+    pool: &Pool,
+    precision: Precision,
+) -> Result<f64, EngineError> {
+    let c = checkpoint.config();
+    let n_layers = c.n_layers;
+    // Of different layers where there are several, as decoding has them.
+    let ids = (0..EXPERTS.min(c.n_layers * c.n_experts)).map(|i| ExpertId {
+        layer: (i % n_layers) as u16,
+        expert: (i / n_layers) as u16,
+    });
+    let experts = ids
+        .map(|id| {
+            let mut bytes = vec![0; checkpoint.expert_len(id)];
+            checkpoint.read_expert(id, &mut bytes)?;
+            Ok((id, bytes))
+        })
+        .collect::<Result<Vec<_>, EngineError>>()?;
+    let x: Vec<f32> = (0..c.hidden_size)
+        .map(|i| (i % 17) as f32 / 8.0 - 1.0)
+        .collect();
+    let mut gate = vec![0.0; c.intermediate_size];
+    let mut up = vec![0.0; c.intermediate_size];
+    let mut y = vec![0.0; c.hidden_size];
+    let mut scratch = Scratch::default();
+    let mut speeds = Vec::new();
+    // The first round brings threads and buffers in and is not counted.
+    for round in 0..=ROUNDS {
+        for (id, bytes) in &experts {
+            let weights = checkpoint.expert_view(*id, bytes);
+            let clock = Instant::now();
+            let inner = (&mut gate[..], &mut up[..]);
+            expert_forward(pool, &mut scratch, precision, &weights, &x, inner, &mut y);
+            let seconds = clock.elapsed().as_secs_f64().max(1e-9);
+            if round > 0 {
+                speeds.push(bytes.len() as f64 / seconds);
+            }
+        }
+    }
+    Ok(median(speeds))
+}
+
+/// The middle one; there is at least one.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(threads: usize) -> Machine {
+        Machine {
+            cpu: "Test CPU".to_owned(),
+            kernels: "AVX2".to_owned(),
+            threads,
+            exact: false,
+            gpu: Some(Card {
+                uuid: "GPU-1".to_owned(),
+                driver_version: "550.54".to_owned(),
+            }),
+            expert_bytes_class: 1 << 26,
+        }
+    }
+
+    const MEASURED: Calibration = Calibration {
+        cpu_bytes_per_sec: 3.5e10,
+        upload_bytes_per_sec: Some(2.25e10),
+    };
+
+    fn must_not_measure() -> Result<Calibration, EngineError> {
+        panic!("it is known")
+    }
+
+    #[test]
+    fn what_was_measured_is_remembered_by_machine() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = CalibrationCache::in_dir(&dir.path().join("new"));
+        assert_eq!(cache.get(&machine(4)), None);
+        cache.put(&machine(4), MEASURED).expect("written");
+        let other = Calibration {
+            upload_bytes_per_sec: None,
+            ..MEASURED
+        };
+        cache.put(&machine(8), other).expect("written");
+        assert_eq!(cache.get(&machine(4)), Some(MEASURED));
+        assert_eq!(cache.get(&machine(8)), Some(other));
+        let changes: [fn(&mut Machine); 6] = [
+            |m| m.cpu.push('!'),
+            |m| m.kernels.push('!'),
+            |m| m.exact = true,
+            |m| m.gpu = None,
+            |m| m.expert_bytes_class *= 2,
+            |m| {
+                if let Some(card) = &mut m.gpu {
+                    card.driver_version.push('!');
+                }
+            },
+        ];
+        for change in changes {
+            let mut different = machine(4);
+            change(&mut different);
+            assert_eq!(cache.get(&different), None, "{different:?}");
+        }
+        let left: Vec<_> = fs::read_dir(dir.path().join("new"))
+            .expect("there")
+            .collect();
+        assert_eq!(left.len(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn it_is_measured_once_unless_asked_for_anew() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = CalibrationCache::in_dir(dir.path());
+        let first = cache.get_or_measure(&machine(4), false, || Ok(MEASURED));
+        assert_eq!(first.expect("measured"), MEASURED);
+        let second = cache.get_or_measure(&machine(4), false, must_not_measure);
+        assert_eq!(second.expect("known"), MEASURED);
+        let faster = Calibration {
+            cpu_bytes_per_sec: 5e10,
+            ..MEASURED
+        };
+        let anew = cache.get_or_measure(&machine(4), true, || Ok(faster));
+        assert_eq!(anew.expect("measured"), faster);
+        assert_eq!(cache.get(&machine(4)), Some(faster));
+    }
+
+    #[test]
+    fn a_damaged_file_is_measured_anew_and_replaced() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join(FILE_NAME);
+        let cache = CalibrationCache::in_dir(dir.path());
+        cache.put(&machine(4), MEASURED).expect("written");
+        let good = fs::read(&path).expect("written");
+        let text = String::from_utf8(good.clone()).expect("JSON");
+        let damaged = [
+            Vec::new(),
+            good[..good.len() / 2].to_vec(),
+            b"[]".to_vec(),
+            text.replace("\"format\": 1", "\"format\": 2").into_bytes(),
+            text.replace("35000000000.0", "-1.0").into_bytes(),
+            text.replace("22500000000.0", "0.0").into_bytes(),
+        ];
+        for bytes in damaged {
+            assert_ne!(bytes, good);
+            fs::write(&path, bytes).expect("written");
+            assert_eq!(cache.get(&machine(4)), None);
+            let measured = cache.get_or_measure(&machine(4), false, || Ok(MEASURED));
+            assert_eq!(measured.expect("measured"), MEASURED);
+            assert_eq!(fs::read(&path).expect("written"), good);
+        }
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_costs_the_memory_only() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("a file");
+        fs::write(&file, "in the way").expect("written");
+        let cache = CalibrationCache::in_dir(&file);
+        assert!(cache.put(&machine(1), MEASURED).is_err());
+        let measured = cache.get_or_measure(&machine(1), false, || Ok(MEASURED));
+        assert_eq!(measured.expect("measured all the same"), MEASURED);
+    }
+
+    #[test]
+    fn a_failed_measurement_is_reported_and_not_remembered() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = CalibrationCache::in_dir(dir.path());
+        let failed = cache.get_or_measure(&machine(1), false, || Err(EngineError::Cancelled));
+        assert!(matches!(failed, Err(EngineError::Cancelled)));
+        assert_eq!(cache.get(&machine(1)), None);
+    }
+
+    #[test]
+    fn the_oldest_machines_are_forgotten() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = CalibrationCache::in_dir(dir.path());
+        for threads in 0..=MAX_ENTRIES {
+            cache.put(&machine(threads), MEASURED).expect("written");
+        }
+        assert_eq!(cache.get(&machine(0)), None);
+        assert_eq!(cache.get(&machine(1)), Some(MEASURED));
+        assert_eq!(cache.get(&machine(MAX_ENTRIES)), Some(MEASURED));
+    }
+
+    #[test]
+    fn bandwidths_need_a_card() {
+        assert!(MEASURED.bandwidths().is_some());
+        let without = Calibration {
+            upload_bytes_per_sec: None,
+            ..MEASURED
+        };
+        assert_eq!(without.bandwidths(), None);
+    }
+}
