@@ -1,22 +1,26 @@
 //! `octet bench`: speed, hit rates and memory of a model on this machine.
 //!
 //! Prompt and decoded tokens are random, as llama-bench has them: sampling is not measured, and
-//! the routing printed beside says what a cache figure is worth.
+//! the routing printed beside says what a cache figure is worth. Because random weights route
+//! almost uniformly, a second run has tokens keep experts of the token before
+//! ([`RoutingReuse`]), as real text does.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use octet_engine::experts::{ExpertStats, RoutingSummary};
-use octet_engine::model::{Logits, Mixtral, PREFILL_CHUNK};
-use octet_engine::plan::format_bytes;
+use octet_engine::calibration::{Calibration, CalibrationCache};
+use octet_engine::experts::{ExpertStats, RoutingSummary, TierStats};
+use octet_engine::model::{Logits, Mixtral, PREFILL_CHUNK, RoutingReuse};
+use octet_engine::plan::{Placement, format_bytes};
 use octet_engine::tokenizer::TokenId;
-use octet_engine::{EngineError, Loaded};
-use serde_json::json;
+use octet_engine::{EngineError, LoadOptions, Loaded};
+use serde_json::{Value, json};
 
 use crate::UsageError;
 use crate::args::BenchArgs;
 use crate::peak_rss::peak_rss_bytes;
+use crate::peak_vram::PeakVram;
 
 /// Tokens run first and not counted: they bring pages and threads in.
 const WARM_UP: usize = 16;
@@ -30,12 +34,33 @@ struct Run {
     routing: RoutingSummary,
 }
 
+/// All runs with the same routing: medians of speeds, the counters of the last.
+struct Figures {
+    prefill_tok_s: f64,
+    decode_tok_s: f64,
+    last: Run,
+}
+
+/// What was measured, and on what.
+struct Report<'a> {
+    args: &'a BenchArgs,
+    loaded: &'a Loaded,
+    /// With the model's own routing.
+    untouched: Figures,
+    reuse: Option<(RoutingReuse, Figures)>,
+    peak_vram_bytes: Option<u64>,
+}
+
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     if args.prompt_tokens == 0 || args.repeat == 0 {
         let what = "--prompt-tokens and --repeat must be at least 1";
         return Err(UsageError(what.into()).into());
     }
-    let loaded = args.engine.load()?;
+    let peak_vram = PeakVram::start();
+    let loaded = args.engine.load_with(&LoadOptions {
+        calibrate: args.calibrate,
+        ..args.engine.options()
+    })?;
     let wanted = args.prompt_tokens + args.new_tokens;
     if wanted > loaded.plan.ctx {
         return Err(EngineError::ContextFull {
@@ -44,18 +69,52 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         }
         .into());
     }
-    measure(&loaded.model, WARM_UP.min(args.prompt_tokens), 2, args.seed)?;
-    let runs = (0..args.repeat)
-        .map(|i| {
-            let seed = args.seed + 1 + i as u64;
-            measure(&loaded.model, args.prompt_tokens, args.new_tokens, seed)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    report(args, &loaded, &runs)?;
-    Ok(())
+    let reuse = (args.routing_reuse > 0.0).then_some(RoutingReuse {
+        p: args.routing_reuse,
+        seed: args.seed as u32,
+    });
+    let model = &loaded.model;
+    measure(model, WARM_UP.min(args.prompt_tokens), 2, args.seed, None)?;
+    let figures = |reuse| -> Result<Figures, EngineError> {
+        let runs = (0..args.repeat)
+            .map(|i| {
+                let seed = args.seed + 1 + i as u64;
+                measure(model, args.prompt_tokens, args.new_tokens, seed, reuse)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Figures::of(runs))
+    };
+    let untouched = figures(None)?;
+    let reuse = match reuse {
+        Some(reuse) => Some((reuse, figures(Some(reuse))?)),
+        None => None,
+    };
+    let peak_vram_bytes = match &loaded.plan.device {
+        Placement::Cuda { uuid, .. } => peak_vram.bytes(uuid),
+        Placement::Cpu => None,
+    };
+    let report = Report {
+        args,
+        loaded: &loaded,
+        untouched,
+        reuse,
+        peak_vram_bytes,
+    };
+    let mut out = io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", report.json())?;
+        return Ok(());
+    }
+    Ok(report.print(&mut out)?)
 }
 
-fn measure(model: &Mixtral, prompt: usize, new: usize, seed: u64) -> Result<Run, EngineError> {
+fn measure(
+    model: &Mixtral,
+    prompt: usize,
+    new: usize,
+    seed: u64,
+    reuse: Option<RoutingReuse>,
+) -> Result<Run, EngineError> {
     let vocab = model.config().vocab_size as u64;
     let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
     let mut token = || {
@@ -68,6 +127,7 @@ fn measure(model: &Mixtral, prompt: usize, new: usize, seed: u64) -> Result<Run,
     };
     let tokens: Vec<TokenId> = (0..prompt).map(|_| token()).collect();
     let mut session = model.session(prompt + new);
+    session.routing_reuse = reuse;
     let go_on = &mut |_| ControlFlow::Continue(());
     let start = model.experts().stats();
     let clock = Instant::now();
@@ -97,86 +157,195 @@ fn median(runs: &[Run], of: impl Fn(&Run) -> f64) -> f64 {
     values[values.len() / 2]
 }
 
-fn report(args: &BenchArgs, loaded: &Loaded, runs: &[Run]) -> anyhow::Result<()> {
-    let prefill_tok_s = median(runs, |run| run.prefill_tok_s);
-    let decode_tok_s = median(runs, |run| run.decode_tok_s);
-    let Run {
-        prefill,
-        decode,
-        routing,
-        ..
-    } = &runs[runs.len() - 1];
-    let bytes_moved = |stats: &ExpertStats| {
-        stats.ram.bytes_moved + stats.device.map_or(0, |device| device.bytes_moved)
-    };
-    let threads = loaded.model.pool().threads();
-    let mut out = io::stdout().lock();
-    if args.json {
-        let report = json!({
-            "prefill_tok_s": prefill_tok_s,
-            "decode_tok_s": decode_tok_s,
+impl Figures {
+    fn of(mut runs: Vec<Run>) -> Self {
+        Self {
+            prefill_tok_s: median(&runs, |run| run.prefill_tok_s),
+            decode_tok_s: median(&runs, |run| run.decode_tok_s),
+            last: runs.pop().expect("BUG: --repeat is at least 1"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let Run {
+            prefill,
+            decode,
+            routing,
+            ..
+        } = &self.last;
+        let device_bytes = decode.device.map_or(0, |device| device.bytes_moved);
+        json!({
+            "prefill_tok_s": self.prefill_tok_s,
+            "decode_tok_s": self.decode_tok_s,
             "hit_rate": {
                 "ram": decode.ram.hit_rate(),
                 "device": decode.device.and_then(|device| device.hit_rate()),
             },
-            "bytes_moved": bytes_moved(decode),
+            "bytes_moved": decode.ram.bytes_moved + device_bytes,
+            "device_misses_on_cpu": decode.device.and_then(|device| device.share_met_below()),
+            "upload_bytes_per_sec": decode.device.and_then(|device| device.bytes_per_sec()),
+            "prefill_upload_bytes_per_sec":
+                prefill.device.and_then(|device| device.bytes_per_sec()),
+            "experts": { "prefill": prefill, "decode": decode },
+            "routing": routing,
+        })
+    }
+
+    fn print(&self, out: &mut impl Write, args: &BenchArgs) -> io::Result<()> {
+        let (prompt, new) = (args.prompt_tokens, args.new_tokens);
+        writeln!(
+            out,
+            "Prefill    {:.1} tokens/s over {prompt}",
+            self.prefill_tok_s
+        )?;
+        writeln!(
+            out,
+            "Decode     {:.2} tokens/s over {new}",
+            self.decode_tok_s
+        )?;
+        let Run {
+            decode, routing, ..
+        } = &self.last;
+        if let Some(device) = &decode.device {
+            print_tier(out, "GPU", device)?;
+            let fetched = device.misses - device.met_below;
+            write!(
+                out,
+                "Misses     {fetched} fetched, {} on the CPU",
+                device.met_below
+            )?;
+            match device.bytes_per_sec() {
+                Some(speed) => writeln!(out, "; {}/s while fetching", format_bytes(speed as u64))?,
+                None => writeln!(out)?,
+            }
+        }
+        print_tier(out, "RAM", &decode.ram)?;
+        writeln!(
+            out,
+            "Routing    {:.0}% of experts kept from the token before, {:.1} distinct a layer",
+            routing.kept_from_previous * 100.0,
+            routing.distinct_per_layer,
+        )
+    }
+}
+
+fn print_tier(out: &mut impl Write, name: &str, tier: &TierStats) -> io::Result<()> {
+    writeln!(
+        out,
+        "{name:<10} {:.0}% hits ({} of {}); prefetches {}, of them {} used, {} wasted; {} moved; {:.2} s waited",
+        tier.hit_rate().unwrap_or(0.0) * 100.0,
+        tier.hits,
+        tier.hits + tier.misses,
+        tier.prefetches,
+        tier.prefetch_hits,
+        tier.prefetch_wasted,
+        format_bytes(tier.bytes_moved),
+        tier.wait_ns as f64 / 1e9,
+    )
+}
+
+impl Report<'_> {
+    /// The figures with the model's own routing, and the others as an object of their own.
+    fn json(&self) -> Value {
+        let Self { args, loaded, .. } = self;
+        let plan = &loaded.plan;
+        let mut report = self.untouched.json();
+        let reuse = self.reuse.as_ref().map(|(reuse, figures)| {
+            let mut object = figures.json();
+            object["p"] = json!(reuse.p);
+            object
+        });
+        let rest = json!({
+            "routing_reuse": reuse,
             "peak_rss": peak_rss_bytes(),
+            "peak_vram": self.peak_vram_bytes,
+            "planned_vram": plan.gpu.as_ref().map(|gpu| gpu.used_bytes),
+            "device": plan.device,
+            "gpu_slots": plan.gpu.as_ref().map(|_| plan.total_gpu_slots),
+            "experts_on_gpu_per_layer":
+                plan.gpu.as_ref().map(|_| plan.experts_on_gpu_per_layer()),
+            "misses": plan.misses,
+            "prefetch": plan.prefetch,
+            "calibration": loaded.calibration,
             "prompt_tokens": args.prompt_tokens,
             "new_tokens": args.new_tokens,
             "repeat": args.repeat,
-            "threads": threads,
+            "threads": loaded.model.pool().threads(),
             "kernels": octet_kernels::features(),
-            "experts": { "prefill": prefill, "decode": decode },
-            "routing": routing,
-            "ram_slots": loaded.plan.ram_slots,
+            "ram_slots": plan.ram_slots,
+            "warnings": plan.warnings,
         });
-        writeln!(out, "{report}")?;
-        return Ok(());
+        if let (Value::Object(report), Value::Object(rest)) = (&mut report, rest) {
+            report.extend(rest);
+        }
+        report
     }
-    writeln!(out, "Threads    {threads} ({})", octet_kernels::features())?;
-    writeln!(
-        out,
-        "Prefill    {prefill_tok_s:.1} tokens/s over {}",
-        args.prompt_tokens
-    )?;
-    writeln!(
-        out,
-        "Decode     {decode_tok_s:.2} tokens/s over {}",
-        args.new_tokens
-    )?;
-    if let Some(slots) = loaded.plan.ram_slots {
-        writeln!(
-            out,
-            "RAM tier   {slots} slots of {}",
-            loaded.plan.total_experts()
-        )?;
+
+    fn print(&self, out: &mut impl Write) -> io::Result<()> {
+        let Self { args, loaded, .. } = self;
+        let plan = &loaded.plan;
+        let threads = loaded.model.pool().threads();
+        writeln!(out, "Device     {}", plan.device)?;
+        writeln!(out, "Threads    {threads} ({})", octet_kernels::features())?;
+        if plan.gpu.is_some() {
+            writeln!(
+                out,
+                "VRAM tier  {} slots of {} ({:.1} a layer); misses {}, prefetch {}",
+                plan.total_gpu_slots,
+                plan.total_experts(),
+                plan.experts_on_gpu_per_layer(),
+                plan.misses,
+                plan.prefetch,
+            )?;
+        }
+        if let Some(slots) = plan.ram_slots {
+            writeln!(out, "RAM tier   {slots} slots of {}", plan.total_experts())?;
+        }
+        if let Some(calibration) = &loaded.calibration {
+            print_calibration(out, calibration)?;
+        }
+        writeln!(out)?;
+        if let Some((reuse, figures)) = &self.reuse {
+            writeln!(out, "With the model's own routing:")?;
+            self.untouched.print(out, args)?;
+            writeln!(
+                out,
+                "\nWith routing made to keep each expert of the token before with probability {}:",
+                reuse.p
+            )?;
+            figures.print(out, args)?;
+        } else {
+            self.untouched.print(out, args)?;
+        }
+        writeln!(out)?;
+        if let (Some(gpu), Some(peak)) = (&plan.gpu, self.peak_vram_bytes) {
+            writeln!(
+                out,
+                "Peak VRAM  {} ({} planned)",
+                format_bytes(peak),
+                format_bytes(gpu.used_bytes)
+            )?;
+        }
+        if let Some(peak) = peak_rss_bytes() {
+            writeln!(out, "Peak RSS   {}", format_bytes(peak))?;
+        }
+        for warning in &plan.warnings {
+            writeln!(out, "Note       {warning}")?;
+        }
+        Ok(())
     }
-    let tiers = [("RAM", Some(decode.ram)), ("Device", decode.device)];
-    for (name, tier) in tiers
-        .into_iter()
-        .filter_map(|(name, tier)| Some((name, tier?)))
-    {
-        let rate = tier.hit_rate().unwrap_or(0.0) * 100.0;
-        writeln!(
-            out,
-            "{name:<10} {rate:.0}% hits ({} of {}); prefetches {}, of them {} used, {} wasted; {} moved; {:.2} s waited",
-            tier.hits,
-            tier.hits + tier.misses,
-            tier.prefetches,
-            tier.prefetch_hits,
-            tier.prefetch_wasted,
-            format_bytes(tier.bytes_moved),
-            tier.wait_ns as f64 / 1e9,
-        )?;
+}
+
+fn print_calibration(out: &mut impl Write, calibration: &Calibration) -> io::Result<()> {
+    let speed = |bytes_per_sec: f64| format!("{}/s", format_bytes(bytes_per_sec as u64));
+    let upload = calibration.upload_bytes_per_sec.map_or_else(
+        || "no GPU to copy to".to_owned(),
+        |s| format!("{} to the GPU", speed(s)),
+    );
+    let cpu = speed(calibration.cpu_bytes_per_sec);
+    writeln!(out, "Misses at  {cpu} on the CPU, {upload}")?;
+    match CalibrationCache::of_user().path() {
+        Some(path) => writeln!(out, "           kept in {}", path.display()),
+        None => Ok(()),
     }
-    writeln!(
-        out,
-        "Routing    {:.0}% of experts kept from the token before, {:.1} distinct a layer",
-        routing.kept_from_previous * 100.0,
-        routing.distinct_per_layer,
-    )?;
-    if let Some(peak) = peak_rss_bytes() {
-        writeln!(out, "Peak RSS   {}", format_bytes(peak))?;
-    }
-    Ok(())
 }

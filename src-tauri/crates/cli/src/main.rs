@@ -8,6 +8,7 @@ mod inspect;
 mod logits;
 mod models;
 mod peak_rss;
+mod peak_vram;
 mod quantize;
 mod synth;
 mod tokenize;

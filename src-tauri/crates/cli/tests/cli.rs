@@ -199,6 +199,51 @@ fn inspect_shows_shape_quantization_and_plan() {
 }
 
 #[test]
+fn bench_prints_both_routings_and_what_the_machine_can_do() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let bench = |more: &[&str]| {
+        let fixture = fixture("tiny-2bit");
+        let args = [
+            "bench",
+            "--prompt-tokens",
+            "8",
+            "--new-tokens",
+            "4",
+            "--device",
+            "cpu",
+        ];
+        let output = Command::new(env!("CARGO_BIN_EXE_octet"))
+            .args(args)
+            .args(["--model", path(&fixture)])
+            .args(more)
+            .env("OCTET_CACHE_DIR", cache.path())
+            .output()
+            .expect("octet runs");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let both = bench(&["--routing-reuse", "0.25"]);
+    assert!(both.contains("the model's own routing"), "{both}");
+    assert!(both.contains("with probability 0.25"), "{both}");
+    assert_eq!(both.matches("tokens/s").count(), 4, "{both}");
+    assert!(!both.contains("on the CPU,"), "not calibrated: {both}");
+    let one = bench(&["--routing-reuse", "0"]);
+    assert_eq!(one.matches("tokens/s").count(), 2, "{one}");
+
+    let file = cache.path().join("calibration.json");
+    assert!(!file.exists());
+    let calibrated = bench(&["--calibrate", "--routing-reuse", "0"]);
+    assert!(calibrated.contains("no GPU to copy to"), "{calibrated}");
+    assert!(calibrated.contains(path(&file)), "{calibrated}");
+    let kept: Value = serde_json::from_slice(&std::fs::read(&file).expect("kept")).expect("JSON");
+    let speed = kept["entries"][0]["calibration"]["cpu_bytes_per_sec"].as_f64();
+    assert!(speed.is_some_and(|speed| speed > 0.0), "{kept}");
+    let report = bench(&["--calibrate", "--json"]);
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    assert!(report["calibration"]["cpu_bytes_per_sec"].as_f64() > Some(0.0));
+}
+
+#[test]
 fn a_ram_budget_is_kept_and_bench_shows_what_it_costs() {
     let dir = tempfile::tempdir().expect("a folder");
     let config = dir.path().join("config.json");
@@ -262,6 +307,14 @@ fn a_ram_budget_is_kept_and_bench_shows_what_it_costs() {
             .as_f64()
             .is_some_and(|n| n >= 2.0)
     );
+    let reuse = &report["routing_reuse"];
+    assert_eq!(reuse["p"], 0.5);
+    for name in ["prefill_tok_s", "decode_tok_s"] {
+        assert!(reuse[name].as_f64().is_some_and(|speed| speed > 0.0));
+    }
+    let kept = |figures: &Value| figures["routing"]["kept_from_previous"].as_f64();
+    assert!(kept(reuse) > kept(&report), "{report}");
+    assert!(reuse["hit_rate"]["ram"].is_f64() && report["device"]["kind"] == "cpu");
     if cfg!(target_os = "linux") {
         let peak = report["peak_rss"].as_u64().expect("bytes");
         let most = budget + bytes("trunk_bytes") + 400_000_000;
@@ -338,6 +391,7 @@ fn mistakes_get_one_line_and_the_right_status() {
         &["bench", "--model", model, "--ram", "lots"],
         &["bench", "--model", model, "--threads", "0"],
         &["bench", "--model", model, "--prompt-tokens", "0"],
+        &["bench", "--model", model, "--routing-reuse", "1.5"],
         &["inspect", "--model", model, "--misses", "never"],
     ];
     for args in usage {
