@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 60
 DISPLAYS := $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run app chat build page deb test fmt lint unit ui smoke fuzz bench clean
+.PHONY: help setup run app chat build page deb test fmt lint ptx unit ui smoke fuzz bench clean
 
 help:
 	@sed -n 's/^# \(make .*\|  .*\)/\1/p' Makefile
@@ -24,6 +24,7 @@ help:
 	@echo 'make deb     a package for Debian and Ubuntu'
 	@echo 'make fmt     format all code'
 	@echo 'make lint    formatting and clippy, warnings being errors'
+	@echo 'make ptx     the CUDA kernels compiled again and compared (Linux on x86-64; needs no GPU)'
 	@echo 'make unit    the tests of the Rust crates'
 	@echo 'make ui      the checks and tests of the page'
 	@echo 'make smoke   the real window, driven under a virtual display (Linux)'
@@ -68,7 +69,7 @@ deb:
 
 test:
 	@sh .ci/setup test
-	@$(MAKE) --no-print-directory page lint unit ui smoke
+	@$(MAKE) --no-print-directory page lint ptx unit ui smoke
 
 fmt:
 	cargo fmt --all
@@ -76,6 +77,9 @@ fmt:
 lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+ptx:
+	.ci/ptx --check
 
 # Seeded fuzzing of everything that reads a file from outside is among the tests.
 # With the page in the app, so that `make smoke` finds it built.

@@ -22,8 +22,10 @@
 #include <string.h>
 #include <sys/mman.h>
 #if !defined(__x86_64__) && !defined(__aarch64__)
+#define OCTET_UCONTEXT  // slower, works everywhere
+#endif
+#ifdef OCTET_UCONTEXT
 #include <ucontext.h>
-#define OCTET_UCONTEXT
 #endif
 
 #include <map>
@@ -163,7 +165,8 @@ struct Registered {
 
 extern "C" void octet_host_switch(void** save, void* to);
 
-#if defined(__x86_64__)
+#if defined(OCTET_UCONTEXT)
+#elif defined(__x86_64__)
 asm(R"(
     .text
     .weak octet_host_switch
@@ -353,17 +356,7 @@ inline void* fresh_stack(int thread) {
     char* low = b.stacks + thread * (STACK_BYTES + GUARD_BYTES) + GUARD_BYTES;
     // Shifted, or all stacks would compete for the same few lines of the cache.
     char* top = low + STACK_BYTES - thread % 32 * 128;
-#if defined(__x86_64__)
-    void** sp = (void**)top;
-    *--sp = nullptr;                // the return address of thread_main, which never returns
-    *--sp = (void*)thread_main;
-    return sp - 6;                  // six registers of any content
-#elif defined(__aarch64__)
-    void** sp = (void**)(top - 160);
-    sp[10] = nullptr;               // x29
-    sp[11] = (void*)thread_main;    // x30
-    return sp;
-#else
+#if defined(OCTET_UCONTEXT)
     ucontext_t* c = &b.contexts[thread];
     getcontext(c);
     c->uc_stack.ss_sp = low;
@@ -371,6 +364,16 @@ inline void* fresh_stack(int thread) {
     c->uc_link = nullptr;
     makecontext(c, (void (*)())thread_main, 0);
     return c;
+#elif defined(__x86_64__)
+    void** sp = (void**)top;
+    *--sp = nullptr;                // the return address of thread_main, which never returns
+    *--sp = (void*)thread_main;
+    return sp - 6;                  // six registers of any content
+#else
+    void** sp = (void**)(top - 160);
+    sp[10] = nullptr;               // x29
+    sp[11] = (void*)thread_main;    // x30
+    return sp;
 #endif
 }
 

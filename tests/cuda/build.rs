@@ -21,7 +21,8 @@ fn main() {
 
     let mut sources = with_extension(&kernels, "cu");
     sources.extend(with_extension(&driver, "cu"));
-    sources.push(driver.join("cuda.cpp"));
+    sources.extend(with_extension(&driver, "cpp"));
+    sources.retain(|source| !source.ends_with("nvml.cpp"));
 
     let dir = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo")).join("libraries");
     let objects = dir.join("../objects");

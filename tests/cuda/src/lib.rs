@@ -13,8 +13,8 @@
 //! ```
 //!
 //! A child process gets it through `LD_LIBRARY_PATH`, set to [`library_dir`], and its settings
-//! through `OCTET_FAKE_CUDA_*`. `src/driver/cuda.cpp` lists the settings and says in what the
-//! driver is unkind on purpose.
+//! through `OCTET_FAKE_CUDA_*`. `src/driver/settings.h` lists the settings, and `device.cpp`
+//! beside it says in what the driver is unkind on purpose.
 //!
 //! What it does not show: speed, the memory model of a GPU beyond barriers, registers and
 //! occupancy, and the accuracy of the GPU's own `__expf` and `rsqrtf`. A kernel is not stopped from
@@ -115,7 +115,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Changes a setting: a key of `src/driver/cuda.cpp` without `OCTET_FAKE_CUDA_`.
+    /// Changes a setting: a key of `src/driver/settings.h` without `OCTET_FAKE_CUDA_`.
     ///
     /// # Panics
     /// If there is no such setting or the value makes no sense.
@@ -205,7 +205,7 @@ mod real {
 
         pub(super) fn counters(&self) -> Counters {
             let mut counters = Counters::default();
-            // SAFETY: `Counters` is laid out as the struct of that name in cuda.cpp.
+            // SAFETY: `Counters` is laid out as the struct of that name in settings.h.
             unsafe { (self.counters)(&mut counters) };
             counters
         }
@@ -217,7 +217,7 @@ mod real {
         let cuda = open("libcuda.so.1")?;
         open("libcuda.so")?;
         open("libnvidia-ml.so.1")?;
-        // SAFETY: these are the types of the functions of these names in cuda.cpp.
+        // SAFETY: these are the types of the functions of these names in testing.cpp.
         unsafe {
             Ok(Functions {
                 set: std::mem::transmute::<
@@ -240,7 +240,7 @@ mod real {
         let dir = library_dir().ok_or("it was not built")?;
         let path =
             CString::new(dir.join(name).as_os_str().as_bytes()).map_err(|e| e.to_string())?;
-        // SAFETY: a path as a C string; what runs at loading are the constructors of cuda.cpp.
+        // SAFETY: a path as a C string; what runs at loading are the constructors of the driver.
         let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
         NonNull::new(handle).ok_or_else(last_error)
     }

@@ -1,0 +1,385 @@
+// The state of the fake driver, and when queued work runs.
+#pragma once
+
+#include <pthread.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <set>
+
+#include "memory.h"
+#include "settings.h"
+
+namespace fake {
+
+struct Stream;
+struct Graph;
+
+struct Need {
+    std::shared_ptr<Stream> stream;
+    u64 seq;
+};
+
+struct Op {
+    enum Kind { MARK, UP, DOWN, WITHIN, FILL, LAUNCH, CALL, SPOIL, RELEASE } kind = MARK;
+    u64 to = 0, from = 0;
+    size_t bytes = 0;
+    std::vector<char> snapshot;  // of pageable memory, taken when the copy was asked for
+    bool snapshotted = false;
+    u32 value = 0;
+    int width = 1;
+    octet_host::Kernel* kernel = nullptr;
+    dim3 grid, block;
+    std::vector<u64> arguments;  // 16-byte slots, so that any argument is aligned
+    std::vector<size_t> offsets;
+    HostFunction call = nullptr;
+    void* data = nullptr;
+    std::vector<Need> needs;
+    std::shared_ptr<double> time;
+};
+
+struct Stream {
+    std::deque<Op> queue;
+    u64 enqueued = 0, completed = 0;
+    bool blocking = true;  // waits for the null stream, and it for this
+    int number = 0, priority = 0;
+    Graph* capture = nullptr;
+};
+
+struct Event {
+    std::shared_ptr<Stream> stream;  // null: never recorded
+    u64 seq = 0;
+    bool timing = true;
+    std::shared_ptr<double> time;
+    Graph* capture = nullptr;
+};
+
+struct Graph {
+    std::vector<Op> ops;  // in the order of capture, which is one they may run in
+};
+
+struct Module {
+    std::string ptx;
+    std::map<std::string, octet_host::Kernel*> functions;
+};
+
+struct Context {
+    int retained = 0;
+    bool alive = true;
+};
+
+inline const char* const KIND_NAMES[] = {"event", "copy to the device", "copy to the host", "copy within the device",
+                            "fill", "launch", "host function", "allocation", "free"};
+
+inline thread_local Context* current = nullptr;
+inline thread_local bool in_callback = false;
+
+struct Driver {
+    std::mutex mutex;
+    std::condition_variable idle;
+    bool executing = false;
+    pthread_t executor;
+    const Op* running = nullptr;
+
+    bool initialized = false;
+    CUresult lost = SUCCESS;
+    Settings settings = from_environment();
+    u64 random = 0;
+    Counters counts = {};
+    Memory memory;
+    Context* primary = nullptr;
+    std::shared_ptr<Stream> null_stream = std::make_shared<Stream>();
+    std::map<void*, std::shared_ptr<Stream>> streams;
+    int n_streams = 0;
+    std::set<Event*> events;
+    std::set<Module*> modules;
+    std::set<Graph*> graphs, executables;
+    int captures = 0;
+
+    Driver() {
+        random = settings.seed;
+        memory.open = !settings.guard;
+    }
+
+    // Whether a call may go on that needs a context.
+    CUresult check() const {
+        if (in_callback) return complain(NOT_PERMITTED, "a host function calls the driver");
+        if (!initialized) return NOT_INITIALIZED;
+        if (lost) return lost;
+        if (!current) return INVALID_CONTEXT;
+        if (!current->alive) return CONTEXT_IS_DESTROYED;
+        return SUCCESS;
+    }
+
+    // Counts a call that can be told to fail.
+    CUresult may_fail(int kind) {
+        if (!(settings.fail_kinds & kind) || --settings.fail_at > 0) return SUCCESS;
+        settings.fail_kinds = 0;
+        lose(settings.fail_with);
+        return lost;
+    }
+
+    void lose(CUresult why) {
+        lost = why;
+        forget_queues();
+    }
+
+    void forget_queues() {
+        for (auto& s : all_streams()) {
+            s->queue.clear();
+            s->completed = s->enqueued;
+        }
+        idle.notify_all();
+    }
+
+    std::vector<std::shared_ptr<Stream>> all_streams() {
+        std::vector<std::shared_ptr<Stream>> all = {null_stream};
+        for (auto& [handle, s] : streams) all.push_back(s);
+        std::sort(all.begin(), all.end(), [](auto& a, auto& b) { return a->number < b->number; });
+        return all;
+    }
+
+    std::shared_ptr<Stream> stream(void* handle) {
+        if (!handle || handle == (void*)1) return null_stream;  // 1: CU_STREAM_LEGACY
+        auto i = streams.find(handle);
+        return i == streams.end() ? nullptr : i->second;
+    }
+
+    CUresult add(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Stream>& s, Op op) {
+        if (s->capture) {
+            if (op.kind != Op::MARK) s->capture->ops.push_back(std::move(op));
+            return SUCCESS;
+        }
+        if (s == null_stream) {
+            for (auto& [handle, other] : streams)
+                if (other->blocking && other->completed < other->enqueued) op.needs.push_back({other, other->enqueued});
+        } else if (s->blocking && null_stream->completed < null_stream->enqueued) {
+            op.needs.push_back({null_stream, null_stream->enqueued});
+        }
+        s->queue.push_back(std::move(op));
+        s->enqueued++;
+        if (settings.order == Settings::EAGER) force(lock, s, s->enqueued);
+        return lost;
+    }
+
+    bool can_run(const Stream& s) const {
+        if (s.queue.empty()) return false;
+        for (const Need& n : s.queue.front().needs)
+            if (n.stream->completed < n.seq) return false;
+        return true;
+    }
+
+    void run_first(std::unique_lock<std::mutex>& lock, Stream& s) {
+        Op op = std::move(s.queue.front());
+        s.queue.pop_front();
+        running = &op;
+        execute(lock, op);
+        running = nullptr;
+        if (op.time)
+            *op.time = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
+        // A loss of the GPU meanwhile has emptied the queues already.
+        if (s.completed < s.enqueued) s.completed++;
+    }
+
+    // Runs what this point of a stream needs, and nothing else.
+    void run_to(std::unique_lock<std::mutex>& lock, Stream& s, u64 seq) {
+        while (s.completed < seq && !s.queue.empty()) {
+            std::vector<Need> needs = std::move(s.queue.front().needs);
+            s.queue.front().needs.clear();
+            for (Need& n : needs) run_to(lock, *n.stream, n.seq);
+            if (!s.queue.empty()) run_first(lock, s);
+        }
+    }
+
+    u64 next_random() {
+        random += 0x9e3779b97f4a7c15ull;
+        u64 z = random;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+        return z ^ z >> 31;
+    }
+
+    // Takes the right to run queued work, which one thread has at a time.
+    void begin(std::unique_lock<std::mutex>& lock) {
+        idle.wait(lock, [&] { return !executing; });
+        executing = true;
+        executor = pthread_self();
+        memory.set_open(true, settings.guard);
+    }
+    void end() {
+        memory.set_open(false, settings.guard);
+        executing = false;
+        idle.notify_all();
+    }
+
+    // Returns once stream `s` has done its first `seq` operations.
+    void force(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Stream>& s, u64 seq) {
+        if (s->completed >= seq) return;
+        begin(lock);
+        if (settings.order == Settings::LATE || settings.order == Settings::EAGER) run_to(lock, *s, seq);
+        while (s->completed < seq) {
+            std::vector<std::shared_ptr<Stream>> able;
+            for (auto& other : all_streams())
+                if (can_run(*other)) able.push_back(other);
+            if (able.empty()) {
+                // The stream was destroyed: its handle is gone, its work is not.
+                run_to(lock, *s, seq);
+                break;
+            }
+            size_t pick = 0;
+            if (settings.order == Settings::SEEDED) pick = next_random() % able.size();
+            else while (pick + 1 < able.size() && able[pick] == s) pick++;
+            run_first(lock, *able[pick]);
+        }
+        end();
+    }
+
+    void force_all(std::unique_lock<std::mutex>& lock) {
+        for (auto& s : all_streams()) force(lock, s, s->enqueued);
+    }
+
+    // Runs one operation towards this point, for who polls.
+    void step(std::unique_lock<std::mutex>& lock, std::shared_ptr<Stream> s, u64 seq) {
+        begin(lock);
+        if (s->completed < seq) {
+            Stream* at = s.get();
+            while (!at->queue.empty() && !can_run(*at))
+                for (const Need& n : at->queue.front().needs)
+                    if (n.stream->completed < n.seq) {
+                        at = n.stream.get();
+                        break;
+                    }
+            if (!at->queue.empty()) run_first(lock, *at);
+        }
+        end();
+    }
+
+    void execute(std::unique_lock<std::mutex>& lock, Op& op) {
+        switch (op.kind) {
+            case Op::MARK:
+                break;
+            case Op::UP:
+                memcpy((void*)op.to, op.snapshotted ? op.snapshot.data() : (void*)op.from, op.bytes);
+                break;
+            case Op::DOWN:
+                memcpy((void*)op.to, (void*)op.from, op.bytes);
+                break;
+            case Op::WITHIN:
+                memmove((void*)op.to, (void*)op.from, op.bytes);
+                break;
+            case Op::FILL:
+                for (size_t i = 0; i < op.bytes; i += op.width) memcpy((char*)op.to + i, &op.value, op.width);
+                break;
+            case Op::SPOIL:
+                if (op.bytes <= SPOIL_LIMIT) memset((void*)op.to, octet_host::SPOILT, op.bytes);
+                break;
+            case Op::RELEASE:
+                if (const Allocation* a = memory.find(op.to, 0)) release(*a);
+                break;
+            case Op::LAUNCH: {
+                std::vector<void*> params;
+                for (size_t offset : op.offsets) params.push_back((char*)op.arguments.data() + offset);
+                octet_host::launch(*op.kernel, op.grid, op.block, params.data());
+                break;
+            }
+            case Op::CALL:
+                memory.set_open(false, settings.guard);
+                lock.unlock();
+                in_callback = true;
+                op.call(op.data);
+                in_callback = false;
+                lock.lock();
+                memory.set_open(true, settings.guard);
+                break;
+        }
+    }
+
+    void release(const Allocation& a) {
+        counts.memory -= a.bytes;
+        memory.give_back(a);
+    }
+
+    u64 free_memory() const {
+        u64 at_start = settings.free_at_start();
+        return at_start > counts.memory ? at_start - counts.memory : 0;
+    }
+
+    CUresult allocate(std::unique_lock<std::mutex>& lock, size_t bytes, u64* at) {
+        if (bytes == 0) return INVALID_VALUE;
+        auto fits = [&] { return bytes <= free_memory() && counts.memory + bytes <= settings.memory_limit; };
+        if (!fits()) force_all(lock);  // which runs frees that wait in streams
+        if (!fits() || !(*at = memory.take(bytes))) return OUT_OF_MEMORY;
+        counts.memory += bytes;
+        counts.memory_peak = std::max(counts.memory_peak, counts.memory);
+        return SUCCESS;
+    }
+
+    Counters counters() {
+        Counters c = counts;
+        c.allocations = memory.live.size();
+        c.pinned_allocations = memory.pinned.size() + memory.registered.size();
+        c.streams = streams.size();
+        c.events = events.size();
+        c.modules = modules.size();
+        c.graphs = graphs.size() + executables.size();
+        c.contexts = primary ? 1 : 0;
+        c.pending = 0;
+        for (auto& s : all_streams()) c.pending += s->queue.size();
+        return c;
+    }
+
+    // The end of the last reference to the context takes everything in it along.
+    void end_context() {
+        Counters c = counters();
+        counts.left_behind += c.allocations + c.pinned_allocations + c.streams + c.events + c.modules + c.graphs;
+        forget_queues();
+        while (!memory.live.empty()) release(memory.live.begin()->second);
+        for (auto& [at, bytes] : memory.pinned) munmap((void*)at, bytes);
+        memory.pinned.clear();
+        memory.registered.clear();
+        counts.pinned = 0;
+        streams.clear();
+        for (Event* e : events) delete e;
+        events.clear();
+        for (Module* m : modules) delete m;
+        modules.clear();
+        for (Graph* g : graphs) delete g;
+        graphs.clear();
+        for (Graph* g : executables) delete g;
+        executables.clear();
+        captures = 0;
+        null_stream = std::make_shared<Stream>();
+        primary->alive = false;  // and stays, for threads that still have it as theirs
+        primary = nullptr;
+        if (lost == LAUNCH_FAILED || lost == ILLEGAL_ADDRESS) lost = SUCCESS;
+    }
+};
+
+// The only one there is.
+Driver& driver();
+
+const unsigned char UUID[16] = {0x0c, 0x7e, 0x70, 0xfa, 0x6e, 0x00, 0x4a, 0x11,
+                                0x80, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01};
+
+}  // namespace fake
+
+#define API extern "C" __attribute__((visibility("default")))
+
+// Every call that needs a context starts so.
+#define ENTER                                          \
+    Driver& d = driver();                              \
+    std::unique_lock<std::mutex> lock(d.mutex);        \
+    if (CUresult failed = d.check()) return failed
+
+// Calls that give something back do so on a lost GPU too, and then say that it is lost.
+#define ENTER_RELEASE                                  \
+    Driver& d = driver();                              \
+    std::unique_lock<std::mutex> lock(d.mutex);        \
+    if (CUresult failed = d.check())                   \
+        if (failed != d.lost || !current || !current->alive) return failed
+
+#define WITH_STREAM(handle)                            \
+    std::shared_ptr<Stream> s = d.stream(handle);      \
+    if (!s) return INVALID_HANDLE
