@@ -128,10 +128,11 @@ FN float warp_max(float v) {
 FN void raise_max(float* slot, float v) { atomicMax((int*)slot, __float_as_int(v)); }
 
 // A power of two that brings values of magnitude up to `amax` below 1 in magnitude, so that they
-// fit f16 whatever their size; 1 for zero. Its inverse is exact too.
+// fit f16 whatever their size (below 4 from 2^126 on); 1 for zero. Its inverse is exact too.
 FN float into_half_range(float amax) {
     int e = (__float_as_int(amax) >> 23 & 255) - 127;  // amax < 2^(e + 1)
-    if (amax == 0.0f || e > 126 || e < -100) return 1.0f;
+    if (e < -100) return 1.0f;
+    if (e > 125) e = 125;  // whose factor is the smallest normal float
     return __int_as_float((127 - (e + 1)) << 23);
 }
 
