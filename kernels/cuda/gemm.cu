@@ -37,7 +37,7 @@
 // tile, and the warps multiply. Tiles are slices of 32 columns, [row][32], and a lane takes
 // columns 8 q .. 8 q + 7 of a row with a single 16-byte load, free of bank conflicts: that
 // permutes the columns among four mma_f16, in both operands alike.
-#include "octet.cuh"
+#include "block.cuh"
 
 #define THREADS 256
 #define TILE_HALVES 4096  // 128 x 32 or 64 x 64
@@ -251,30 +251,31 @@ FN void gemm_tile(Tiles& tiles, const Matrix& w, const u16* x, const float* row_
     // While tile s is multiplied, the packed weights and x of s + 1 are in registers, its scales
     // and zeros in shared memory, and those of s + 2 in registers. One barrier a step: buffers
     // written in it were last read in the step before.
-    read_params(0);
-    store_params(0);
-    if (steps > 1) {
-        read_params(1);
-        store_params(1);
-    }
-    read_tiles(0);
-    __syncthreads();
-    store_tiles(0);
-    if (steps > 1) read_tiles(1);
-    if (steps > 2) read_params(2);
-    __syncthreads();
-    for (int s = 0;; s++) {
-        multiply(s & 1);
+    for (int s = -3;; s++) {
+        if (s >= 0) multiply(s & 1);
         if (s + 1 == steps) break;
-        store_tiles((s + 1) & 1);
-        if (s + 2 < steps) {
+        if (s + 1 >= 0) store_tiles((s + 1) & 1);
+        if (s + 2 >= 0 && s + 2 < steps) {
             read_tiles(s + 2);
             store_params(s & 1);
-            if (s + 3 < steps) read_params(s + 3);
         }
+        if (s + 3 < steps) read_params(s + 3);
         __syncthreads();
     }
 
+    // Rows of y that this lane has, -1 where there is none.
+    int y_row[MT][2];
+    #pragma unroll
+    for (int m = 0; m < MT; m++) {
+        #pragma unroll
+        for (int h = 0; h < 2; h++) {
+            u32 row = warp_row + m * 16 + h * 8 + lane / 4;  // of the tile
+            u32 tile_row = row / GROUP_ROWS;
+            int r = first_r + row % GROUP_ROWS, view_row = first_unit + tile_row % UNIT_ROWS;
+            if (BITS != 3) view_row += tile_row / UNIT_ROWS * w.packed_rows;
+            y_row[m][h] = r < group_rows ? r + view_row * group_rows : -1;
+        }
+    }
     #pragma unroll
     for (int n = 0; n < NT; n++) {
         #pragma unroll
@@ -288,14 +289,10 @@ FN void gemm_tile(Tiles& tiles, const Matrix& w, const u16* x, const float* row_
             for (int m = 0; m < MT; m++) {
                 #pragma unroll
                 for (int h = 0; h < 2; h++) {
-                    int row = warp_row + m * 16 + h * 8 + lane / 4;  // of the tile
-                    int r = first_r + row % GROUP_ROWS, tile_row = row / GROUP_ROWS;
-                    if (r >= group_rows) continue;
-                    int view_row = BITS == 3 ? first_unit + tile_row
-                                             : tile_row / UNIT_ROWS * w.packed_rows + first_unit + tile_row % UNIT_ROWS;
+                    if (y_row[m][h] < 0) continue;
                     float v = c[m][n][h * 2 + j] * by;
-                    float* at = to + r + view_row * group_rows;
-                    *at = add ? *at + v : v;
+                    if (add) v += to[y_row[m][h]];
+                    to[y_row[m][h]] = v;
                 }
             }
         }
@@ -337,32 +334,24 @@ GEMM(gemm_wide_b3, 1, gemm_wide<3>)
 GEMM(gemm_wide_b4, 1, gemm_wide<4>)
 GEMM(gemm_wide_b8, 1, gemm_wide<8>)
 
-// The largest of `v` in the block, for all its threads.
-FN float block_max(float v) {
-    __shared__ float warps[THREADS / WARP];
-    v = warp_max(v);
-    if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = v;
-    __syncthreads();
-    for (int i = 0; i < THREADS / WARP; i++) v = fmaxf(v, warps[i]);
-    return v;
-}
-
 KERNEL(rows_to_f16)(const float* x, u16* y, float* row_scale, int width) {
+    __shared__ float scratch[BLOCK_WARPS];
     const long long row = (long long)blockIdx.x * width;
     float amax = 0.0f;
     for (int i = threadIdx.x; i < width; i += THREADS) amax = fmaxf(amax, fabsf(x[row + i]));
-    const float into = into_half_range(block_max(amax));
+    const float into = into_half_range(block_max(amax, scratch));
     for (int i = threadIdx.x; i < width; i += THREADS) y[row + i] = f2h(x[row + i] * into);
     if (threadIdx.x == 0) row_scale[blockIdx.x] = 1.0f / into;
 }
 KERNEL_IS_HERE(rows_to_f16)
 
 KERNEL(silu_mul_rows)(const float* gate, const float* up, u16* h, float* row_scale, int width) {
+    __shared__ float scratch[BLOCK_WARPS];
     const long long row = (long long)blockIdx.x * width;
     float amax = 0.0f;
     for (int i = threadIdx.x; i < width; i += THREADS)
         amax = fmaxf(amax, fabsf(silu(gate[row + i]) * up[row + i]));
-    const float into = into_half_range(block_max(amax));
+    const float into = into_half_range(block_max(amax, scratch));
     // Again rather than kept: an exponential costs less than registers for a whole row.
     for (int i = threadIdx.x; i < width; i += THREADS)
         h[row + i] = f2h(silu(gate[row + i]) * up[row + i] * into);
