@@ -101,11 +101,12 @@ KERNEL(__launch_bounds__(256, 2) attention)(const float* q, const u16* keys, con
         for (int from = begin; from < end; from += TILE) {
             int count = min(TILE, end - from);
             __syncthreads();
-            // Scores: four lanes a position, two positions for each load of the query.
-            for (int base = warp * 16; base < count; base += 128) {
+            // Scores: four lanes a position, two positions for each load of the query. The second
+            // is 64 further, so that a short split keeps more warps busy.
+            for (int base = warp * 8; base < count; base += 128) {
                 int i = base + lane / 4;
                 const u16* k0 = keys + (long long)(from + min(i, count - 1)) * head_dim;
-                const u16* k1 = keys + (long long)(from + min(i + 8, count - 1)) * head_dim;
+                const u16* k1 = keys + (long long)(from + min(i + 64, count - 1)) * head_dim;
                 float s0[HEADS] = {}, s1[HEADS] = {};
 #pragma unroll 4
                 for (int d = lane % 4 * 8; d < head_dim; d += 32) {
@@ -128,7 +129,7 @@ KERNEL(__launch_bounds__(256, 2) attention)(const float* q, const u16* keys, con
                 }
                 if (lane % 4 == 0) {
                     scores[i] = make_float4(s0[0], s0[1], s0[2], s0[3]);
-                    scores[i + 8] = make_float4(s1[0], s1[1], s1[2], s1[3]);
+                    scores[i + 64] = make_float4(s1[0], s1[1], s1[2], s1[3]);
                 }
             }
             __syncthreads();

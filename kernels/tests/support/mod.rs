@@ -90,6 +90,35 @@ impl Param {
     }
 }
 
+impl Param {
+    /// Values between `low` and `high`. Forms: 0 one for all, 1 plain, 2 quantized in one meta
+    /// group, 3 in several, their number a multiple of 4; `None`: any of them.
+    pub fn random(rng: &mut Rng, groups: usize, form: Option<u32>, low: f32, high: f32) -> Self {
+        let form = form.unwrap_or_else(|| rng.below(4));
+        if form < 2 {
+            let len = if form == 0 { 1 } else { groups };
+            return Self::Plain(f16_bytes((0..len).map(|_| rng.range(low, high))));
+        }
+        let counts: Vec<usize> = (4..=groups)
+            .step_by(4)
+            .filter(|m| groups.is_multiple_of(*m))
+            .collect();
+        let m = if form == 2 {
+            1
+        } else {
+            counts[rng.below(counts.len() as u32) as usize]
+        };
+        let steps: Vec<f32> = (0..m)
+            .map(|_| (high - low) / 255.0 * rng.range(0.5, 1.0))
+            .collect();
+        Self::Quantized {
+            q: rng.bytes(groups),
+            scale: f16_bytes(steps.iter().copied()),
+            zero: f16_bytes(steps.iter().map(|step| -low / step)),
+        }
+    }
+}
+
 /// A packed matrix that owns its bytes.
 #[derive(Debug, Clone)]
 pub struct Packed {
@@ -127,6 +156,30 @@ impl Packed {
             w_q: rng.bytes(units),
             scale,
             zero,
+        }
+    }
+
+    /// `group_rows * group_size` rows, with scales and zeros in any form that a file may have; in
+    /// every other one in that of the checkpoints.
+    pub fn random(
+        rng: &mut Rng,
+        bits: Bits,
+        group_size: usize,
+        group_rows: usize,
+        k: usize,
+    ) -> Self {
+        let groups = group_rows * k;
+        let top = bits.max_q() as f32;
+        let usual = rng.below(2) == 0;
+        let units = bits.packed_rows(group_size) * groups * bits.unit_bytes();
+        Self {
+            n: group_rows * group_size,
+            k,
+            bits,
+            group_size,
+            w_q: rng.bytes(units),
+            scale: Param::random(rng, groups, usual.then_some(3), 0.02 / top, 0.2 / top),
+            zero: Param::random(rng, groups, usual.then_some(2), 0.2 * top, 0.8 * top),
         }
     }
 

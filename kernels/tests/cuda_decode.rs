@@ -1,0 +1,929 @@
+//! The kernels for one or few tokens, on the fake CUDA driver, against references in f64.
+#![cfg(target_os = "linux")]
+
+#[path = "support/card.rs"]
+mod card;
+mod support;
+
+use card::Card;
+use half::f16;
+use octet_kernels::cuda::{
+    AttentionShape, Buffer, DeviceExpert, DeviceMatrix, Picks, Reuse, RouterJob, Rows,
+};
+use octet_kernels::{Bits, QMatrix};
+use support::{Packed, Rng, rms};
+
+const ALL_BITS: [Bits; 4] = [Bits::B2, Bits::B3, Bits::B4, Bits::B8];
+
+fn value(bits: u16) -> f64 {
+    f64::from(f16::from_bits(bits).to_f32())
+}
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |most, v| most.max(v.abs()))
+}
+
+/// Normal values of any magnitude.
+fn loud(rng: &mut Rng, len: usize) -> Vec<f32> {
+    let by = rng.range(-6.0, 6.0).exp();
+    rng.normals(len).iter().map(|v| v * by).collect()
+}
+
+fn halves(rng: &mut Rng, len: usize, by: f32) -> Vec<u16> {
+    (0..len)
+        .map(|_| f16::from_f32(rng.normal() * by).to_bits())
+        .collect()
+}
+
+/// Asserts that values are within `relative` of the largest expected one.
+fn assert_close(found: &[f32], expected: &[f64], relative: f64, what: &str) {
+    assert_eq!(found.len(), expected.len());
+    let bound = relative * expected.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let off = (f64::from(*found) - expected).abs();
+        assert!(off <= bound, "{what}: {found} for {expected} at {i}");
+    }
+}
+
+/// `W x` exactly, row by row.
+#[derive(Debug)]
+struct Exact {
+    value: f64,
+    /// What rounding scaled inputs to f16 can make of it, and sums in f32.
+    bound: f64,
+    /// Root of the sum of its terms' squares: what independent errors are measured by.
+    reach: f64,
+}
+
+fn exact(w: &QMatrix<'_>, x: &[f32]) -> Vec<Exact> {
+    let most = f64::from(largest(x));
+    let dot = |row: usize| {
+        let (mut value, mut abs, mut squares, mut sums) = (0.0, 0.0, 0.0, 0.0);
+        for (column, x) in x.iter().enumerate() {
+            let x = f64::from(*x);
+            let term = f64::from(w.weight(row, column)) * x;
+            value += term;
+            abs += term.abs();
+            squares += term * term;
+            let scale = f64::from(w.scale().get((row * w.k() + column) % w.n_groups()));
+            sums += scale.abs() * x.abs() * f64::from(w.bits().max_q());
+        }
+        let tiny = most * (w.k() * w.bits().max_q() as usize) as f64 * 2f64.powi(-29);
+        Exact {
+            value,
+            bound: abs * 1.01 / 2048.0 + sums * 1e-6 + tiny,
+            reach: squares.sqrt(),
+        }
+    };
+    (0..w.n()).map(dot).collect()
+}
+
+#[test]
+fn products_of_one_token_of_random_shapes() {
+    let Some(card) = Card::new() else { return };
+    for seed in 0..96 {
+        let mut rng = Rng::new(seed);
+        let bits = ALL_BITS[seed as usize % 4];
+        let count = 1 + rng.below(3) as usize;
+        // Often a tail after whole steps of 128 columns; sometimes many steps a warp.
+        let sixteens = [24, 24, 90, 160][rng.below(4) as usize];
+        let k = 16 * (1 + rng.below(sixteens) as usize);
+        let add = rng.below(2) == 1;
+        let packed: Vec<Packed> = (0..count)
+            .map(|_| {
+                let group_size = [16, 32, 48, 64, 128][rng.below(5) as usize];
+                let group_rows = 1 + rng.below(3) as usize;
+                Packed::random(&mut rng, bits, group_size, group_rows, k)
+            })
+            .collect();
+        let x = loud(&mut rng, k);
+        let before: Vec<Vec<f32>> = packed.iter().map(|w| loud(&mut rng, w.n)).collect();
+
+        let on_card: Vec<(Buffer, DeviceMatrix)> = packed.iter().map(|w| card.matrix(w)).collect();
+        let y: Vec<Buffer> = before.iter().map(|y| card.f32(y)).collect();
+        let products: Vec<_> = on_card
+            .iter()
+            .zip(&y)
+            .map(|((_, w), y)| {
+                assert!(w.is_regular());
+                (*w, y.slice())
+            })
+            .collect();
+        let (x_there, amax) = (card.f32(&x), card.f32(&[largest(&x)]));
+        card.ops
+            .matvec(&card.stream, &products, x_there.slice(), amax.slice(), add)
+            .expect("a launch");
+
+        let (mut errors, mut reaches) = (Vec::new(), Vec::new());
+        for ((w, y), before) in packed.iter().zip(&y).zip(&before) {
+            let what = format!(
+                "seed {seed}: {bits:?}, {} x {k} in groups of {}",
+                w.n, w.group_size
+            );
+            let y = card.read_f32(y);
+            for (row, exact) in exact(&w.matrix(), &x).iter().enumerate() {
+                let start = if add { f64::from(before[row]) } else { 0.0 };
+                let expected = start + exact.value;
+                let off = f64::from(y[row]) - expected;
+                let bound = exact.bound + start.abs() * 1e-6;
+                assert!(
+                    off.abs() <= bound,
+                    "{what}: {} for {expected} in row {row}",
+                    y[row]
+                );
+                if !add {
+                    errors.push(off);
+                    reaches.push(exact.reach);
+                }
+            }
+        }
+        let relative = rms(errors) / rms(reaches);
+        assert!(add || relative < 4e-4, "seed {seed}: {relative}");
+    }
+}
+
+/// 2 bits in groups of 16 and 4 bits in groups of 64, as the published checkpoint has them.
+#[test]
+fn the_error_of_a_usual_product_is_small() {
+    let Some(card) = Card::new() else { return };
+    for (bits, n, group_size, meta) in [(Bits::B2, 64, 16, 128), (Bits::B4, 128, 64, 256)] {
+        let k = 2048;
+        let packed = Packed::demo(5, n, k, bits, group_size, meta);
+        let mut rng = Rng::new(6);
+        let x = rng.normals(k);
+        let (_memory, w) = card.matrix(&packed);
+        let (x_there, amax) = (card.f32(&x), card.f32(&[largest(&x)]));
+        let y = card.f32(&vec![f32::NAN; n]);
+        card.ops
+            .matvec(
+                &card.stream,
+                &[(w, y.slice())],
+                x_there.slice(),
+                amax.slice(),
+                false,
+            )
+            .expect("a launch");
+        let expected = exact(&packed.matrix(), &x);
+        let y = card.read_f32(&y);
+        let errors = y
+            .iter()
+            .zip(&expected)
+            .map(|(y, e)| f64::from(*y) - e.value);
+        let relative = rms(errors) / rms(expected.iter().map(|e| e.value));
+        assert!(relative < 3e-4, "{bits:?}: {relative}");
+    }
+}
+
+#[test]
+fn products_of_any_layout() {
+    let Some(card) = Card::new() else { return };
+    for seed in 0..64 {
+        let mut rng = Rng::new(500 + seed);
+        let bits = ALL_BITS[seed as usize % 4];
+        let group_size = match bits {
+            Bits::B3 => [7, 16, 20, 64][rng.below(4) as usize],
+            _ => [8, 16, 24, 64][rng.below(4) as usize],
+        };
+        // Groups of four at least, so that several meta groups are possible.
+        let (n, k) = loop {
+            let (n, k) = (1 + rng.below(90) as usize, 1 + rng.below(150) as usize);
+            if (n * k).is_multiple_of(4 * group_size) {
+                break (n, k);
+            }
+        };
+        let groups = n * k / group_size;
+        let top = bits.max_q() as f32;
+        let units = bits.packed_rows(group_size) * groups * bits.unit_bytes();
+        let packed = Packed {
+            n,
+            k,
+            bits,
+            group_size,
+            w_q: rng.bytes(units),
+            scale: support::Param::random(&mut rng, groups, None, 0.02 / top, 0.2 / top),
+            zero: support::Param::random(&mut rng, groups, None, 0.2 * top, 0.8 * top),
+        };
+        let t = 1 + rng.below(4) as usize;
+        let rows = 6;
+        let gather: Vec<i32> = (0..t).map(|_| rng.below(rows) as i32).collect();
+        let scatter = &[4, 1, 5, 0][..t];
+        let weights: Vec<f32> = (0..t).map(|_| rng.range(0.0, 1.0)).collect();
+        let (gathers, scatters, weighs, add) = (
+            rng.below(2) == 1,
+            rng.below(2) == 1,
+            rng.below(2) == 1,
+            rng.below(2) == 1,
+        );
+        let x = rng.normals(rows as usize * k);
+        let before = rng.normals(rows as usize * n);
+
+        let (_memory, w) = card.matrix(&packed);
+        let (x_there, y) = (card.f32(&x), card.f32(&before));
+        let (g, s, f) = (card.i32(&gather), card.i32(scatter), card.f32(&weights));
+        card.ops
+            .matvec_any(
+                &card.stream,
+                w,
+                x_there.slice(),
+                y.slice(),
+                Rows {
+                    t,
+                    gather: gathers.then(|| g.slice()),
+                    scatter: scatters.then(|| s.slice()),
+                    weights: weighs.then(|| f.slice()),
+                    add,
+                },
+            )
+            .expect("a launch");
+
+        let mut expected: Vec<f64> = before.iter().map(|v| f64::from(*v)).collect();
+        for i in 0..t {
+            let from = if gathers { gather[i] as usize } else { i };
+            let to = if scatters { scatter[i] as usize } else { i };
+            let weight = if weighs { f64::from(weights[i]) } else { 1.0 };
+            let products = exact(&packed.matrix(), &x[from * k..][..k]);
+            for (at, product) in expected[to * n..][..n].iter_mut().zip(products) {
+                *at = weight * product.value + if add { *at } else { 0.0 };
+            }
+        }
+        let what = format!("seed {seed}: {bits:?}, {n} x {k} in groups of {group_size}");
+        assert_close(&card.read_f32(&y), &expected, 2e-6, &what);
+    }
+}
+
+/// Experts of one shape in slots, and the memory that they lie in.
+struct Slots {
+    packed: Vec<[Packed; 3]>, // w1, w2, w3
+    _memory: Vec<Buffer>,
+    experts: Vec<DeviceExpert>,
+    table: Buffer,
+}
+
+impl Slots {
+    fn random(card: &Card, rng: &mut Rng, bits: Bits, hidden: usize, intermediate: usize) -> Self {
+        let sizes = |n: usize| -> Vec<usize> {
+            [16, 32, 64]
+                .into_iter()
+                .filter(|g| n.is_multiple_of(*g))
+                .collect()
+        };
+        let (up, down) = (sizes(intermediate), sizes(hidden));
+        let up = up[rng.below(up.len() as u32) as usize];
+        let down = down[rng.below(down.len() as u32) as usize];
+        let mut slots = Self {
+            packed: Vec::new(),
+            _memory: Vec::new(),
+            experts: Vec::new(),
+            table: Buffer::new(&card.gpu, "none yet", 0).expect("memory"),
+        };
+        for _ in 0..5 {
+            let packed = [
+                Packed::random(rng, bits, up, intermediate / up, hidden),
+                Packed::random(rng, bits, down, hidden / down, intermediate),
+                Packed::random(rng, bits, up, intermediate / up, hidden),
+            ];
+            let [(a, w1), (b, w2), (c, w3)] = [0, 1, 2].map(|i| card.matrix(&packed[i]));
+            slots._memory.extend([a, b, c]);
+            slots.experts.push(DeviceExpert { w1, w2, w3 });
+            slots.packed.push(packed);
+        }
+        slots.table = Buffer::of(&card.gpu, "experts", &slots.experts).expect("memory");
+        slots
+    }
+}
+
+#[test]
+fn experts_of_random_shapes() {
+    let Some(card) = Card::new() else { return };
+    for seed in 0..48 {
+        let mut rng = Rng::new(2000 + seed);
+        let bits = ALL_BITS[seed as usize % 4];
+        let hidden = 16 * (1 + rng.below(24) as usize);
+        let intermediate = 16 * (1 + rng.below(24) as usize);
+        let slots = Slots::random(&card, &mut rng, bits, hidden, intermediate);
+        let what = format!("seed {seed}: {bits:?}, {hidden} to {intermediate}");
+
+        // Experts 0 .. 8 lie anywhere; choices are computed in any order, some slots given.
+        let place: Vec<i32> = (0..8).map(|_| rng.below(5) as i32).collect();
+        let ids: Vec<i32> = (0..8).map(|i| (3 * i + seed as i32) % 8).collect();
+        let weights: Vec<f32> = (0..8).map(|_| rng.range(0.0, 1.0)).collect();
+        let count = 1 + rng.below(8) as usize;
+        let mut picks = Picks::default();
+        let mut picked = Vec::new();
+        for i in 0..count {
+            let j = (5 * i + 2) % 8;
+            let given = (rng.below(2) == 1).then(|| rng.below(5) as usize);
+            picks.push(j, given);
+            picked.push((j, given.unwrap_or(place[ids[j] as usize] as usize)));
+        }
+        let x = loud(&mut rng, hidden);
+        let (x_there, amax) = (card.f32(&x), card.f32(&[largest(&x)]));
+        let (h, h_amax) = (
+            card.f32(&vec![f32::NAN; count * intermediate]),
+            card.f32(&vec![0.0; count]),
+        );
+        let (ids, place) = (card.i32(&ids), card.i32(&place));
+        card.ops
+            .expert_gate_up(
+                &card.stream,
+                &slots.experts[0],
+                slots.table.slice(),
+                &picks,
+                ids.slice(),
+                place.slice(),
+                (x_there.slice(), amax.slice()),
+                (h.slice(), h_amax.slice()),
+            )
+            .expect("a launch");
+        let (h_here, h_amax_here) = (card.read_f32(&h), card.read_f32(&h_amax));
+        for (i, (_, slot)) in picked.iter().enumerate() {
+            let of_pick = &h_here[i * intermediate..][..intermediate];
+            let [w1, _, w3] = &slots.packed[*slot];
+            let (gates, ups) = (exact(&w1.matrix(), &x), exact(&w3.matrix(), &x));
+            for (row, (gate, up)) in gates.iter().zip(&ups).enumerate() {
+                let silu = gate.value / (1.0 + (-gate.value).exp());
+                let expected = silu * up.value;
+                // The slope of silu is 1.1 at most.
+                let bound = 1.1 * gate.bound * (up.value.abs() + up.bound)
+                    + silu.abs() * up.bound
+                    + 1e-5 * expected.abs();
+                let off = (f64::from(of_pick[row]) - expected).abs();
+                assert!(
+                    off <= bound,
+                    "{what}: {} for {expected} of pick {i}, row {row}",
+                    of_pick[row]
+                );
+            }
+            assert_eq!(h_amax_here[i], largest(of_pick), "{what}");
+        }
+
+        let before = rng.normals(hidden);
+        let weights_there = card.f32(&weights);
+        let down = || {
+            let y = card.f32(&before);
+            card.ops
+                .expert_down(
+                    &card.stream,
+                    &slots.experts[0],
+                    slots.table.slice(),
+                    &picks,
+                    (ids.slice(), weights_there.slice()),
+                    place.slice(),
+                    (h.slice(), h_amax.slice()),
+                    y.slice(),
+                )
+                .expect("a launch");
+            card.read_f32(&y)
+        };
+        let y = down();
+        assert_eq!(y, down(), "{what}: the same sum again");
+        let mut expected: Vec<f64> = before.iter().map(|v| f64::from(*v)).collect();
+        let mut bound: Vec<f64> = expected.iter().map(|v| v.abs() * 1e-6).collect();
+        // One scale for all picks: what is tiny beside the largest of them is off by more.
+        let most = picked
+            .iter()
+            .zip(&h_amax_here)
+            .map(|((j, _), amax)| f64::from(weights[*j] * amax))
+            .fold(0.0, f64::max);
+        let tiny = most * (intermediate * bits.max_q() as usize) as f64 * 2f64.powi(-29);
+        for (i, (j, slot)) in picked.iter().enumerate() {
+            let h = &h_here[i * intermediate..][..intermediate];
+            let weight = f64::from(weights[*j]);
+            let products = exact(&slots.packed[*slot][1].matrix(), h);
+            for (row, product) in products.iter().enumerate() {
+                expected[row] += weight * product.value;
+                bound[row] += weight * product.bound + tiny;
+            }
+        }
+        for (row, y) in y.iter().enumerate() {
+            let off = (f64::from(*y) - expected[row]).abs();
+            assert!(
+                off <= bound[row],
+                "{what}: {y} for {} in row {row}",
+                expected[row]
+            );
+        }
+    }
+}
+
+#[test]
+fn norms_and_what_they_clear() {
+    let Some(card) = Card::new() else { return };
+    for seed in 0..32 {
+        let mut rng = Rng::new(3000 + seed);
+        let width = match seed % 2 {
+            0 => 1 + rng.below(700) as usize,
+            _ => 4 * (1 + rng.below(1300) as usize),
+        };
+        let t = 1 + rng.below(3) as usize;
+        let (x, w) = (loud(&mut rng, t * width), rng.normals(width));
+        let (there, w_there) = (card.f32(&x), card.f32(&w));
+        let (amax, clear) = (card.f32(&[-1.0; 4]), card.f32(&[7.0; 300]));
+        // In place.
+        card.ops
+            .rms_norm(
+                &card.stream,
+                t,
+                there.slice(),
+                w_there.slice(),
+                1e-5,
+                there.slice(),
+                Some(amax.slice()),
+                Some(clear.slice().part(0, 299)),
+            )
+            .expect("a launch");
+        let y = card.read_f32(&there);
+        let amax = card.read_f32(&amax);
+        for (i, x) in x.chunks(width).enumerate() {
+            let squares: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+            let scale = 1.0 / (squares / width as f64 + 1e-5).sqrt();
+            let expected: Vec<f64> = x
+                .iter()
+                .zip(&w)
+                .map(|(x, w)| f64::from(*x) * scale * f64::from(*w))
+                .collect();
+            let y = &y[i * width..][..width];
+            assert_close(y, &expected, 1e-6, &format!("{t} rows of {width}"));
+            assert_eq!(amax[i], largest(y));
+        }
+        assert_eq!(amax[t], -1.0);
+        let clear = card.read_f32(&clear);
+        assert!(clear[..299].iter().all(|v| *v == 0.0) && clear[299] == 7.0);
+    }
+}
+
+#[test]
+fn gates_and_sums_by_element() {
+    let Some(card) = Card::new() else { return };
+    for seed in 0..16 {
+        let mut rng = Rng::new(3500 + seed);
+        let n = 1 + rng.below(900) as usize;
+        let gate: Vec<f32> = rng.normals(n).iter().map(|v| 4.0 * v).collect();
+        let up = rng.normals(n);
+        let (a, b) = (card.f32(&gate), card.f32(&up));
+        let amax = card.f32(&[0.0]);
+        card.ops
+            .silu_mul(&card.stream, a.slice(), b.slice(), Some(amax.slice()))
+            .expect("a launch");
+        let found = card.read_f32(&a);
+        let expected: Vec<f64> = gate
+            .iter()
+            .zip(&up)
+            .map(|(g, u)| f64::from(*g) / (1.0 + (-f64::from(*g)).exp()) * f64::from(*u))
+            .collect();
+        assert_close(&found, &expected, 1e-6, "silu");
+        assert_eq!(card.read_f32(&amax), [largest(&found)]);
+
+        let weight = rng.range(-2.0, 2.0);
+        let by = card.f32(&[weight]);
+        for weighs in [false, true] {
+            let y = card.f32(&gate);
+            card.ops
+                .add_scaled(
+                    &card.stream,
+                    y.slice(),
+                    b.slice(),
+                    weighs.then(|| by.slice()),
+                )
+                .expect("a launch");
+            let factor = if weighs { f64::from(weight) } else { 1.0 };
+            let expected: Vec<f64> = gate
+                .iter()
+                .zip(&up)
+                .map(|(y, x)| f64::from(*y) + factor * f64::from(*x))
+                .collect();
+            assert_close(&card.read_f32(&y), &expected, 1e-6, "a sum");
+        }
+    }
+}
+
+#[test]
+fn positions_turn_queries_and_keys() {
+    let Some(card) = Card::new() else { return };
+    for seed in 0..24 {
+        let mut rng = Rng::new(4000 + seed);
+        let mut below = |n: u32| rng.below(n) as usize;
+        let head_dim = 2 * (1 + below(128));
+        let n_kv_heads = 1 + below(3);
+        let (t, first) = (1 + below(3), below(9));
+        let shape = AttentionShape {
+            n_heads: n_kv_heads * (1 + below(5)),
+            n_kv_heads,
+            head_dim,
+            capacity: first + t + below(4),
+            window: usize::MAX,
+        };
+        let half = head_dim / 2;
+        let q = rng.normals(t * shape.n_heads * head_dim);
+        let (k, v) = (
+            rng.normals(t * n_kv_heads * head_dim),
+            rng.normals(t * n_kv_heads * head_dim),
+        );
+        let angles: Vec<f32> = (0..t * half)
+            .flat_map(|_| {
+                let angle = rng.range(-4.0, 4.0);
+                [angle.cos(), angle.sin()]
+            })
+            .collect();
+        let (q_there, k_there, v_there) = (card.f32(&q), card.f32(&k), card.f32(&v));
+        let angles_there = card.f32(&angles);
+        let untouched = vec![0x7777; n_kv_heads * shape.capacity * head_dim];
+        let (keys, values) = (card.u16(&untouched), card.u16(&untouched));
+        card.ops
+            .rope_append(
+                &card.stream,
+                shape,
+                t,
+                first,
+                (q_there.slice(), k_there.slice(), v_there.slice()),
+                angles_there.slice(),
+                (keys.slice(), values.slice()),
+            )
+            .expect("a launch");
+
+        let turned = |x: &[f32], heads: usize| -> Vec<f64> {
+            (0..x.len())
+                .map(|i| {
+                    let (d, head) = (i % head_dim, i / head_dim);
+                    let at = 2 * (head / heads * half + d % half);
+                    let (cos, sin) = (f64::from(angles[at]), f64::from(angles[at + 1]));
+                    let pair = |d: usize| f64::from(x[head * head_dim + d]);
+                    let (a, b) = (pair(d % half), pair(d % half + half));
+                    if d < half {
+                        a * cos - b * sin
+                    } else {
+                        b * cos + a * sin
+                    }
+                })
+                .collect()
+        };
+        let expected = turned(&q, shape.n_heads);
+        assert_close(&card.read_f32(&q_there), &expected, 1e-6, "queries");
+        let (keys, values) = (card.read_u16(&keys), card.read_u16(&values));
+        let turned_keys = turned(&k, n_kv_heads);
+        for (i, (key, stored)) in keys.iter().zip(&values).enumerate() {
+            let (d, position) = (i % head_dim, i / head_dim % shape.capacity);
+            if !(first..first + t).contains(&position) {
+                assert_eq!((*key, *stored), (0x7777, 0x7777), "position {position}");
+                continue;
+            }
+            let head = i / head_dim / shape.capacity;
+            let at = ((position - first) * n_kv_heads + head) * head_dim + d;
+            assert_eq!(*stored, f16::from_f32(v[at]).to_bits());
+            let off = (value(*key) - turned_keys[at]).abs();
+            assert!(off <= turned_keys[at].abs() / 2040.0 + 1e-6);
+        }
+    }
+}
+
+#[test]
+fn attention_of_random_shapes() {
+    let Some(card) = Card::new() else { return };
+    for seed in 0..64 {
+        let mut rng = Rng::new(5000 + seed);
+        let mut below = |n: u32| rng.below(n) as usize;
+        let head_dim = [16, 64, 128, 256, 2, 20, 80, 250][below(8)];
+        let (n_kv_heads, per_kv) = (1 + below(2), 1 + below(if head_dim > 100 { 6 } else { 16 }));
+        let t = 1 + below(3);
+        let first = [0, below(20), below(300), 250 + below(800)][below(4)];
+        let shape = AttentionShape {
+            n_heads: n_kv_heads * per_kv,
+            n_kv_heads,
+            head_dim,
+            capacity: first + t + below(5),
+            window: [usize::MAX, 1 + below(30), 1 + below(600), 1][below(4)],
+        };
+        let what = format!("seed {seed}: {shape:?}, {t} queries from {first}");
+        let by = rng.range(0.5, 4.0);
+        let q: Vec<f32> = rng
+            .normals(t * shape.n_heads * head_dim)
+            .iter()
+            .map(|v| v * by)
+            .collect();
+        // What lies beyond the positions there are is no number.
+        let mut cache = || -> Vec<u16> {
+            let mut cache = halves(&mut rng, n_kv_heads * shape.capacity * head_dim, 1.0);
+            for (i, v) in cache.iter_mut().enumerate() {
+                if i / head_dim % shape.capacity >= first + t {
+                    *v = 0x7fff;
+                }
+            }
+            cache
+        };
+        let (keys, values) = (cache(), cache());
+        let (q_there, k_there, v_there) = (card.f32(&q), card.u16(&keys), card.u16(&values));
+        let partial = card.f32(&vec![f32::NAN; t * shape.partial_len(first + t)]);
+        let out = card.f32(&vec![f32::NAN; q.len()]);
+        let amax = card.f32(&vec![0.0; t]);
+        card.ops
+            .attention(
+                &card.stream,
+                shape,
+                t,
+                first,
+                q_there.slice(),
+                (k_there.slice(), v_there.slice()),
+                partial.slice(),
+                out.slice(),
+                Some(amax.slice()),
+            )
+            .expect("a launch");
+        let (out, amax) = (card.read_f32(&out), card.read_f32(&amax));
+
+        for i in 0..t {
+            for head in 0..shape.n_heads {
+                let at = (i * shape.n_heads + head) * head_dim;
+                let q = &q[at..][..head_dim];
+                let row = |cache: &[u16], p: usize| -> Vec<f64> {
+                    let at = (head / per_kv * shape.capacity + p) * head_dim;
+                    cache[at..][..head_dim].iter().map(|v| value(*v)).collect()
+                };
+                let seen = (first + i + 1).saturating_sub(shape.window)..first + i + 1;
+                let scores: Vec<f64> = seen
+                    .clone()
+                    .map(|p| {
+                        let dot: f64 = q
+                            .iter()
+                            .zip(row(&keys, p))
+                            .map(|(q, k)| f64::from(*q) * k)
+                            .sum();
+                        dot / (head_dim as f64).sqrt()
+                    })
+                    .collect();
+                let top = scores.iter().copied().fold(f64::MIN, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                let mut expected = vec![0.0; head_dim];
+                for (p, weight) in seen.zip(&weights) {
+                    for (to, v) in expected.iter_mut().zip(row(&values, p)) {
+                        *to += weight / sum * v;
+                    }
+                }
+                assert_close(&out[at..][..head_dim], &expected, 2e-5, &what);
+            }
+            let of_token = shape.n_heads * head_dim;
+            assert_eq!(amax[i], largest(&out[i * of_token..][..of_token]), "{what}");
+        }
+    }
+}
+
+/// Routes as the definition says: experts, best first, and their weights.
+fn routed(x: &[f64], gate: &[u16], top_k: usize) -> (Vec<usize>, Vec<f64>) {
+    let mut logits: Vec<(usize, f64)> = gate
+        .chunks(x.len())
+        .map(|row| row.iter().zip(x).map(|(g, x)| value(*g) * x).sum())
+        .enumerate()
+        .collect();
+    logits.sort_by(|a, b| b.1.total_cmp(&a.1)); // stable: of equals the lower number
+    logits.truncate(top_k);
+    let weights: Vec<f64> = logits.iter().map(|l| (l.1 - logits[0].1).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    let ids = logits.iter().map(|l| l.0).collect();
+    (ids, weights.iter().map(|w| w / sum).collect())
+}
+
+#[test]
+fn routers_choose_the_best() {
+    let Some(card) = Card::new() else { return };
+    for seed in 0..48 {
+        let mut rng = Rng::new(6000 + seed);
+        let mut below = |n: u32| rng.below(n) as usize;
+        let width = match seed % 8 {
+            0 => 1 + below(500),
+            1 => 4096 + 8 * below(60), // more than one tile
+            _ => 8 * (1 + below(100)),
+        };
+        let n_experts = if seed % 9 == 0 { 256 } else { 4 + below(61) };
+        let top_k = (1 + below(8)).min(n_experts);
+        let t = 1 + below(3);
+        let two = below(2) == 1;
+        let ties = seed % 5 == 0;
+        let x = loud(&mut rng, t * width);
+        let norms = [rng.normals(width), rng.normals(width)];
+        let by = 1.0 / (width as f32).sqrt();
+        let mut gates = [(); 2].map(|()| halves(&mut rng, n_experts * width, by));
+        if ties {
+            for gate in &mut gates {
+                gate.copy_within(..width, 3 * width);
+                gate.copy_within(..width, 2 * width);
+            }
+        }
+
+        let x_there = card.f32(&x);
+        let (norms_there, gates_there) = (
+            [0, 1].map(|i| card.f32(&norms[i])),
+            [0, 1].map(|i| card.u16(&gates[i])),
+        );
+        let normed = card.f32(&vec![f32::NAN; t * width]);
+        let amax = card.f32(&vec![f32::NAN; t]);
+        let ids = [(); 2].map(|()| card.i32(&vec![-1; t * top_k]));
+        let weights = [(); 2].map(|()| card.f32(&vec![f32::NAN; t * top_k]));
+        let clear = card.f32(&[7.0; 9]);
+        let job = |i: usize| RouterJob {
+            norm: norms_there[i].slice(),
+            gate: gates_there[i].slice(),
+            normed: (i == 0).then(|| (normed.slice(), amax.slice())),
+            ids: ids[i].slice(),
+            weights: weights[i].slice(),
+            previous: None,
+            clear: (i == 0).then(|| clear.slice().part(0, 8)),
+            layer: i,
+        };
+        card.ops
+            .router(
+                &card.stream,
+                t,
+                x_there.slice(),
+                1e-5,
+                top_k,
+                [Some(job(0)), two.then(|| job(1))],
+                Reuse::default(),
+            )
+            .expect("a launch");
+
+        let what = format!("seed {seed}: {top_k} of {n_experts}, width {width}");
+        let (normed, amax) = (card.read_f32(&normed), card.read_f32(&amax));
+        for job in 0..if two { 2 } else { 1 } {
+            let mut found_ids = vec![0i32; t * top_k];
+            ids[job].read(0, &mut found_ids).expect("a kernel");
+            let found_weights = card.read_f32(&weights[job]);
+            for (i, x) in x.chunks(width).enumerate() {
+                let squares: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+                let scale = 1.0 / (squares / width as f64 + 1e-5).sqrt();
+                let x: Vec<f64> = x
+                    .iter()
+                    .zip(&norms[job])
+                    .map(|(x, w)| f64::from(*x) * scale * f64::from(*w))
+                    .collect();
+                let (expected, expected_weights) = routed(&x, &gates[job], top_k);
+                let found: Vec<usize> = found_ids[i * top_k..][..top_k]
+                    .iter()
+                    .map(|id| *id as usize)
+                    .collect();
+                assert_eq!(found, expected, "{what}");
+                let found = &found_weights[i * top_k..][..top_k];
+                assert_close(found, &expected_weights, 1e-5, &what);
+                if job == 0 {
+                    let normed = &normed[i * width..][..width];
+                    assert_close(normed, &x, 1e-6, &what);
+                    assert!((amax[i] / largest(normed) - 1.0).abs() < 1e-6);
+                }
+            }
+        }
+        assert_eq!(card.read_f32(&clear)[7..], [0.0, 7.0]);
+    }
+}
+
+/// In `[0, 1)`; the definition, as in the engine's `model/reuse.rs`.
+fn draw(reuse: Reuse, layer: usize, choice: usize) -> f32 {
+    let mut hash = reuse.seed;
+    for v in [reuse.position as u32, layer as u32, choice as u32] {
+        hash = (hash ^ v).wrapping_mul(0x9E37_79B1);
+        hash ^= hash >> 15;
+    }
+    hash = hash.wrapping_mul(0x85EB_CA77);
+    hash ^= hash >> 13;
+    (hash >> 8) as f32 / 16_777_216.0
+}
+
+#[test]
+fn routers_keep_experts_of_the_token_before() {
+    let Some(card) = Card::new() else { return };
+    let (width, n_experts) = (64, 12);
+    let mut rng = Rng::new(7000);
+    for case in 0..40 {
+        let top_k = 1 + rng.below(8) as usize;
+        let reuse = Reuse {
+            p: [0.5, 1.0, 0.0, 0.9][case % 4],
+            seed: rng.u32(),
+            position: rng.below(30_000) as i32,
+        };
+        let layer = rng.below(32) as usize;
+        let x = rng.normals(width);
+        let gate = halves(&mut rng, n_experts * width, 0.1);
+        let start = rng.below(12) as usize;
+        let mut previous: Vec<i32> = (0..top_k)
+            .map(|i| ((start + 5 * i) % n_experts) as i32)
+            .collect();
+        if case % 10 == 0 {
+            previous[0] = -1; // there was none
+        }
+        let (x_there, norm, gate_there) =
+            (card.f32(&x), card.f32(&vec![1.0; width]), card.u16(&gate));
+        // Where the token before left them.
+        let ids = card.i32(&previous);
+        let weights = card.f32(&vec![f32::NAN; top_k]);
+        let job = RouterJob {
+            norm: norm.slice(),
+            gate: gate_there.slice(),
+            normed: None,
+            ids: ids.slice(),
+            weights: weights.slice(),
+            previous: Some(ids.slice()),
+            clear: None,
+            layer,
+        };
+        card.ops
+            .router(
+                &card.stream,
+                1,
+                x_there.slice(),
+                1e-5,
+                top_k,
+                [Some(job), None],
+                reuse,
+            )
+            .expect("a launch");
+        let mut found = vec![0i32; top_k];
+        ids.read(0, &mut found).expect("a kernel");
+
+        let squares: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+        let scale = 1.0 / (squares / width as f64 + 1e-5).sqrt();
+        let x: Vec<f64> = x.iter().map(|v| f64::from(*v) * scale).collect();
+        let (natural, natural_weights) = routed(&x, &gate, top_k);
+        let mut expected: Vec<i32> = natural.iter().map(|id| *id as i32).collect();
+        for (j, before) in previous.iter().enumerate() {
+            let kept = *before >= 0 && !expected.contains(before);
+            if kept && draw(reuse, layer, j) < reuse.p {
+                expected[j] = *before;
+            }
+        }
+        assert_eq!(found, expected, "case {case}");
+        assert_close(
+            &card.read_f32(&weights),
+            &natural_weights,
+            1e-5,
+            "weights stay",
+        );
+    }
+}
+
+#[test]
+fn output_matrices_of_random_shapes() {
+    let Some(card) = Card::new() else { return };
+    for seed in 0..24 {
+        let mut rng = Rng::new(8000 + seed);
+        let n = 1 + rng.below(40) as usize;
+        let k = match seed % 3 {
+            0 => 1 + rng.below(500) as usize,
+            1 => 4 * (1 + rng.below(200) as usize),
+            _ => 8 * (1 + rng.below(700) as usize),
+        };
+        let t = 1 + rng.below(3) as usize;
+        let w = halves(&mut rng, n * k, 0.1);
+        let x = loud(&mut rng, t * k);
+        let x_there = card.f32(&x);
+        let y = card.f32(&vec![f32::NAN; t * n]);
+        let expected = |weight: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
+            (0..t * n)
+                .map(|i| {
+                    let of_x = x[i / n * k..][..k].iter().enumerate();
+                    of_x.map(|(c, x)| weight(i % n, c) * f64::from(*x)).sum()
+                })
+                .collect()
+        };
+
+        let w_there = card.u16(&w);
+        card.ops
+            .head_f16(
+                &card.stream,
+                w_there.slice(),
+                (n, k),
+                t,
+                x_there.slice(),
+                y.slice(),
+            )
+            .expect("a launch");
+        let exact = expected(&|row, column| value(w[row * k + column]));
+        let what = format!("{t} tokens, {n} x {k}");
+        assert_close(&card.read_f32(&y), &exact, 1e-5, &what);
+
+        let blocks = k.div_ceil(64);
+        let q: Vec<i8> = (0..n * blocks * 64)
+            .map(|i| {
+                if i % (blocks * 64) < k {
+                    rng.u32() as i8
+                } else {
+                    0
+                }
+            })
+            .collect();
+        let scale: Vec<f32> = (0..n * blocks).map(|_| rng.range(0.001, 0.01)).collect();
+        let q_there = Buffer::of(&card.gpu, "values", &q).expect("memory");
+        let scale_there = card.f32(&scale);
+        card.ops
+            .head_q8(
+                &card.stream,
+                (q_there.slice(), scale_there.slice()),
+                (n, k),
+                t,
+                x_there.slice(),
+                y.slice(),
+            )
+            .expect("a launch");
+        let exact = expected(&|row, column| {
+            f64::from(q[row * blocks * 64 + column]) * f64::from(scale[row * blocks + column / 64])
+        });
+        assert_close(&card.read_f32(&y), &exact, 1e-5, &what);
+    }
+}
