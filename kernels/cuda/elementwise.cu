@@ -1,5 +1,5 @@
 // Norm, rotary positions, and sums by element. Blocks of 256 threads; all f32 unless said, and
-// within 1e-6 of the values computed in f64 (silu: 1e-5 of its value).
+// within 1e-6 of the largest value of an exact result (1e-5 with silu).
 //
 // rms_norm: y[i] = x[i] * w / sqrt(mean(x[i]^2) + eps), for each row i
 //   x, y   (t, width), may be the same;  w  (width)

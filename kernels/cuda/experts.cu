@@ -22,6 +22,9 @@
 #include "block.cuh"
 #include "matvec.cuh"
 
+// The down projection has few blocks and long rows: two a multiprocessor, more ahead.
+#define DOWN_DEPTH(bits) ((bits) == 2 ? 3 : 2)
+
 // Not an index: that would copy the launch's argument to memory.
 FN int number(const int all[MAX_PICKS], int i) {
     int v = all[0];
@@ -77,7 +80,7 @@ FN void expert_down(const Expert* slots, const Picks& picks, const int* ids, con
     int tiles = (first.group_size + 15) / 16, r = blockIdx.x / tiles, tile = blockIdx.x % tiles;
     for (int i = 0; i < picks.count; i++) {
         // Warps go on where the steps of the pick before ended, so that all have as many.
-        walk<BITS, 8, DEPTH(BITS)>(sums, picked(slots, picks, ids, place, i).w2, r, tile, (warp - i * steps) & 7,
+        walk<BITS, 8, DOWN_DEPTH(BITS)>(sums, picked(slots, picks, ids, place, i).w2, r, tile, (warp - i * steps) & 7,
                                    h + (long long)i * intermediate, factor * weights[number(picks.j, i)], shared);
     }
     leave<BITS>(shared, sums);

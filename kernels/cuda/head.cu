@@ -1,6 +1,6 @@
 // The output matrix: logits of t tokens. Blocks of 256 threads, 8 rows each: the warps share the
 // columns, so that x is read once for the 8 rows. Sums are f32 in another order than the
-// reference's: within 1e-5 of the output's RMS of the exact product with the stored values.
+// reference's: within 1e-5 of the largest logit of the exact product with the stored values.
 //
 // head_q8: y[i] = W x[i], W in blocks of 64 columns of a row: i8 times the block's scale
 //   q      i8 (n, ceil(k / 64), 64), zero behind column k, aligned to 16 bytes

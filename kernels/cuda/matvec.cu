@@ -9,11 +9,11 @@
 // What a matrix needs, how it is computed and how exactly: matvec.cuh.
 //
 // matvec_any: y[scatter[i]] = or += weights[i] * W x[gather[i]] for i < t, in f32 with sums in
-// another order than the reference's: within 1e-5 of the output's RMS. One warp a row of w.
+// another order than the reference's: within 2e-6 of the largest result. One warp a row of w.
 //   w        any bits, layout and alignment
 //   x        f32 (rows, k);  y  f32 (rows, n)
 //   gather, scatter  int (t), a row each, or null: i;  weights  f32 (t), or null: 1
-//   grid     (ceil(n / 8), t). Where `add` or not, the rows of scatter must differ.
+//   grid     (ceil(n / 8), t). The rows of scatter must differ.
 #include "matvec.cuh"
 
 template <int BITS>

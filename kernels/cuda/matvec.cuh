@@ -20,8 +20,9 @@
 // columns of the matrix: SHARE neighbouring g read the same 4 * SHARE columns a lane in different
 // packed rows, and exchange their u; other g read other columns.
 //
-// Error: u is rounded to f16, which is 0.02% of the output's RMS; the rest is f32. u is scaled so
-// that x fits f16 whatever its size; scales beyond 2000 in magnitude do not fit.
+// Error: u is rounded to f16 (1/2048 of each term at most), which is about 0.02% of the root of the
+// sum of the terms' squares, and so of the output's RMS; the rest is f32. u is scaled so that x
+// fits f16 whatever its size; scales beyond 2000 in magnitude do not fit.
 #pragma once
 #include "octet.cuh"
 
