@@ -10,7 +10,7 @@
 //
 // matvec_any: y[scatter[i]] = or += weights[i] * W x[gather[i]] for i < t, in f32 with sums in
 // another order than the reference's: within 2e-6 of the largest result. One warp a row of w.
-//   w        any bits, layout and alignment
+//   w        any bits and layout; 4-byte units of 3 bits aligned to 4, f16 to 2
 //   x        f32 (rows, k);  y  f32 (rows, n)
 //   gather, scatter  int (t), a row each, or null: i;  weights  f32 (t), or null: 1
 //   grid     (ceil(n / 8), t). The rows of scatter must differ.
