@@ -1,4 +1,5 @@
-//! Matrices and vectors on the fake CUDA driver's card.
+//! Matrices and vectors on a card: that of the fake CUDA driver, or a real one where
+//! `OCTET_TEST_REAL_GPU` is set.
 #![allow(dead_code)] // every test uses its own part
 
 use std::sync::Arc;
@@ -13,19 +14,19 @@ pub struct Card {
     pub ops: Ops,
     pub stream: Stream,
     pub gpu: Arc<Gpu>,
-    _fake: octet_test_cuda::Session, // last: the rest calls it when dropped
+    _driver: octet_test_cuda::Driver, // last: the rest calls it when dropped
 }
 
 impl Card {
-    /// `None`, having said why, where there is no fake driver.
+    /// `None`, having said why, where there is no driver.
     pub fn new() -> Option<Self> {
-        let fake = octet_test_cuda::session()?;
-        let gpu = Gpu::open("").expect("the fake card");
+        let driver = octet_test_cuda::driver()?;
+        let gpu = Gpu::open("").expect("a card");
         Some(Self {
             ops: Ops::new(&gpu).expect("the kernels"),
             stream: Stream::new(&gpu).expect("a stream"),
             gpu,
-            _fake: fake,
+            _driver: driver,
         })
     }
 

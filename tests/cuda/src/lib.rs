@@ -108,6 +108,26 @@ pub fn session() -> Option<Session> {
     Some(session)
 }
 
+/// Names the variable that has tests use the real driver and its first card, where they can.
+pub const REAL_GPU_VARIABLE: &str = "OCTET_TEST_REAL_GPU";
+
+/// What a test that makes sense on a real card too runs on.
+#[derive(Debug)]
+pub enum Driver {
+    /// The real one.
+    Real,
+    /// The one that stands in for it.
+    Fake(Session),
+}
+
+/// The real driver where [`REAL_GPU_VARIABLE`] is set, else [`session`].
+pub fn driver() -> Option<Driver> {
+    match std::env::var_os(REAL_GPU_VARIABLE) {
+        Some(_) => Some(Driver::Real),
+        None => session().map(Driver::Fake),
+    }
+}
+
 /// See [`session`].
 #[derive(Debug)]
 pub struct Session {
