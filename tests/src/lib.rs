@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-/// A folder of `fixtures/`.
+/// A folder of `fixtures/`: of the source tree, or of `OCTET_TEST_FIXTURES` where the tests were
+/// carried to another machine.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(name)
+    match std::env::var_os("OCTET_TEST_FIXTURES") {
+        Some(dir) => PathBuf::from(dir),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures"),
+    }
+    .join(name)
 }
 
 /// A copy of a tiny golden checkpoint with a byte-level tokenizer beside it, so that text goes

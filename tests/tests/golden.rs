@@ -5,121 +5,22 @@
 //! torch 2.2.2). The bounds say how far its own f16 dequantization lies from f32, and what
 //! 8-bit activations cost on top.
 
-use std::ops::ControlFlow;
-use std::path::PathBuf;
+mod common;
+
 use std::sync::Arc;
 
 use octet_engine::checkpoint::Checkpoint;
 use octet_engine::experts::{ExpertOptions, Experts};
-use octet_engine::model::{Logits, Mixtral, Session, route};
+use octet_engine::model::{Logits, Mixtral, route};
 use octet_engine::tokenizer::TokenId;
 use octet_kernels::{Pool, Precision};
-use safetensors::SafeTensors;
-use serde_json::Value;
 
-struct Case {
-    prompt: Vec<TokenId>,
-    greedy: Vec<TokenId>,
-    margins: Vec<f64>,
-    /// `(prompt, vocab)`.
-    logits: Vec<f32>,
-}
-
-struct Golden {
-    dir: PathBuf,
-    cases: Vec<Case>,
-    json: Value,
-}
-
-fn golden(name: &str) -> Golden {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures")
-        .join(name);
-    let text = std::fs::read(dir.join("golden.json")).expect("fixture");
-    let json: Value = serde_json::from_slice(&text).expect("fixture");
-    let bytes = std::fs::read(dir.join("golden.safetensors")).expect("fixture");
-    let tensors = SafeTensors::deserialize(&bytes).expect("fixture");
-    let ids = |value: &Value| -> Vec<TokenId> {
-        let list = value.as_array().expect("a list");
-        list.iter()
-            .map(|id| TokenId(id.as_u64().expect("an id") as u32))
-            .collect()
-    };
-    let cases = json["cases"].as_array().expect("cases").iter().enumerate();
-    let cases = cases
-        .map(|(i, case)| {
-            let tensor = tensors.tensor(&format!("case{i}.logits")).expect("fixture");
-            let value = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-            let margins = case["top1_top2_margin"].as_array().expect("margins");
-            Case {
-                prompt: ids(&case["prompt"]),
-                greedy: ids(&case["greedy"]),
-                margins: margins
-                    .iter()
-                    .map(|m| m.as_f64().expect("a number"))
-                    .collect(),
-                logits: tensor.data().chunks_exact(4).map(value).collect(),
-            }
-        })
-        .collect();
-    Golden { dir, cases, json }
-}
+use common::{Golden, distance, forward, golden};
 
 fn load(golden: &Golden, precision: Precision, options: ExpertOptions) -> Mixtral {
     let checkpoint = Arc::new(Checkpoint::open(&golden.dir).expect("a valid checkpoint"));
     let experts = Experts::new(Arc::clone(&checkpoint), options).expect("enough slots");
     Mixtral::new(checkpoint, experts, Pool::new(2), precision)
-}
-
-fn forward<'s>(
-    model: &Mixtral,
-    session: &'s mut Session,
-    tokens: &[TokenId],
-    logits: Logits,
-) -> &'s [f32] {
-    let go_on = &mut |_| ControlFlow::Continue(());
-    model
-        .forward(session, tokens, logits, go_on)
-        .expect("a pass")
-}
-
-/// How far logits lie from the golden ones.
-struct Distance {
-    /// RMS of the difference by RMS of the golden logits, each position, ascending.
-    relative: Vec<f64>,
-    /// Share of positions with every logit within 0.05.
-    close: f64,
-}
-
-impl Distance {
-    fn quantile(&self, q: f64) -> f64 {
-        self.relative[((self.relative.len() - 1) as f64 * q).round() as usize]
-    }
-}
-
-/// Over all positions of all cases: the prompt in chunks of `chunk` tokens.
-fn distance(golden: &Golden, model: &Mixtral, chunk: usize) -> Distance {
-    let vocab = model.config().vocab_size;
-    let (mut relative, mut close) = (Vec::new(), 0);
-    for case in &golden.cases {
-        let mut session = model.session(case.prompt.len());
-        let mut logits = Vec::new();
-        for chunk in case.prompt.chunks(chunk) {
-            logits.extend_from_slice(forward(model, &mut session, chunk, Logits::All));
-        }
-        assert_eq!(logits.len(), case.logits.len());
-        for (ours, theirs) in logits.chunks(vocab).zip(case.logits.chunks(vocab)) {
-            let rms = |values: &mut dyn Iterator<Item = f32>| {
-                values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
-            };
-            let difference = rms(&mut ours.iter().zip(theirs).map(|(a, b)| a - b));
-            relative.push(difference / rms(&mut theirs.iter().copied()));
-            close += usize::from(ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() <= 0.05));
-        }
-    }
-    let close = close as f64 / relative.len() as f64;
-    relative.sort_by(f64::total_cmp);
-    Distance { relative, close }
 }
 
 #[test]
