@@ -1,9 +1,8 @@
 //! How a token's misses are met: which experts are fetched, and which the CPU computes meanwhile.
 //!
-//! Both go on at once, so the layer ends with the later of the two. With 2 of 8 experts at work
-//! and, say, 25 GB/s to the card against 50 GB/s of CPU, one miss is computed on the CPU; of two,
-//! both are, unless the copy stream is idle and one can be fetched in the same time. A pure
-//! function of numbers; [`choose`] tries every split.
+//! Both go on at once, so the layer ends with the later of the two. With 25 GB/s to the card
+//! against 40 GB/s of CPU, say, a single miss is computed on the CPU, and of two one is fetched
+//! meanwhile. A pure function of numbers: [`choose`] tries every split.
 
 use super::device::Bandwidths;
 use crate::plan::Misses;
