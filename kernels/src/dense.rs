@@ -94,6 +94,16 @@ impl Q8Matrix {
         size_of_val(&self.q[..]) + size_of_val(&self.scale[..])
     }
 
+    /// The values, i8 in blocks of 64 by row, zero beyond a row's end.
+    pub fn values(&self) -> &[i8] {
+        self.q.as_flattened()
+    }
+
+    /// The scale of each block.
+    pub fn scales(&self) -> &[f32] {
+        &self.scale
+    }
+
     fn row(&self, row: usize) -> (&[Block], &[f32]) {
         let blocks = self.k.div_ceil(Q8_BLOCK);
         let range = row * blocks..(row + 1) * blocks;

@@ -21,6 +21,7 @@
 compile_error!("the kernels read little-endian file bytes in place");
 
 mod cpu;
+pub mod cuda;
 mod dense;
 pub mod half_ops;
 mod layout;

@@ -1,0 +1,33 @@
+//! The same products on an NVIDIA GPU, and what else a decoder layer needs there.
+//!
+//! Nothing of NVIDIA's is needed to build: the kernels are PTX for compute 7.5, made from
+//! `kernels/cuda/*.cu` and committed beside them, and the driver's library is looked for when the
+//! program runs. [`is_available`] says whether it was found; [`Gpu::open`] takes a card.
+//!
+//! - [`Gpu`]: a card. [`Buffer`]: memory on it. [`Pinned`]: host memory that it can read at full
+//!   speed. [`Stream`]: work in order. [`Event`]: a point in a stream.
+//! - [`DeviceMatrix`], [`DeviceExpert`]: where an HQQ matrix or an expert lies on the card;
+//!   [`Placement`] lays them out.
+//! - [`Ops`]: the kernels, one method each.
+//!
+//! # What makes it sound
+//! Work is asynchronous, but freeing a [`Buffer`] waits for all work of its card, and a launch
+//! borrows its buffers: so no kernel sees freed memory. Lengths are checked before each launch.
+//! Copies between pinned memory and the card are `unsafe` where the host side has to be left alone
+//! until the stream has passed them.
+
+mod device;
+mod error;
+mod matrix;
+mod ops;
+
+pub use device::{Buffer, Event, Gpu, Pinned, Slice, Stream};
+pub use error::CudaError;
+pub use matrix::{DeviceExpert, DeviceMatrix, Placement};
+pub use ops::{AttentionShape, MAX_PICKS, MAX_TOP_K, Ops, Picks, Reuse, RouterJob, Rows};
+
+/// Whether the NVIDIA driver's library is on this machine.
+pub fn is_available() -> bool {
+    // SAFETY: loads and unloads a library of the system's driver, which has no other effect.
+    unsafe { cudarc::driver::sys::is_culib_present() }
+}
