@@ -2,12 +2,9 @@
 
 use std::path::Path;
 
-use octet_engine::hardware::{Gpu, GpuStatus, Hardware};
+use octet_engine::hardware::{Gpu, GpuStatus, Hardware, cuda_is_available};
 use serde::Serialize;
 use specta::Type;
-
-/// Whether this build can compute on a GPU.
-pub const GPU_BACKEND: bool = false;
 
 /// The machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Type)]
@@ -77,8 +74,8 @@ impl From<Hardware> for HardwareInfo {
         let gpu_reason = match (&hardware.gpu, gpu) {
             (GpuStatus::Absent { reason }, _) => Some(reason.clone()),
             (_, Some(gpu)) if gpu.problem.is_some() => gpu.problem.clone(),
-            _ if GPU_BACKEND => None,
-            _ => Some("this version of Octet computes on the processor only".to_owned()),
+            _ if cuda_is_available() => None,
+            _ => Some("the CUDA library of the NVIDIA driver cannot be loaded".to_owned()),
         };
         Self {
             gpu: gpu.map(GpuInfo::from),

@@ -1,11 +1,11 @@
 //! A memory plan as the page shows it, and the settings a plan is asked for.
 
+use octet_engine::hardware::cuda_is_available;
 use octet_engine::plan::{self, Fit, ModelSizes, Placement, Plan, PlanRequest, TierPlan};
 use octet_store::settings::{MissPolicy, OffloadPreset, OffloadSettings};
 use serde::Serialize;
 use specta::Type;
 
-use crate::hardware::GPU_BACKEND;
 use crate::wording::settings_names;
 
 /// What a model takes of the machine, and why.
@@ -180,7 +180,7 @@ pub fn any_model(offload: &OffloadSettings) -> PlanRequest {
         ctx: offload.context_length.map(|tokens| tokens as usize),
         misses,
         prefetch: offload.prefetch.map(usize::from),
-        gpu_backend_available: GPU_BACKEND,
+        gpu_backend_available: cuda_is_available(),
         ..PlanRequest::default()
     }
 }

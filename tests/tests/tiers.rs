@@ -53,7 +53,7 @@ fn a_small_ram_budget_gives_the_same_tokens() {
                 ram_slots: Some(slots),
                 eviction,
                 prefetch,
-                device: None,
+                ..ExpertOptions::default()
             };
             let model = model(options);
             assert_eq!(

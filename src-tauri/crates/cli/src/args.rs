@@ -1,10 +1,12 @@
 //! The command line.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use octet_engine::experts::Eviction;
 use octet_engine::generate::{Input, Request};
+use octet_engine::hardware::cuda_is_available;
 use octet_engine::plan::{Device, Misses, PlanRequest, Preset, parse_bytes};
 use octet_engine::prompt::{Message, Role};
 use octet_engine::sampling::SamplingParams;
@@ -104,15 +106,14 @@ impl EngineArgs {
                 misses: self.misses,
                 prefetch: self.prefetch,
                 force: self.force,
-                gpu_backend_available: false,
-                measured_vram: None,
+                gpu_backend_available: cuda_is_available(),
+                ..PlanRequest::default()
             },
             threads: self.threads.map(usize::from),
             exact: self.exact,
             eviction: self.eviction,
             tokenizer: self.tokenizer.clone(),
-            device: None,
-            calibrate: false,
+            ..LoadOptions::default()
         }
     }
 
@@ -131,12 +132,14 @@ impl EngineArgs {
 
     /// Loads the model.
     pub fn load(&self) -> anyhow::Result<Loaded> {
-        self.load_with(&self.options())
+        Ok(Loaded::open(&self.model_dir()?, &self.options())?)
     }
 
-    /// Loads the model by other options than those given.
-    pub fn load_with(&self, options: &LoadOptions) -> anyhow::Result<Loaded> {
-        Ok(Loaded::open(&self.model_dir()?, options)?)
+    /// Loads the model with all that the plan keeps in memory, so that nothing is left to the
+    /// first tokens.
+    pub fn load_all(&self, options: &LoadOptions) -> anyhow::Result<Loaded> {
+        let go_on = &mut |_| ControlFlow::Continue(());
+        Ok(Loaded::load(&self.model_dir()?, options, go_on)?)
     }
 }
 

@@ -57,7 +57,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         return Err(UsageError(what.into()).into());
     }
     let peak_vram = PeakVram::start();
-    let loaded = args.engine.load_with(&LoadOptions {
+    let loaded = args.engine.load_all(&LoadOptions {
         calibrate: args.calibrate,
         ..args.engine.options()
     })?;

@@ -12,16 +12,17 @@ use std::thread::JoinHandle;
 use octet_kernels::{Pool, Precision};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::calibration::{self, Calibration, CalibrationCache, Machine};
+use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::error::EngineError;
-use crate::experts::{DeviceOptions, Eviction, ExpertOptions, Experts};
+use crate::experts::{DeviceOptions, Eviction, Experts};
 use crate::generate::{Conversation, DoneReason, Event, Generator, Request};
 use crate::hardware::Hardware;
 use crate::load::{LoadStage, Watch, report};
 use crate::model::Mixtral;
-use crate::plan::{ModelSizes, Plan, PlanRequest, make_plan};
+use crate::plan::{ModelSizes, Plan, PlanRequest};
 use crate::prompt::Message;
+use crate::setup::Setup;
 use crate::tokenizer::Tokenizer;
 
 /// How a model is to be loaded.
@@ -41,6 +42,8 @@ pub struct LoadOptions {
     pub device: Option<DeviceOptions>,
     /// Measure how fast misses are met even if that is known.
     pub calibrate: bool,
+    /// Folder for what was measured, in place of the user's cache folder.
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// A model in memory with what belongs to it.
@@ -113,40 +116,25 @@ impl Loaded {
         }
         report(watch, LoadStage::Trunk, 0, total)?;
         let hardware = Hardware::detect(dir);
-        let plan = make_plan(&model_sizes(&checkpoint), &hardware, &options.plan)?;
-        let experts = Experts::new(
-            Arc::clone(&checkpoint),
-            ExpertOptions {
-                ram_slots: plan.ram_slots,
-                eviction: options.eviction,
-                prefetch: plan.prefetch,
-                device: options.device.clone(),
-            },
-        )?;
         let threads = options
             .threads
             .unwrap_or(hardware.cpu.physical_cores)
             .max(1);
-        let precision = if options.exact {
-            Precision::Exact
-        } else {
-            Precision::Fast
-        };
         // The tensor library's products run on rayon's one pool; the first model sizes it.
         let _ = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build_global();
-        let pool = Pool::new(threads);
-        let calibration = match options.calibrate {
-            true => {
-                let bytes = checkpoint.expert_bytes();
-                let machine = Machine::new(&hardware, None, threads, precision, bytes);
-                let measure = || calibration::measure(&checkpoint, &pool, precision, None);
-                Some(CalibrationCache::of_user().get_or_measure(&machine, true, measure)?)
-            }
-            false => None,
+        let setup = Setup {
+            checkpoint,
+            hardware,
+            options,
+            pool: Pool::new(threads),
+            precision: match options.exact {
+                true => Precision::Exact,
+                false => Precision::Fast,
+            },
         };
-        let model = Mixtral::new(checkpoint, experts, pool, precision);
+        let (model, plan, calibration) = setup.model()?;
         Ok(Self {
             model,
             tokenizer,

@@ -33,7 +33,10 @@ pub enum EngineError {
     #[error("attention failed: {0}")]
     Tensor(#[from] candle_core::Error),
     /// The device failed in the middle of an answer.
-    #[error("the device failed: {reason}; load the model again, or choose the CPU")]
+    #[error(
+        "the GPU failed ({reason}); the model goes on on the CPU: ask again, or load it anew to \
+         use the GPU"
+    )]
     Device {
         /// What it reported.
         reason: String,
@@ -92,6 +95,11 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Whether the device failed.
+    pub(crate) fn is_of_device(&self) -> bool {
+        matches!(self, Self::Device { .. })
+    }
+
     /// A short, stable name of the kind of failure, for programs.
     pub fn code(&self) -> &'static str {
         match self {

@@ -196,7 +196,12 @@ impl Generator<'_> {
     /// Runs `request` on `conversation`; every outcome is reported as an event.
     pub fn generate(&mut self, conversation: &mut Conversation, request: &Request) {
         if let Err(error) = self.run(conversation, request) {
-            // After a failed or cancelled pass the cache holds exactly what `cached` says.
+            // After a failed or cancelled pass the cache holds exactly what `cached` says, unless
+            // it was lost with a GPU.
+            if error.is_of_device() {
+                let ctx = conversation.session.kv.capacity();
+                *conversation = Conversation::new(self.model, ctx);
+            }
             (self.emit)(Event::Error {
                 code: error.code().to_owned(),
                 message: error.to_string(),

@@ -53,6 +53,11 @@ impl Hardware {
     }
 }
 
+/// Whether the driver's CUDA library can be loaded, so that a GPU found by NVML can be computed on.
+pub fn cuda_is_available() -> bool {
+    octet_kernels::cuda::is_available()
+}
+
 /// Total and available RAM in bytes, within the limits of the process's control group.
 fn detect_ram() -> (u64, u64) {
     let mut system = System::new();

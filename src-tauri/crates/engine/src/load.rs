@@ -24,7 +24,7 @@ pub enum LoadStage {
     Tokenizer,
     /// The trunk is read and its output matrix brought to 8 bits.
     Trunk,
-    /// Experts are read into RAM.
+    /// Experts are read into RAM, and copied to the GPU.
     Experts,
     /// One token is computed, so that every buffer exists.
     Warming,
@@ -73,7 +73,7 @@ impl Loaded {
         options: &LoadOptions,
         watch: &mut Watch<'_>,
     ) -> Result<Self, EngineError> {
-        let loaded = Self::open_watched(dir, options, watch)?;
+        let mut loaded = Self::open_watched(dir, options, watch)?;
         let checkpoint = loaded.model.checkpoint();
         let trunk = checkpoint.trunk_bytes();
         let total = trunk + loaded.model.experts().fill_bytes();
@@ -82,6 +82,13 @@ impl Loaded {
             done += bytes;
             report(watch, LoadStage::Experts, done, total)
         })?;
+        let unpinned = loaded.model.experts().unpinned_slots();
+        if unpinned > 0 {
+            loaded.plan.warnings.push(format!(
+                "{unpinned} experts lie in RAM that the system would not pin for the GPU: their \
+                 copies are slower (raise the limit of locked memory, or give a smaller --ram)"
+            ));
+        }
         report(watch, LoadStage::Warming, total, total)?;
         loaded.warm()?;
         Ok(loaded)

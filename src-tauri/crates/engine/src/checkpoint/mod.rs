@@ -211,6 +211,11 @@ impl Checkpoint {
         self.trunk.final_norm()
     }
 
+    /// The trunk file as mapped, in which the attention matrices lie.
+    pub fn trunk_data(&self) -> &[u8] {
+        self.trunk.map()
+    }
+
     /// The trunk's part of a layer.
     ///
     /// # Panics

@@ -1,6 +1,6 @@
 //! The tier above RAM: memory with slots of its own that also computes.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::ram::RamTier;
 use super::tier::Memory;
@@ -53,13 +53,18 @@ impl Bandwidths {
 pub(super) struct DeviceMemory {
     pub(super) device: Arc<dyn Device>,
     pub(super) ram: Arc<RamTier>,
+    /// What the device said when a copy failed, which tells that from a read that failed.
+    pub(super) failure: OnceLock<String>,
 }
 
 impl Memory for DeviceMemory {
     fn fill(&self, slot: usize, id: ExpertId) -> Result<u64, String> {
         let mut lease = self.ram.demand(id).map_err(|error| error.to_string())?;
         let bytes = lease.bytes().map_err(|error| error.to_string())?;
-        self.device.upload(slot, id, bytes)?;
+        self.device.upload(slot, id, bytes).inspect_err(|reason| {
+            // The first failure is the one to tell of.
+            let _ = self.failure.set(reason.clone());
+        })?;
         Ok(bytes.len() as u64)
     }
 }

@@ -12,11 +12,15 @@ mod stats;
 mod tier;
 mod trace;
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use octet_kernels::cuda::Gpu;
 
 pub use cache::{Admission, Eviction, ExpertCache};
 pub use device::{Bandwidths, Device};
-pub use misses::Miss;
+pub use misses::{Miss, Missing};
 pub use stats::{ExpertStats, RoutingStats, RoutingSummary, TierStats};
 pub use tier::{Lease, Memory, Tier, TierError};
 pub use trace::{Residence, Snapshot};
@@ -27,6 +31,9 @@ use crate::plan::Misses;
 use device::DeviceMemory;
 use ram::{RamLease, RamTier};
 use trace::Trace;
+
+/// Threads that copy experts to the device: one copies while the other readies the next.
+const UPLOAD_THREADS: usize = 2;
 
 /// Experts of one layer that a prompt holds at a time: one at work, the others being fetched.
 pub const PROMPT_WINDOW: usize = 3;
@@ -42,6 +49,8 @@ pub struct ExpertOptions {
     pub prefetch: usize,
     /// The device tier, if any.
     pub device: Option<DeviceOptions>,
+    /// The card that reads RAM: experts are then never in place, but in slots that are pinned.
+    pub pinned_for: Option<Arc<Gpu>>,
 }
 
 /// A device and how its misses are met.
@@ -60,6 +69,8 @@ pub struct Experts {
     checkpoint: Arc<Checkpoint>,
     ram: Arc<RamTier>,
     device: Option<(Tier<DeviceMemory>, DeviceOptions)>,
+    /// Raised when the device failed: everything is computed from RAM then.
+    device_lost: AtomicBool,
     prefetch: usize,
     trace: Trace,
 }
@@ -92,13 +103,14 @@ impl Experts {
         let c = checkpoint.config();
         let (total, least) = (c.n_layers * c.n_experts, c.top_k + 1);
         let ram = match options.ram_slots {
-            Some(slots) if slots < total => {
+            Some(slots) if slots < total || options.pinned_for.is_some() => {
                 let per_layer = options.eviction == Eviction::LruPerLayer;
                 let least = if per_layer { least * c.n_layers } else { least };
                 if slots < least {
                     return Err(EngineError::TooFewSlots { slots, least });
                 }
-                RamTier::slots(Arc::clone(&checkpoint), slots, options.eviction)
+                let reader = options.pinned_for;
+                RamTier::slots(Arc::clone(&checkpoint), slots, options.eviction, reader)
             }
             _ => RamTier::mapped(Arc::clone(&checkpoint)),
         };
@@ -109,16 +121,29 @@ impl Experts {
             let memory = DeviceMemory {
                 device: Arc::clone(&setup.device),
                 ram: Arc::clone(&ram),
+                failure: OnceLock::new(),
             };
-            (Tier::new(memory, cache, 1), setup)
+            (Tier::new(memory, cache, UPLOAD_THREADS), setup)
         });
         Ok(Self {
             ram,
             device,
+            device_lost: AtomicBool::new(false),
             prefetch: options.prefetch,
             trace: Trace::default(),
             checkpoint,
         })
+    }
+
+    /// The device tier, unless there is none or it failed.
+    fn device(&self) -> Option<&(Tier<DeviceMemory>, DeviceOptions)> {
+        let lost = self.device_lost.load(Ordering::Relaxed);
+        self.device.as_ref().filter(|_| !lost)
+    }
+
+    /// Gives the device up: everything is computed from RAM from now on.
+    pub(crate) fn lose_device(&self) {
+        self.device_lost.store(true, Ordering::Relaxed);
     }
 
     /// Takes the expert in the fastest tier that has it or shall have it, for `rows` tokens.
@@ -127,36 +152,130 @@ impl Experts {
     /// # Errors
     /// [`TierError::NoSlot`] if everything is in use.
     pub fn claim(&self, id: ExpertId, rows: usize) -> Result<Claim, EngineError> {
-        if let Some((tier, setup)) = &self.device {
-            if let Some(lease) = tier.demand_if_present(id) {
-                return Ok(Claim(ClaimIn::Device(lease)));
-            }
-            let on_cpu = match setup.misses {
-                Misses::Fetch => false,
-                Misses::Cpu => true,
-                Misses::Auto => setup
-                    .bandwidths
-                    .cpu_is_sooner(self.checkpoint.expert_len(id), rows),
-            };
-            if !on_cpu {
-                return Ok(Claim(ClaimIn::Device(tier.demand(id)?)));
-            }
+        let Some((_, setup)) = self.device() else {
+            return Ok(Claim(ClaimIn::Ram(self.ram.demand(id)?)));
+        };
+        if let Some(claim) = self.hit(id) {
+            return Ok(claim);
+        }
+        let bytes = self.checkpoint.expert_len(id);
+        let on_cpu = match setup.misses {
+            Misses::Fetch => false,
+            Misses::Cpu => true,
+            Misses::Auto => setup.bandwidths.cpu_is_sooner(bytes, rows),
+        };
+        if on_cpu {
+            self.on_cpu(id)
+        } else {
+            self.demand_on_device(id)
+        }
+    }
+
+    /// The expert on the device, or on its way there.
+    pub(crate) fn hit(&self, id: ExpertId) -> Option<Claim> {
+        let (tier, _) = self.device()?;
+        let lease = tier.demand_if_present(id)?;
+        Some(Claim(ClaimIn::Device(lease)))
+    }
+
+    /// The expert on the device, fetched if it is not there.
+    pub(crate) fn demand_on_device(&self, id: ExpertId) -> Result<Claim, EngineError> {
+        let Some((tier, _)) = self.device() else {
+            unreachable!("BUG: a demand on a device that is not there");
+        };
+        Ok(Claim(ClaimIn::Device(tier.demand(id)?)))
+    }
+
+    /// The expert in RAM, to be computed there though there is a device.
+    pub(crate) fn on_cpu(&self, id: ExpertId) -> Result<Claim, EngineError> {
+        if let Some((tier, _)) = self.device() {
             tier.count_miss();
         }
         Ok(Claim(ClaimIn::Ram(self.ram.demand(id)?)))
     }
 
+    /// How each of a token's experts that are not on the device is to be computed.
+    pub(crate) fn meet_misses(&self, ids: &[ExpertId]) -> Vec<(ExpertId, Miss)> {
+        let Some((tier, setup)) = self.device() else {
+            return Vec::new();
+        };
+        let missing: Vec<Missing> = ids
+            .iter()
+            .map(|id| Missing {
+                bytes: self.checkpoint.expert_len(*id),
+                rows: 1,
+            })
+            .collect();
+        let queued_bytes = self.queued_bytes(tier);
+        let ways = misses::choose(setup.misses, setup.bandwidths, queued_bytes, &missing);
+        let way = |(i, id): (usize, &ExpertId)| (*id, ways.of(i));
+        ids.iter().enumerate().map(way).collect()
+    }
+
+    /// What is on its way to the device, or waits for it.
+    fn queued_bytes(&self, tier: &Tier<DeviceMemory>) -> u64 {
+        (tier.queued() * self.checkpoint.expert_bytes()) as u64
+    }
+
+    /// Whether a miss may be computed on the CPU.
+    pub(crate) fn may_use_cpu(&self) -> bool {
+        self.device()
+            .is_some_and(|(_, setup)| setup.misses != Misses::Fetch)
+    }
+
+    /// Has experts that the CPU computed come to the device, where [`misses::promotes`] says so.
+    pub(crate) fn promote(&self, ids: impl Iterator<Item = ExpertId>) {
+        let c = self.checkpoint.config();
+        if let Some((tier, _)) = self.device()
+            && misses::promotes(
+                self.queued_bytes(tier),
+                tier.n_slots(),
+                c.n_layers * c.top_k,
+            )
+        {
+            tier.prefetch(&ids.collect::<Vec<_>>());
+        }
+    }
+
+    /// Whether the device holds every expert, for good.
+    pub(crate) fn all_on_device(&self) -> bool {
+        let c = self.checkpoint.config();
+        let total = c.n_layers * c.n_experts;
+        self.device().is_some_and(|(tier, _)| {
+            tier.n_slots() == total && tier.held(c.n_experts, total).into_iter().all(|held| held)
+        })
+    }
+
+    /// The device slot of every expert that has one, by `layer * n_experts + expert`.
+    pub(crate) fn device_slots(&self) -> Vec<Option<usize>> {
+        let c = self.checkpoint.config();
+        let total = c.n_layers * c.n_experts;
+        match self.device() {
+            Some((tier, _)) => tier.slots_of(c.n_experts, total),
+            None => vec![None; total],
+        }
+    }
+
+    /// Counts a token's experts, all found on the device.
+    pub(crate) fn count_device_hits(&self, hits: u64) {
+        if let Some((tier, _)) = self.device() {
+            tier.count_hits(hits);
+        }
+    }
+
+    /// Slots in RAM that should be pinned for a card and could not be.
+    pub fn unpinned_slots(&self) -> usize {
+        self.ram.unpinned()
+    }
+
     /// Whether `id` can be computed without waiting for the disk.
     pub fn contains(&self, id: ExpertId) -> bool {
-        self.device
-            .as_ref()
-            .is_some_and(|(tier, _)| tier.contains(id))
-            || self.ram.contains(id)
+        self.device().is_some_and(|(tier, _)| tier.contains(id)) || self.ram.contains(id)
     }
 
     /// Whether `id` is in the fastest tier there is.
     pub fn is_in_fastest(&self, id: ExpertId) -> bool {
-        match &self.device {
+        match self.device() {
             Some((tier, _)) => tier.contains(id),
             None => self.ram.contains(id),
         }
@@ -169,7 +288,7 @@ impl Experts {
 
     /// Starts fetches of guessed experts, into the fastest tier.
     pub fn prefetch(&self, ids: &[ExpertId]) {
-        match &self.device {
+        match self.device() {
             Some((tier, _)) => tier.prefetch(ids),
             None => self.ram.prefetch(ids),
         }
@@ -186,26 +305,40 @@ impl Experts {
         if !self.ram.holds_all() && rank >= share(self.ram.n_slots()) {
             self.ram.demote(id);
         }
-        if let Some((tier, _)) = &self.device
+        if let Some((tier, _)) = self.device()
             && rank >= share(tier.n_slots())
         {
             tier.demote(id);
         }
     }
 
-    /// Bytes that [`Experts::fill`] reads.
+    /// Bytes that [`Experts::fill`] moves: into RAM, and from there to the device.
     pub fn fill_bytes(&self) -> u64 {
-        self.ram.fill_bytes()
+        let expert = self.checkpoint.expert_bytes() as u64;
+        let device = self
+            .device()
+            .map_or(0, |(tier, _)| tier.n_slots() as u64 * expert);
+        match self.fills_ram() {
+            true => self.ram.fill_bytes() + device,
+            false => device,
+        }
     }
 
-    /// Reads experts into RAM until it holds what it can, all layers alike; `read` is told of
-    /// the bytes as they come.
+    /// Not where RAM is mere transit to a device that holds everything.
+    fn fills_ram(&self) -> bool {
+        let c = self.checkpoint.config();
+        let total = c.n_layers * c.n_experts;
+        self.device().is_none_or(|(tier, _)| tier.n_slots() < total)
+    }
+
+    /// Brings experts into RAM and onto the device until both hold what they can, all layers
+    /// alike; `moved` is told of the bytes as they come.
     ///
     /// # Errors
-    /// A read that failed, or what `read` gave.
+    /// A read or copy that failed, or what `moved` gave.
     pub fn fill(
         &self,
-        read: &mut dyn FnMut(u64) -> Result<(), EngineError>,
+        moved: &mut dyn FnMut(u64) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         let c = self.checkpoint.config();
         let by_rank = (0..c.n_experts).flat_map(|expert| {
@@ -214,7 +347,31 @@ impl Experts {
                 expert: expert as u16,
             })
         });
-        self.ram.fill(by_rank.take(self.ram.n_slots()), read)
+        let mut on_device = 0;
+        if let Some((tier, _)) = self.device() {
+            on_device = tier.n_slots();
+            let mut coming = VecDeque::new();
+            for id in by_rank.clone().take(on_device) {
+                coming.push_back(tier.demand(id)?);
+                if coming.len() > UPLOAD_THREADS
+                    && let Some(lease) = coming.pop_front()
+                {
+                    lease.ready()?;
+                    moved(self.checkpoint.expert_bytes() as u64)?;
+                }
+            }
+            for lease in coming {
+                lease.ready()?;
+                moved(self.checkpoint.expert_bytes() as u64)?;
+            }
+        }
+        if self.fills_ram() {
+            // What the device lacks comes first.
+            let rest = by_rank.clone().skip(on_device);
+            let order = rest.chain(by_rank.take(on_device));
+            self.ram.fill(order.take(self.ram.n_slots()), moved)?;
+        }
+        Ok(())
     }
 
     /// Publishes the newest token of `routing` to those who watch.
@@ -248,7 +405,7 @@ impl Experts {
             }
         };
         mark(self.ram.held(), Residence::Ram);
-        if let Some((tier, _)) = &self.device {
+        if let Some((tier, _)) = self.device() {
             mark(tier.held(c.n_experts, total), Residence::Device);
         }
         Snapshot {
@@ -283,14 +440,37 @@ impl Claim {
         }
     }
 
+    /// The slot on the device, where it is, or shall be, there.
+    pub(crate) fn slot(&self) -> Option<usize> {
+        match &self.0 {
+            ClaimIn::Device(lease) => Some(lease.slot()),
+            ClaimIn::Ram(_) => None,
+        }
+    }
+
+    /// Whether [`Claim::wait`] would not wait; of RAM nothing is known.
+    pub(crate) fn is_ready(&self) -> bool {
+        match &self.0 {
+            ClaimIn::Device(lease) => lease.is_ready(),
+            ClaimIn::Ram(_) => false,
+        }
+    }
+
     /// Waits until the expert is there.
     ///
     /// # Errors
-    /// [`EngineError::Tier`] if its fetch failed.
+    /// [`EngineError::Tier`] if its fetch failed, [`EngineError::Device`] if the device did.
     pub fn wait(&mut self) -> Result<Place<'_>, EngineError> {
         match &mut self.0 {
             ClaimIn::Device(lease) => {
-                lease.ready()?;
+                if let Err(error) = lease.ready() {
+                    return Err(match lease.memory().failure.get() {
+                        Some(reason) => EngineError::Device {
+                            reason: reason.clone(),
+                        },
+                        None => error.into(),
+                    });
+                }
                 Ok(Place::Device(&*lease.memory().device, lease.slot()))
             }
             ClaimIn::Ram(lease) => Ok(Place::Ram(lease.weights()?)),

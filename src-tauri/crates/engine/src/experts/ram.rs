@@ -1,8 +1,11 @@
 //! The RAM tier: experts in place in the mapped checkpoint, or in slots within a byte budget.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use octet_kernels::cuda::{Gpu, Pinned};
 
 use super::cache::{Eviction, ExpertCache};
 use super::stats::TierStats;
@@ -49,7 +52,59 @@ pub(super) struct Mapped {
 pub(super) struct RamSlots {
     checkpoint: Arc<Checkpoint>,
     /// A lease shares the bytes; a slot is rewritten only when none is out.
-    slots: Vec<Mutex<Arc<Vec<u8>>>>,
+    slots: Vec<Mutex<Arc<SlotBytes>>>,
+    /// The card that reads the slots, for which they are pinned where the system allows.
+    reader: Option<Arc<Gpu>>,
+    /// Slots that the system did not allow to be pinned.
+    unpinned: AtomicUsize,
+}
+
+/// The memory of a slot.
+enum SlotBytes {
+    Plain(Vec<u8>),
+    /// A card reads it at full speed.
+    Pinned(Pinned),
+}
+
+impl Default for SlotBytes {
+    fn default() -> Self {
+        Self::Plain(Vec::new())
+    }
+}
+
+impl Deref for SlotBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Plain(bytes) => bytes,
+            Self::Pinned(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for SlotBytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Plain(bytes) => bytes,
+            Self::Pinned(bytes) => bytes,
+        }
+    }
+}
+
+impl RamSlots {
+    /// Memory for a slot. After one refusal no more is pinned: the system is at its limit.
+    fn allocate(&self, len: usize) -> SlotBytes {
+        if let Some(gpu) = &self.reader {
+            if self.unpinned.load(Ordering::Relaxed) == 0
+                && let Ok(pinned) = Pinned::new(gpu, len)
+            {
+                return SlotBytes::Pinned(pinned);
+            }
+            self.unpinned.fetch_add(1, Ordering::Relaxed);
+        }
+        SlotBytes::Plain(vec![0; len])
+    }
 }
 
 impl Memory for RamSlots {
@@ -60,7 +115,7 @@ impl Memory for RamSlots {
         let len = self.checkpoint.expert_len(id);
         match Arc::get_mut(&mut held) {
             Some(bytes) if bytes.len() >= len => {}
-            _ => *held = Arc::new(vec![0; self.checkpoint.expert_bytes()]),
+            _ => *held = Arc::new(self.allocate(self.checkpoint.expert_bytes())),
         }
         let bytes = Arc::get_mut(&mut held).expect("BUG: a slot being filled is leased");
         self.checkpoint
@@ -76,7 +131,7 @@ pub(super) struct RamLease {
     id: ExpertId,
     /// `None`: in place in the map.
     slot: Option<Lease<RamSlots>>,
-    bytes: Option<Arc<Vec<u8>>>,
+    bytes: Option<Arc<SlotBytes>>,
 }
 
 impl RamTier {
@@ -94,14 +149,21 @@ impl RamTier {
         })
     }
 
-    /// `n_slots` experts at a time.
-    pub(super) fn slots(checkpoint: Arc<Checkpoint>, n_slots: usize, eviction: Eviction) -> Self {
+    /// `n_slots` experts at a time; `reader`: the card that they are copied to.
+    pub(super) fn slots(
+        checkpoint: Arc<Checkpoint>,
+        n_slots: usize,
+        eviction: Eviction,
+        reader: Option<Arc<Gpu>>,
+    ) -> Self {
         let c = checkpoint.config();
         let cache = ExpertCache::new(eviction, c.n_layers, c.n_experts, n_slots);
         let slots = (0..cache.n_slots()).map(|_| Mutex::default()).collect();
         let memory = RamSlots {
             checkpoint: Arc::clone(&checkpoint),
             slots,
+            reader,
+            unpinned: AtomicUsize::new(0),
         };
         Self::Slots {
             checkpoint,
@@ -117,9 +179,23 @@ impl RamTier {
         }
     }
 
+    /// Slots that should be pinned for a card and could not be.
+    pub(super) fn unpinned(&self) -> usize {
+        match self {
+            Self::Mapped(_) => 0,
+            Self::Slots { tier, .. } => tier.memory().unpinned.load(Ordering::Relaxed),
+        }
+    }
+
     /// Whether all experts have a place, so that nothing is ever evicted.
     pub(super) fn holds_all(&self) -> bool {
-        matches!(self, Self::Mapped(_))
+        match self {
+            Self::Mapped(_) => true,
+            Self::Slots { checkpoint, tier } => {
+                let c = checkpoint.config();
+                tier.n_slots() == c.n_layers * c.n_experts
+            }
+        }
     }
 
     /// Reserves `id` and starts its read if need be.
@@ -287,7 +363,7 @@ impl RamLease {
                     let held = slot.lock().unwrap_or_else(PoisonError::into_inner);
                     self.bytes = Some(Arc::clone(&held));
                 }
-                let bytes = self.bytes.as_deref().map_or(&[][..], Vec::as_slice);
+                let bytes = self.bytes.as_deref().map_or(&[][..], |bytes| &bytes[..]);
                 Ok(&bytes[..self.checkpoint.expert_len(self.id)])
             }
         }

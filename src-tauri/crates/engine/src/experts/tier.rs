@@ -200,6 +200,11 @@ impl<M: Memory> Tier<M> {
         Some(self.lease(slot, id))
     }
 
+    /// Counts demands that found their experts here without a lease.
+    pub fn count_hits(&self, hits: u64) {
+        self.shared.lock().stats.hits += hits;
+    }
+
     /// Counts a demand that was met elsewhere (computed in the tier below).
     pub fn count_miss(&self) {
         let stats = &mut self.shared.lock().stats;
@@ -243,8 +248,15 @@ impl<M: Memory> Tier<M> {
 
     /// Which of `total` experts are in the tier, full, by `layer * n_experts + expert`.
     pub fn held(&self, n_experts: usize, total: usize) -> Vec<bool> {
+        let slots = self.slots_of(n_experts, total);
+        slots.iter().map(Option::is_some).collect()
+    }
+
+    /// The slot of each of `total` experts that are in the tier, full, as [`Tier::held`] counts
+    /// them.
+    pub fn slots_of(&self, n_experts: usize, total: usize) -> Vec<Option<usize>> {
         let state = self.shared.lock();
-        let mut held = vec![false; total];
+        let mut slots = vec![None; total];
         for (slot, _) in state
             .slots
             .iter()
@@ -252,10 +264,16 @@ impl<M: Memory> Tier<M> {
             .filter(|(_, s)| s.phase == Phase::Ready)
         {
             if let Some(id) = state.cache.holds(slot) {
-                held[usize::from(id.layer) * n_experts + usize::from(id.expert)] = true;
+                slots[usize::from(id.layer) * n_experts + usize::from(id.expert)] = Some(slot);
             }
         }
-        held
+        slots
+    }
+
+    /// Fetches asked for that have not ended.
+    pub fn queued(&self) -> usize {
+        let state = self.shared.lock();
+        state.demanded.len() + state.prefetched.len() + state.filling
     }
 
     /// The counters so far.

@@ -18,7 +18,7 @@ const SCORE_BYTES: usize = 16 << 20;
 
 /// Cosines and sines of the positions in one pass.
 #[derive(Default)]
-pub(super) struct Rotary {
+pub(crate) struct Rotary {
     half_dim: usize,
     /// `(t, head_dim / 2)` pairs (cos, sin).
     angles: Vec<(f32, f32)>,
@@ -27,7 +27,7 @@ pub(super) struct Rotary {
 impl Rotary {
     /// Computes the angles of positions `first .. first + t`: position times
     /// `rope_theta^(-2i / head_dim)` (RoFormer, section 3.2.2).
-    pub(super) fn prepare(&mut self, c: &Config, first: usize, t: usize) {
+    pub(crate) fn prepare(&mut self, c: &Config, first: usize, t: usize) {
         self.half_dim = c.head_dim / 2;
         self.angles.clear();
         for position in first..first + t {
@@ -39,6 +39,11 @@ impl Rotary {
                 self.angles.push((cos, sin));
             }
         }
+    }
+
+    /// Pairs (cos, sin), `(t, head_dim / 2)`.
+    pub(crate) fn angles(&self) -> &[(f32, f32)] {
+        &self.angles
     }
 
     /// Rotates `x`, f32 `(t, n_heads, head_dim)`, whose halves form the pairs.

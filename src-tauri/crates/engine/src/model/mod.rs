@@ -17,6 +17,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::EngineError;
 use crate::experts::{Experts, RoutingStats};
+use crate::gpu::{self, GpuModel};
 use crate::kv_cache::KvCache;
 use crate::tokenizer::TokenId;
 
@@ -48,6 +49,8 @@ pub struct Mixtral {
     head: Head,
     pool: Pool,
     precision: Precision,
+    /// Where everything but the CPU's share of misses is computed, if there is a card.
+    gpu: Option<GpuModel>,
 }
 
 /// One conversation's state: what is cached, and the buffers to go on with.
@@ -58,13 +61,15 @@ pub struct Session {
     pub routing: RoutingStats,
     /// Has decoded tokens keep experts of the token before, for benchmarks.
     pub routing_reuse: Option<RoutingReuse>,
-    scratch: Scratch,
-    buffers: Buffers,
+    /// Keys and values on the card, if the session computes there: `kv` then only counts.
+    pub(crate) gpu: Option<gpu::Kv>,
+    pub(crate) scratch: Scratch,
+    pub(crate) buffers: Buffers,
 }
 
 /// Activations, reused from pass to pass; each is f32 and row-major.
 #[derive(Default)]
-struct Buffers {
+pub(crate) struct Buffers {
     /// The residual stream, `(t, hidden)`.
     hidden: Vec<f32>,
     /// Its norm, `(t, hidden)`.
@@ -80,8 +85,8 @@ struct Buffers {
     /// `(t, hidden)`.
     projected: Vec<f32>,
     /// `(t or 1, vocab)`.
-    logits: Vec<f32>,
-    rotary: attention::Rotary,
+    pub(crate) logits: Vec<f32>,
+    pub(crate) rotary: attention::Rotary,
     scores: Vec<f32>,
     moe: moe::Buffers,
 }
@@ -93,7 +98,7 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 impl Mixtral {
-    /// Prepares `checkpoint` for inference: the output matrix is brought to 8 bits unless
+    /// Prepares `checkpoint` for inference on the CPU: the output matrix is brought to 8 bits unless
     /// `precision` is exact; everything else is used in place.
     pub fn new(
         checkpoint: Arc<Checkpoint>,
@@ -101,8 +106,21 @@ impl Mixtral {
         pool: Pool,
         precision: Precision,
     ) -> Self {
+        Self::on(checkpoint, experts, pool, precision, None)
+    }
+
+    /// The same on a card, if there is one; then the CPU only computes misses.
+    pub fn on(
+        checkpoint: Arc<Checkpoint>,
+        experts: Experts,
+        pool: Pool,
+        precision: Precision,
+        gpu: Option<GpuModel>,
+    ) -> Self {
         let config = checkpoint.config();
         let head = match precision {
+            // Beside a card the CPU's output matrix only serves if that fails.
+            _ if gpu.is_some() => Head::F16,
             Precision::Exact => Head::F16,
             Precision::Fast => {
                 let f16 = checkpoint.lm_head();
@@ -118,7 +136,13 @@ impl Mixtral {
             head,
             pool,
             precision,
+            gpu,
         }
+    }
+
+    /// The card that computes, as long as it works.
+    pub fn gpu(&self) -> Option<&GpuModel> {
+        self.gpu.as_ref().filter(|gpu| !gpu.is_lost())
     }
 
     /// The model's shape.
@@ -146,10 +170,12 @@ impl Mixtral {
         &self.pool
     }
 
-    /// An empty session for up to `ctx` positions.
+    /// An empty session for up to `ctx` positions; on the CPU if the card has no room for it.
     pub fn session(&self, ctx: usize) -> Session {
         let c = self.config();
+        let gpu = self.gpu().and_then(|gpu| gpu.cache(ctx).ok());
         Session {
+            gpu,
             kv: KvCache::new(c.n_layers, c.n_kv_heads, c.head_dim, ctx),
             routing: RoutingStats::new(c.n_layers, c.n_experts),
             routing_reuse: None,
@@ -175,20 +201,26 @@ impl Mixtral {
     ) -> Result<&'s mut [f32], EngineError> {
         let c = self.config();
         let t = tokens.len();
-        let Session {
-            kv,
-            routing,
-            routing_reuse,
-            scratch,
-            buffers,
-        } = session;
+        let kv = &session.kv;
         if kv.len() + t > kv.capacity() {
             return Err(EngineError::ContextFull {
                 capacity: kv.capacity(),
                 wanted: kv.len() + t,
             });
         }
-        self.embed(tokens, sized(&mut buffers.hidden, t * c.hidden_size))?;
+        if session.gpu.is_some() {
+            return self.forward_on_gpu(session, tokens, logits, before_layer);
+        }
+        let Session {
+            kv,
+            routing,
+            routing_reuse,
+            scratch,
+            buffers,
+            ..
+        } = session;
+        let hidden = sized(&mut buffers.hidden, t * c.hidden_size);
+        embed(&self.checkpoint, tokens, hidden)?;
         buffers.rotary.prepare(c, kv.len(), t);
         let reuse = match routing_reuse {
             Some(reuse) if t == 1 => Some(reuse.at(kv.len())),
@@ -229,21 +261,35 @@ impl Mixtral {
         Ok(out)
     }
 
-    /// Rows of the embedding, f32 `(t, hidden)`.
-    fn embed(&self, tokens: &[TokenId], hidden: &mut [f32]) -> Result<(), EngineError> {
-        let (size, vocab) = (self.config().hidden_size, self.config().vocab_size);
-        let embedding = self.checkpoint.embed_tokens();
-        for (&token, row) in tokens.iter().zip(hidden.chunks_exact_mut(size)) {
-            let at = token.0 as usize;
-            if at >= vocab {
-                return Err(EngineError::UnknownToken {
-                    token: token.0,
-                    vocab_size: vocab,
-                });
+    /// [`Mixtral::forward`] on the card. If that fails it is given up, and later sessions compute
+    /// on the CPU; this one is of no more use.
+    fn forward_on_gpu<'s>(
+        &self,
+        session: &'s mut Session,
+        tokens: &[TokenId],
+        logits: Logits,
+        before_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<&'s mut [f32], EngineError> {
+        let lost = || EngineError::Device {
+            reason: "it failed before".to_owned(),
+        };
+        let gpu = self.gpu().ok_or_else(lost)?;
+        let host = gpu::Host {
+            checkpoint: &self.checkpoint,
+            experts: &self.experts,
+            pool: &self.pool,
+            precision: self.precision,
+        };
+        match gpu.forward(host, session, tokens, logits, before_layer) {
+            Ok(()) => Ok(&mut session.buffers.logits),
+            Err(error) => {
+                if error.is_of_device() {
+                    gpu.lose();
+                    self.experts.lose_device();
+                }
+                Err(error)
             }
-            ops::widen(&embedding[at * size * 2..(at + 1) * size * 2], row);
         }
-        Ok(())
     }
 
     /// The attention block: `hidden += o_proj(attention(norm(hidden)))`, keys and values cached.
@@ -311,4 +357,26 @@ impl Mixtral {
         ops::add(&mut buffers.hidden, projected);
         Ok(())
     }
+}
+
+/// Rows of the embedding, f32 `(t, hidden)`.
+pub(crate) fn embed(
+    checkpoint: &Checkpoint,
+    tokens: &[TokenId],
+    hidden: &mut [f32],
+) -> Result<(), EngineError> {
+    let c = checkpoint.config();
+    let (size, vocab) = (c.hidden_size, c.vocab_size);
+    let embedding = checkpoint.embed_tokens();
+    for (&token, row) in tokens.iter().zip(hidden.chunks_exact_mut(size)) {
+        let at = token.0 as usize;
+        if at >= vocab {
+            return Err(EngineError::UnknownToken {
+                token: token.0,
+                vocab_size: vocab,
+            });
+        }
+        ops::widen(&embedding[at * size * 2..(at + 1) * size * 2], row);
+    }
+    Ok(())
 }

@@ -268,7 +268,8 @@ pub struct PlanRequest {
     pub prefetch: Option<usize>,
     /// Plan even what does not fit ("load anyway").
     pub force: bool,
-    /// Whether this build can compute on a GPU. A fact, not a wish: not kept with settings.
+    /// Whether CUDA can be called ([`cuda_is_available`](crate::hardware::cuda_is_available)). A
+    /// fact, not a wish: not kept with settings.
     #[serde(skip)]
     pub gpu_backend_available: bool,
     /// What the card turned out to have, once it was opened. A fact too; see [`Plan::step_down`].

@@ -118,7 +118,7 @@ fn choose_device<'a>(
         (Some(gpu), Some(problem)) => format!("{problem}, so {} is not used", gpu.name),
         (Some(gpu), None) if request.gpu_backend_available => return Ok(Choice::Gpu(gpu)),
         (Some(gpu), None) => format!(
-            "this version has no GPU backend, so {} ({} free) is not used",
+            "the CUDA library of the NVIDIA driver cannot be loaded, so {} ({} free) is not used",
             gpu.name,
             format_bytes(gpu.vram_free_bytes)
         ),

@@ -570,7 +570,7 @@ fn tiny_models_fit_anywhere_with_their_whole_context() {
 }
 
 #[test]
-fn without_a_backend_the_gpu_is_named_and_left_aside() {
+fn without_cuda_the_gpu_is_named_and_left_aside() {
     let request = PlanRequest {
         experts_on_gpu: Some(4),
         vram_budget: Some(8 * GB),
@@ -581,7 +581,7 @@ fn without_a_backend_the_gpu_is_named_and_left_aside() {
     let plan = plan(&mixtral(), &with_vram(12 * GIB), &request);
     assert_eq!(plan.device, Placement::Cpu);
     assert_eq!(plan.misses, Misses::Cpu);
-    assert!(plan.reasons[0].contains("no GPU backend"), "{plan}");
+    assert!(plan.reasons[0].contains("CUDA library"), "{plan}");
     assert!(plan.reasons[0].contains("Test GPU"), "{plan}");
     let warning = plan.warnings.join("\n");
     for option in ["--vram", "--experts-on-gpu 4", "--misses fetch"] {

@@ -1,0 +1,275 @@
+//! A pass over the layers: input, attention, logits. The experts' share is in `decode` and
+//! `prefill`.
+
+use std::ops::ControlFlow;
+
+use octet_kernels::cuda::{CudaError, DeviceMatrix, Rows, Slice};
+
+use super::work::{self, Kv, LOGIT_ROWS, Work};
+use super::{GpuModel, Host};
+use crate::error::EngineError;
+use crate::model::{self, Logits, Session};
+use crate::tokenizer::TokenId;
+
+/// Up to this many tokens attend without tensor cores: a tile of those is 64 tokens.
+const FEW_TOKENS: usize = 8;
+
+/// What one pass works with.
+pub(super) struct Pass<'a> {
+    pub host: Host<'a>,
+    pub work: &'a mut Work,
+    pub kv: &'a mut Kv,
+    /// Tokens.
+    pub t: usize,
+    /// The position of the first one.
+    pub first: usize,
+}
+
+impl GpuModel {
+    /// Runs `tokens` behind what `session` holds; its logits, `(t, vocab)` or `(1, vocab)`, are
+    /// left in the session. After an error the session is as it was.
+    pub(crate) fn forward(
+        &self,
+        host: Host<'_>,
+        session: &mut Session,
+        tokens: &[TokenId],
+        logits: Logits,
+        before_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        let mut work = self.work();
+        let start = session.kv.len();
+        session.buffers.logits.clear();
+        let mut left = tokens.len();
+        for chunk in tokens.chunks(work.chunk) {
+            left -= chunk.len();
+            let rows = match logits {
+                Logits::All => chunk.len(),
+                Logits::Last => usize::from(left == 0),
+            };
+            let done = self.pass(host, session, &mut work, chunk, rows, before_layer);
+            if let Err(error) = done {
+                // Staging memory must be left alone before the next pass writes it.
+                let _ = self.compute.synchronize();
+                session.kv.truncate(start);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// One chunk; appends the logits of its last `rows` tokens.
+    fn pass(
+        &self,
+        host: Host<'_>,
+        session: &mut Session,
+        work: &mut Work,
+        tokens: &[TokenId],
+        rows: usize,
+        before_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        let c = host.checkpoint.config();
+        let (t, first) = (tokens.len(), session.kv.len());
+        let Session {
+            kv: positions,
+            gpu: Some(kv),
+            routing,
+            routing_reuse,
+            scratch,
+            buffers,
+            ..
+        } = session
+        else {
+            unreachable!("BUG: a session without a cache on the card");
+        };
+        let width = c.hidden_size;
+        model::embed(
+            host.checkpoint,
+            tokens,
+            work.staging.hidden.values_mut(0, t * width),
+        )?;
+        buffers.rotary.prepare(c, first, t);
+        let angles = work.staging.angles.values_mut(0, t * c.head_dim);
+        for (to, (cos, sin)) in angles.chunks_exact_mut(2).zip(buffers.rotary.angles()) {
+            (to[0], to[1]) = (*cos, *sin);
+        }
+        // SAFETY: the staging is rewritten by the next pass only, which comes after this one's wait.
+        unsafe {
+            let hidden = work.hidden.slice().part(0, t * width);
+            self.compute
+                .upload::<f32>(work.staging.hidden.values(0, t * width), hidden)?;
+            let angles = work.angles.slice().part(0, t * c.head_dim);
+            self.compute
+                .upload::<f32>(work.staging.angles.values(0, t * c.head_dim), angles)?;
+        }
+        let mut pass = Pass {
+            host,
+            work,
+            kv,
+            t,
+            first,
+        };
+        let alike = self.slots.uniform().is_some() && !self.exact;
+        let resident = alike && host.experts.all_on_device();
+        if t == 1 && resident {
+            self.write_places(&mut pass)?;
+        }
+        for layer in 0..c.n_layers {
+            if before_layer(layer).is_break() {
+                return Err(EngineError::Cancelled);
+            }
+            self.attention(&mut pass, layer)?;
+            if t > 1 {
+                self.prefill_experts(&mut pass, layer)?;
+            } else {
+                let reuse = *routing_reuse;
+                self.decode_experts(&mut pass, layer, resident, reuse, routing, scratch)?;
+            }
+        }
+        if t == 1 && resident {
+            self.note_resident(&mut pass, routing)?;
+        }
+        self.logits(&mut pass, rows, &mut buffers.logits)?;
+        if t == 1 {
+            kv.flip();
+            host.experts.publish(routing);
+        }
+        positions.advance(t);
+        Ok(())
+    }
+
+    /// `hidden += o(attention(norm(hidden)))`; keys and values go to the cache.
+    fn attention(&self, pass: &mut Pass<'_>, layer: usize) -> Result<(), CudaError> {
+        let c = pass.host.checkpoint.config();
+        let (ops, s, t) = (&*self.ops, &self.compute, pass.t);
+        let trunk = &self.trunk.layers[layer];
+        let work = &*pass.work;
+        let (hidden, normed) = (work.hidden.slice(), work.normed.slice());
+        let attended_amax = (t == 1).then(|| work.attended_amax().part(0, 1));
+        ops.rms_norm(
+            s,
+            t,
+            hidden,
+            trunk.input_norm(),
+            c.rms_norm_eps as f32,
+            normed,
+            Some(work.normed_amax()),
+            attended_amax,
+        )?;
+        let (q, k, v) = (work.q.slice(), work.k.slice(), work.v.slice());
+        let products = [(trunk.q, q), (trunk.k, k), (trunk.v, v)];
+        self.project(work, t, &products, normed, work.normed_amax(), false)?;
+
+        let shape = work::shape(c, pass.kv.capacity());
+        let (cache, first) = (pass.kv.layer(layer), pass.first);
+        let angles = work.angles.slice();
+        ops.rope_append(s, shape, t, first, (q, k, v), angles, cache)?;
+        let attended = work.attended.slice::<f32>();
+        let tensor_cores = t > FEW_TOKENS && !self.exact;
+        if !(tensor_cores && ops.flash(s, shape, t, first, q, cache, attended)?) {
+            let partial = work.partial.slice::<f32>();
+            let q_width = c.n_heads * c.head_dim;
+            let mut done = 0;
+            while done < t {
+                let end = first + t;
+                let rows = (partial.len() / shape.partial_len(end)).clamp(1, t - done);
+                ops.attention(
+                    s,
+                    shape,
+                    rows,
+                    first + done,
+                    q.part(done * q_width, rows * q_width),
+                    cache,
+                    partial,
+                    attended.part(done * q_width, rows * q_width),
+                    attended_amax,
+                )?;
+                done += rows;
+            }
+        }
+        let products = [(trunk.o, hidden)];
+        self.project(work, t, &products, attended, work.attended_amax(), true)
+    }
+
+    /// `y = w x` for each product, or `y += w x`; all take the same `x`, `(t, k)`, whose largest
+    /// magnitudes are in `amax` where there is one token.
+    pub(super) fn project(
+        &self,
+        work: &Work,
+        t: usize,
+        products: &[(DeviceMatrix, Slice<'_, f32>)],
+        x: Slice<'_, f32>,
+        amax: Slice<'_, f32>,
+        add: bool,
+    ) -> Result<(), CudaError> {
+        let (ops, s) = (&*self.ops, &self.compute);
+        let first = products[0].0;
+        let alike = products.iter().all(|(m, _)| m.bits() == first.bits());
+        let rows = Rows {
+            t,
+            add,
+            ..Rows::default()
+        };
+        let fast = |m: &DeviceMatrix| {
+            !self.exact
+                && if t == 1 {
+                    m.is_regular()
+                } else {
+                    m.is_regular_in_prefill()
+                }
+        };
+        if t == 1 && alike && products.iter().all(|(m, _)| fast(m)) {
+            return ops.matvec(s, products, x, amax, add);
+        }
+        if t > 1 && products.iter().any(|(m, _)| fast(m)) {
+            let k = first.k();
+            ops.rows_to_f16(s, t, k, x, work.x16.slice(), work.x_scale.slice())?;
+        }
+        for (m, y) in products {
+            match (fast(m), t) {
+                (false, _) => ops.matvec_any(s, *m, x, *y, rows)?,
+                (true, 1) => ops.matvec(s, &[(*m, *y)], x, amax, add)?,
+                (true, _) => {
+                    ops.gemm(s, *m, (work.x16.slice(), work.x_scale.slice()), *y, rows)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the logits of the last `rows` tokens, and waits for them.
+    fn logits(
+        &self,
+        pass: &mut Pass<'_>,
+        rows: usize,
+        out: &mut Vec<f32>,
+    ) -> Result<(), EngineError> {
+        let c = pass.host.checkpoint.config();
+        let (width, vocab) = (c.hidden_size, c.vocab_size);
+        let s = &self.compute;
+        let skipped = pass.t - rows;
+        for start in (0..rows).step_by(LOGIT_ROWS) {
+            let n = LOGIT_ROWS.min(rows - start);
+            let work = &mut *pass.work;
+            let hidden = work.hidden.slice::<f32>();
+            let last = hidden.part((skipped + start) * width, n * width);
+            let normed = work.normed.slice();
+            let norm = self.trunk.final_norm();
+            let eps = c.rms_norm_eps as f32;
+            self.ops
+                .rms_norm(s, n, last, norm, eps, normed, None, None)?;
+            let logits = work.logits.slice();
+            self.trunk.logits(&self.ops, s, n, normed, logits)?;
+            // SAFETY: nobody touches the staging before the wait.
+            unsafe {
+                let to = work.staging.logits.values_mut::<f32>(0, n * vocab);
+                s.download(logits.part(0, n * vocab), to)?;
+            }
+            s.synchronize()?;
+            out.extend_from_slice(work.staging.logits.values(0, n * vocab));
+        }
+        if rows == 0 {
+            s.synchronize()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! Mixtral on an NVIDIA card: trunk and KV cache in VRAM, experts in slots, misses fetched up or
+//! computed on the CPU.
+//!
+//! # Streams, and who waits for whom
+//! Two streams: one computes, one copies experts up.
+//!
+//! - The engine's thread puts a layer's kernels on the compute stream. Where not all experts are in
+//!   VRAM it then waits for the router's choice, the one wait a layer, and claims the experts.
+//! - Hits are launched at once. Misses for the CPU are computed by the engine's thread meanwhile.
+//!   Fetched ones are launched when their copy is complete, for which the engine's thread waits: so
+//!   a kernel never has to wait for the copy stream.
+//! - A copy into a slot waits, on the card, for the last kernels that read the slot: the engine's
+//!   thread leaves an event behind ([`Slots::used`]) before it gives the lease back.
+//! - Staging memory is written by one side only while the other is known to be done: what the card
+//!   reads (embeddings, row lists, the CPU's results) is rewritten only after a later wait of the
+//!   engine's thread for the compute stream, and what it writes is read only after one.
+//!
+//! With all experts in VRAM nothing is waited for before the logits: kernels follow the router's
+//! choice by a table of places.
+//!
+//! A card that fails is given up: the pass ends with [`EngineError::Device`], and the next session
+//! computes on the CPU, from the same RAM tier.
+
+mod decode;
+mod forward;
+mod prefill;
+mod slots;
+mod weights;
+mod work;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use octet_kernels::cuda::{CudaError, Gpu, Ops, Stream};
+use octet_kernels::{Pool, Precision};
+
+use crate::checkpoint::Checkpoint;
+use crate::error::EngineError;
+use crate::experts::Experts;
+
+pub use slots::Slots;
+pub(crate) use work::Kv;
+
+use weights::Trunk;
+use work::{KvPool, Work};
+
+/// What a forward pass on the card shares with the CPU's.
+#[derive(Clone, Copy)]
+pub(crate) struct Host<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub experts: &'a Experts,
+    pub pool: &'a Pool,
+    pub precision: Precision,
+}
+
+/// A model's trunk and working memory on a card; its experts are in [`Slots`].
+pub struct GpuModel {
+    gpu: Arc<Gpu>,
+    ops: Arc<Ops>,
+    compute: Stream,
+    trunk: Trunk,
+    slots: Arc<Slots>,
+    work: Mutex<Work>,
+    kv: Arc<KvPool>,
+    /// f32 activations and slow kernels, as a reference.
+    exact: bool,
+    lost: AtomicBool,
+}
+
+impl From<CudaError> for EngineError {
+    fn from(error: CudaError) -> Self {
+        Self::Device {
+            reason: error.to_string(),
+        }
+    }
+}
+
+/// A card with its kernels loaded, before anything is known of a model.
+pub struct Card {
+    gpu: Arc<Gpu>,
+    ops: Arc<Ops>,
+}
+
+impl Card {
+    /// Takes the card `uuid` and loads the kernels.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn open(uuid: &str) -> Result<Self, CudaError> {
+        let gpu = Gpu::open(uuid)?;
+        let ops = Arc::new(Ops::new(&gpu)?);
+        Ok(Self { gpu, ops })
+    }
+
+    /// The card.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+}
+
+impl GpuModel {
+    /// Brings `checkpoint`'s trunk to the card and makes room for a context of `ctx`; `slots` are
+    /// made first, or after, as memory allows.
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfMemory`] where less has to be asked for.
+    pub fn new(
+        card: &Card,
+        checkpoint: &Checkpoint,
+        pool: &Pool,
+        precision: Precision,
+        ctx: usize,
+        slots: Arc<Slots>,
+    ) -> Result<Self, CudaError> {
+        let exact = precision == Precision::Exact;
+        let gpu = Arc::clone(&card.gpu);
+        Ok(Self {
+            trunk: Trunk::new(&gpu, checkpoint, pool, exact)?,
+            work: Mutex::new(Work::new(&gpu, checkpoint.config(), ctx)?),
+            kv: KvPool::new(&gpu, checkpoint.config(), ctx)?,
+            ops: Arc::clone(&card.ops),
+            compute: Stream::new(&gpu)?,
+            slots,
+            exact,
+            lost: AtomicBool::new(false),
+            gpu,
+        })
+    }
+
+    /// The card.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// Whether the card failed and is no longer used.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Gives the card up.
+    pub(crate) fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// The cache of one conversation of up to `ctx` positions.
+    pub(crate) fn cache(&self, ctx: usize) -> Result<Kv, EngineError> {
+        Ok(self.kv.take(ctx)?)
+    }
+
+    fn work(&self) -> std::sync::MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,222 @@
+//! From a plan to a model in memory: on the card the plan names, with less of it where memory turns
+//! out short, or on the CPU.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use octet_kernels::cuda::{CudaError, Pinned};
+use octet_kernels::{Pool, Precision};
+
+use crate::calibration::{self, Calibration, CalibrationCache, Machine};
+use crate::checkpoint::{Checkpoint, ExpertId};
+use crate::engine::{LoadOptions, model_sizes};
+use crate::error::EngineError;
+use crate::experts::{Bandwidths, Device as _, DeviceOptions, ExpertOptions, Experts};
+use crate::gpu::{Card, GpuModel, Slots};
+use crate::hardware::{Gpu, Hardware};
+use crate::model::Mixtral;
+use crate::plan::{
+    CUDA_CONTEXT_BYTES, Device, MeasuredVram, ModelSizes, Placement, Plan, PlanError, PlanRequest,
+    make_plan,
+};
+
+/// What a model is made from.
+pub(crate) struct Setup<'a> {
+    pub checkpoint: Arc<Checkpoint>,
+    pub hardware: Hardware,
+    pub options: &'a LoadOptions,
+    pub pool: Pool,
+    pub precision: Precision,
+}
+
+/// A model, its plan as it came out, and what was measured on the way.
+pub(crate) type Made = (Mixtral, Plan, Option<Calibration>);
+
+/// A card with a model's trunk and slots for its experts.
+struct OnCard {
+    gpu: GpuModel,
+    slots: Arc<Slots>,
+}
+
+impl Setup<'_> {
+    /// Plans the memory and prepares the model by the plan, which says what became of it.
+    pub(crate) fn model(self) -> Result<Made, EngineError> {
+        let sizes = model_sizes(&self.checkpoint);
+        let request = &self.options.plan;
+        let plan = make_plan(&sizes, &self.hardware, request)?;
+        let Placement::Cuda { uuid, .. } = &plan.device else {
+            return self.finish(plan, None);
+        };
+        let opened = Card::open(uuid).map_err(EngineError::from);
+        match opened.and_then(|card| self.on_card(&card, &sizes, &plan)) {
+            Ok((on_card, plan)) => self.finish(plan, on_card),
+            Err(error @ EngineError::Plan(_)) => Err(error),
+            Err(error) if request.device == Device::Cuda => {
+                Err(EngineError::Plan(PlanError::NoGpu {
+                    reason: error.to_string(),
+                }))
+            }
+            Err(error) => {
+                let request = PlanRequest {
+                    device: Device::Cpu,
+                    preset: Default::default(),
+                    ..request.clone()
+                };
+                let mut plan = make_plan(&sizes, &self.hardware, &request)?;
+                plan.warnings.push(format!(
+                    "Computes on the CPU, since the GPU failed: {error}"
+                ));
+                self.finish(plan, None)
+            }
+        }
+    }
+
+    /// Takes what `planned` says of the card, or less where it has less room; nothing of it where
+    /// the CPU is the better place then.
+    fn on_card(
+        &self,
+        card: &Card,
+        sizes: &ModelSizes,
+        planned: &Plan,
+    ) -> Result<(Option<OnCard>, Plan), EngineError> {
+        let slot_bytes = Slots::slot_bytes(self.checkpoint.expert_bytes()) as u64;
+        let mut vram = self.measured(card, planned)?;
+        loop {
+            let plan = planned.step_down(sizes, &self.hardware, &self.options.plan, vram)?;
+            if plan.device == Placement::Cpu {
+                return Ok((None, plan));
+            }
+            match self.take(card, &plan) {
+                Ok(on_card) => return Ok((Some(on_card), plan)),
+                Err(error) if error.is_out_of_memory() => {}
+                Err(error) => return Err(error.into()),
+            }
+            // The memory is there in pieces, or another program was quicker.
+            let used_bytes = plan.gpu.as_ref().map_or(0, |gpu| gpu.used_bytes);
+            let asked_bytes = used_bytes.saturating_sub(vram.context_bytes);
+            let less_bytes = slot_bytes.max(asked_bytes / 50);
+            vram.free_bytes = asked_bytes.min(vram.free_bytes).saturating_sub(less_bytes);
+        }
+    }
+
+    /// What the context took of the card, and what it has beside it.
+    fn measured(&self, card: &Card, planned: &Plan) -> Result<MeasuredVram, CudaError> {
+        let (free_bytes, _) = card.gpu().memory()?;
+        let before_bytes = self
+            .gpu(planned)
+            .map_or(free_bytes, |gpu| gpu.vram_free_bytes);
+        // A context grows in use: kernels are loaded late, and ask for memory of their own.
+        let context_bytes = before_bytes
+            .saturating_sub(free_bytes)
+            .max(CUDA_CONTEXT_BYTES);
+        Ok(MeasuredVram {
+            context_bytes,
+            free_bytes: before_bytes.saturating_sub(context_bytes).min(free_bytes),
+        })
+    }
+
+    /// The card of `plan` as it was found.
+    fn gpu(&self, plan: &Plan) -> Option<&Gpu> {
+        let Placement::Cuda { uuid: wanted, .. } = &plan.device else {
+            return None;
+        };
+        self.hardware.gpu.usable().find(|gpu| gpu.uuid == *wanted)
+    }
+
+    fn take(&self, card: &Card, plan: &Plan) -> Result<OnCard, CudaError> {
+        let n_slots = plan.total_gpu_slots + plan.gpu_fetch_slots;
+        let slots = Arc::new(Slots::new(card, Arc::clone(&self.checkpoint), n_slots)?);
+        let gpu = GpuModel::new(
+            card,
+            &self.checkpoint,
+            &self.pool,
+            self.precision,
+            plan.ctx,
+            Arc::clone(&slots),
+        )?;
+        Ok(OnCard { gpu, slots })
+    }
+
+    fn finish(self, plan: Plan, on_card: Option<OnCard>) -> Result<Made, EngineError> {
+        let calibration = self.calibration(&plan, on_card.as_ref())?;
+        let device = match &on_card {
+            Some(OnCard { slots, .. }) => Some(DeviceOptions {
+                device: Arc::clone(slots) as _,
+                misses: plan.misses,
+                bandwidths: calibration
+                    .as_ref()
+                    .and_then(Calibration::bandwidths)
+                    // There are no misses to meet.
+                    .unwrap_or(Bandwidths {
+                        upload: 1.0,
+                        cpu: 1.0,
+                    }),
+            }),
+            None => self.options.device.clone(),
+        };
+        let experts = Experts::new(
+            Arc::clone(&self.checkpoint),
+            ExpertOptions {
+                ram_slots: plan.ram_slots,
+                eviction: self.options.eviction,
+                prefetch: plan.prefetch,
+                device,
+                pinned_for: on_card.as_ref().map(|on| Arc::clone(on.gpu.gpu())),
+            },
+        )?;
+        let gpu = on_card.map(|on| on.gpu);
+        let model = Mixtral::on(self.checkpoint, experts, self.pool, self.precision, gpu);
+        Ok((model, plan, calibration))
+    }
+
+    /// How fast misses are met, where that was asked for or there will be misses.
+    fn calibration(
+        &self,
+        plan: &Plan,
+        on_card: Option<&OnCard>,
+    ) -> Result<Option<Calibration>, EngineError> {
+        let has_misses = on_card.is_some() && plan.total_gpu_slots < plan.total_experts();
+        let anew = self.options.calibrate;
+        if !anew && !has_misses {
+            return Ok(None);
+        }
+        let bytes = self.checkpoint.expert_bytes();
+        let threads = self.pool.threads();
+        let gpu = self.gpu(plan).filter(|_| on_card.is_some());
+        let machine = Machine::new(&self.hardware, gpu, threads, self.precision, bytes);
+        let measure = || {
+            let mut upload = on_card.map(|on_card| self.upload(on_card)).transpose()?;
+            calibration::measure(
+                &self.checkpoint,
+                &self.pool,
+                self.precision,
+                upload.as_mut().map(|upload| upload as _),
+            )
+        };
+        let cache = match &self.options.cache_dir {
+            Some(dir) => CalibrationCache::in_dir(dir),
+            None => CalibrationCache::of_user(),
+        };
+        cache.get_or_measure(&machine, anew, measure).map(Some)
+    }
+
+    /// Copies an expert from pinned RAM to the card and says how many bytes a second that is.
+    fn upload<'a>(
+        &'a self,
+        on_card: &'a OnCard,
+    ) -> Result<impl FnMut() -> Result<f64, EngineError> + 'a, EngineError> {
+        let id = ExpertId {
+            layer: 0,
+            expert: 0,
+        };
+        let len = self.checkpoint.expert_len(id);
+        let mut bytes = Pinned::new(on_card.gpu.gpu(), len)?;
+        self.checkpoint.read_expert(id, &mut bytes)?;
+        Ok(move || {
+            let clock = Instant::now();
+            let copied = on_card.slots.upload(0, id, &bytes);
+            copied.map_err(|reason| EngineError::Device { reason })?;
+            Ok(len as f64 / clock.elapsed().as_secs_f64().max(1e-9))
+        })
+    }
+}

@@ -1,0 +1,371 @@
+//! The engine on a card: the same logits wherever experts are and however misses are met, within
+//! the memory that was allowed, and on the CPU when the card fails.
+//!
+//! Without a card the fake driver of `octet-test-cuda` runs the real kernels on a processor, and
+//! does queued work as late as it may. With `OCTET_TEST_REAL_GPU=1` the first real card is used.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use octet_engine::generate::{Conversation, Generator};
+use octet_engine::model::{Logits, Session};
+use octet_engine::plan::{Device, Misses, PlanRequest};
+use octet_engine::tokenizer::TokenId;
+use octet_engine::{DoneReason, Event, LoadOptions, Loaded, Request};
+use octet_tests::fixture;
+
+/// A real card, or the driver that stands in for one.
+struct Card(Option<octet_test_cuda::Session>);
+
+impl Card {
+    fn is_real(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Changes the fake driver; the test means nothing on a real card.
+    fn fake(&self) -> Option<&octet_test_cuda::Session> {
+        if self.is_real() {
+            println!("left out on a real card");
+        }
+        self.0.as_ref()
+    }
+}
+
+fn card() -> Option<Card> {
+    if std::env::var_os("OCTET_TEST_REAL_GPU").is_some() {
+        return Some(Card(None));
+    }
+    octet_test_cuda::session().map(|session| Card(Some(session)))
+}
+
+#[derive(Clone, Copy)]
+struct Setting {
+    experts_on_gpu: Option<usize>,
+    misses: Misses,
+    prefetch: usize,
+    exact: bool,
+}
+
+const RESIDENT: Setting = Setting {
+    experts_on_gpu: None,
+    misses: Misses::Auto,
+    prefetch: 0,
+    exact: false,
+};
+
+fn request(setting: Setting) -> PlanRequest {
+    PlanRequest {
+        device: Device::Cuda,
+        experts_on_gpu: setting.experts_on_gpu,
+        misses: setting.misses,
+        prefetch: setting.experts_on_gpu.map(|_| setting.prefetch),
+        ctx: Some(512),
+        gpu_backend_available: true,
+        ..PlanRequest::default()
+    }
+}
+
+fn load(dir: &std::path::Path, plan: PlanRequest, exact: bool) -> Loaded {
+    let options = LoadOptions {
+        plan,
+        threads: Some(2),
+        exact,
+        cache_dir: Some(env!("CARGO_TARGET_TMPDIR").into()),
+        ..LoadOptions::default()
+    };
+    Loaded::load(dir, &options, &mut |_| ControlFlow::Continue(())).expect("loads")
+}
+
+fn on_gpu(name: &str, setting: Setting) -> Loaded {
+    let loaded = load(&fixture(name), request(setting), setting.exact);
+    assert!(loaded.model.gpu().is_some(), "{:?}", loaded.plan.warnings);
+    loaded
+}
+
+fn on_cpu(name: &str) -> Loaded {
+    let plan = PlanRequest {
+        device: Device::Cpu,
+        ctx: Some(512),
+        ..PlanRequest::default()
+    };
+    load(&fixture(name), plan, true)
+}
+
+fn prompt(len: u32) -> Vec<TokenId> {
+    (0..len).map(|i| TokenId((i * 31 + 7) % 512)).collect()
+}
+
+fn forward(loaded: &Loaded, session: &mut Session, tokens: &[TokenId]) -> Vec<f32> {
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let logits = loaded
+        .model
+        .forward(session, tokens, Logits::All, go_on)
+        .expect("a pass");
+    logits.to_vec()
+}
+
+/// Logits of a prompt in one chunk, then of tokens one by one.
+fn logits(loaded: &Loaded, len: u32, decoded: u32) -> Vec<f32> {
+    let mut session = loaded.model.session((len + decoded) as usize);
+    let tokens = prompt(len + decoded);
+    let (first, rest) = tokens.split_at(len as usize);
+    let mut all = forward(loaded, &mut session, first);
+    for token in rest {
+        all.extend(forward(loaded, &mut session, &[*token]));
+    }
+    all
+}
+
+/// Per position, the RMS of the difference by the RMS of `expected`: median and largest.
+fn distance(expected: &[f32], found: &[f32], vocab: usize) -> (f64, f64) {
+    assert_eq!(expected.len(), found.len());
+    let rms = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+    };
+    let mut all: Vec<f64> = expected
+        .chunks(vocab)
+        .zip(found.chunks(vocab))
+        .map(|(a, b)| rms(&mut a.iter().zip(b).map(|(a, b)| a - b)) / rms(&mut a.iter().copied()))
+        .collect();
+    all.sort_by(f64::total_cmp);
+    (all[all.len() / 2], all[all.len() - 1])
+}
+
+fn settings() -> Vec<(&'static str, Setting)> {
+    let some = |experts, misses, prefetch| Setting {
+        experts_on_gpu: Some(experts),
+        misses,
+        prefetch,
+        exact: false,
+    };
+    vec![
+        ("all resident", RESIDENT),
+        ("fetch, no prefetch", some(3, Misses::Fetch, 0)),
+        ("fetch, prefetch", some(2, Misses::Fetch, 2)),
+        ("no experts kept, fetch", some(0, Misses::Fetch, 1)),
+        ("cpu", some(3, Misses::Cpu, 0)),
+        ("auto", some(4, Misses::Auto, 2)),
+        (
+            "exact",
+            Setting {
+                exact: true,
+                ..some(4, Misses::Fetch, 1)
+            },
+        ),
+        (
+            "exact, all resident",
+            Setting {
+                exact: true,
+                ..RESIDENT
+            },
+        ),
+    ]
+}
+
+#[test]
+fn the_card_computes_what_the_cpu_computes_however_misses_are_met() {
+    let Some(card) = card() else { return };
+    let orders = ["late", "ahead", "seed:5"];
+    for name in ["tiny-2bit", "tiny-3bit"] {
+        let cpu = on_cpu(name);
+        let vocab = cpu.model.config().vocab_size;
+        let expected = logits(&cpu, 24, 4);
+        for (i, (what, setting)) in settings().into_iter().enumerate() {
+            let order = orders[i % orders.len()];
+            if let Some(fake) = &card.0 {
+                fake.set("ORDER", order);
+            }
+            let gpu = on_gpu(name, setting);
+            let (median, worst) = distance(&expected, &logits(&gpu, 24, 4), vocab);
+            println!("{name}, {what}, {order}: median {median:.5}, worst {worst:.5}");
+            // Activations and weights at f16, the output matrix at 8 bits.
+            let bound = if setting.exact { 2e-3 } else { 1.5e-2 };
+            assert!(median < bound, "{name}, {what}, {order}: {median}");
+            let stats = gpu.model.experts().stats().device.expect("a device");
+            assert!(stats.hits + stats.misses > 0, "{what}: {stats:?}");
+        }
+    }
+}
+
+/// Runs `request` and gives its events.
+fn generate(loaded: &Loaded, conversation: &mut Conversation, request: &Request) -> Vec<Event> {
+    let mut events = Vec::new();
+    let mut generator = Generator {
+        model: &loaded.model,
+        tokenizer: None,
+        cancelled: &|| false,
+        emit: &mut |event| events.push(event),
+    };
+    generator.generate(conversation, request);
+    events
+}
+
+fn greedy(new_tokens: usize) -> Request {
+    serde_json::from_value(serde_json::json!({
+        "input": {"tokens": prompt(40).iter().map(|t| t.0).collect::<Vec<_>>()},
+        "sampling": {"temperature": 0.0},
+        "max_new_tokens": new_tokens,
+        "ignore_eos": true,
+    }))
+    .expect("a request")
+}
+
+fn tokens_of(events: &[Event]) -> Vec<TokenId> {
+    let tokens = events.iter().filter_map(|event| match event {
+        Event::Token { id, .. } => Some(*id),
+        _ => None,
+    });
+    tokens.collect()
+}
+
+#[test]
+fn a_card_that_is_lost_ends_the_answer_with_an_error_and_the_next_one_is_made_on_the_cpu() {
+    let Some(card) = card() else { return };
+    let Some(fake) = card.fake() else { return };
+    let cpu = on_cpu("tiny-2bit");
+    let expected = tokens_of(&generate(
+        &cpu,
+        &mut Conversation::new(&cpu.model, 512),
+        &greedy(12),
+    ));
+    for (what, setting) in settings() {
+        for failure in ["launch:200", "copy:45", "sync:30", "any:300:ecc"] {
+            let gpu = on_gpu("tiny-2bit", setting);
+            let mut conversation = Conversation::new(&gpu.model, 512);
+            fake.set("FAIL", failure);
+            let events = generate(&gpu, &mut conversation, &greedy(200));
+            let last = events.last().expect("events");
+            let Event::Error { code, message } = last else {
+                panic!("{what}, {failure}: {last:?}");
+            };
+            assert_eq!(code, "device", "{what}, {failure}: {message}");
+            assert!(message.contains("CPU"), "{message}");
+            assert!(gpu.model.gpu().is_none());
+
+            // The same process, the same model: all that is lost is the card.
+            let events = generate(&gpu, &mut conversation, &greedy(12));
+            assert!(
+                matches!(
+                    events.last(),
+                    Some(Event::Done {
+                        reason: DoneReason::Length,
+                        ..
+                    })
+                ),
+                "{what}, {failure}: {:?}",
+                events.last()
+            );
+            if setting.exact {
+                assert_eq!(tokens_of(&events), expected, "{what}, {failure}");
+            }
+            drop((conversation, gpu));
+            fake.reset();
+        }
+    }
+}
+
+#[test]
+fn an_unloaded_model_gives_everything_back() {
+    let Some(card) = card() else { return };
+    let Some(fake) = card.fake() else { return };
+    for (what, setting) in settings() {
+        let gpu = on_gpu("tiny-2bit", setting);
+        logits(&gpu, 20, 3);
+        assert!(fake.counters().memory > 0);
+        drop(gpu);
+        let left = fake.counters();
+        let held = [
+            left.memory,
+            left.allocations,
+            left.pinned,
+            left.streams,
+            left.events,
+            left.modules,
+            left.contexts,
+            left.left_behind,
+        ];
+        assert_eq!(held, [0; 8], "{what}: {left:?}");
+    }
+}
+
+#[test]
+fn what_is_taken_of_the_card_stays_within_the_plan() {
+    let Some(card) = card() else { return };
+    let Some(fake) = card.fake() else { return };
+    for (what, setting) in settings() {
+        let gpu = on_gpu("tiny-2bit", setting);
+        logits(&gpu, 40, 2);
+        let plan = gpu.plan.gpu.as_ref().expect("a plan for the card");
+        let context: u64 = octet_engine::plan::CUDA_CONTEXT_BYTES;
+        let peak = fake.counters().memory_peak;
+        assert!(
+            peak + context <= plan.used_bytes,
+            "{what}: {peak} bytes and a context of {context}, planned {}",
+            plan.used_bytes
+        );
+        drop(gpu);
+        fake.reset();
+    }
+}
+
+#[test]
+fn ram_that_cannot_be_pinned_is_used_as_it_is_and_that_is_said() {
+    let Some(card) = card() else { return };
+    let Some(fake) = card.fake() else { return };
+    let cpu = on_cpu("tiny-2bit");
+    let expected = logits(&cpu, 12, 3);
+    let setting = Setting {
+        experts_on_gpu: Some(3),
+        ..RESIDENT
+    };
+    drop(on_gpu("tiny-2bit", setting));
+    let needed = fake.counters().pinned_peak;
+    fake.set("PINNED_LIMIT", needed - 300_000);
+    let gpu = on_gpu("tiny-2bit", setting);
+    assert!(gpu.model.experts().unpinned_slots() > 0);
+    let said = gpu.plan.warnings.iter().any(|w| w.contains("pin"));
+    assert!(said, "{:?}", gpu.plan.warnings);
+    let vocab = cpu.model.config().vocab_size;
+    let (median, _) = distance(&expected, &logits(&gpu, 12, 3), vocab);
+    assert!(median < 1.5e-2, "{median}");
+}
+
+#[test]
+fn a_card_with_less_room_than_planned_holds_fewer_experts_and_that_is_said() {
+    let Some(card) = card() else { return };
+    let Some(fake) = card.fake() else { return };
+    let full = on_gpu("tiny-2bit", RESIDENT);
+    let total = full.plan.total_gpu_slots;
+    let needed = fake.counters().memory_peak;
+    drop(full);
+    fake.reset();
+    fake.set("MEMORY_LIMIT", needed - 1_000_000);
+    let gpu = on_gpu("tiny-2bit", RESIDENT);
+    assert!(
+        gpu.plan.total_gpu_slots < total,
+        "{}",
+        gpu.plan.total_gpu_slots
+    );
+    let said = gpu.plan.warnings.iter().any(|w| w.contains("fewer"));
+    assert!(said, "{:?}", gpu.plan.warnings);
+    logits(&gpu, 20, 3);
+    drop(gpu);
+
+    // With no room even for the trunk it is the CPU, unless the card was insisted on.
+    fake.set("MEMORY_LIMIT", 100_000);
+    let auto = PlanRequest {
+        device: Device::Auto,
+        ..request(RESIDENT)
+    };
+    let loaded = load(&fixture("tiny-2bit"), auto, false);
+    assert!(loaded.model.gpu().is_none());
+    let said = loaded.plan.warnings.iter().any(|w| w.contains("GPU"));
+    assert!(said, "{:?}", loaded.plan.warnings);
+    let options = LoadOptions {
+        plan: request(RESIDENT),
+        ..LoadOptions::default()
+    };
+    let dir: PathBuf = fixture("tiny-2bit");
+    let error = Loaded::open(&dir, &options).err().expect("refused");
+    assert_eq!(error.code(), "memory", "{error}");
+}
