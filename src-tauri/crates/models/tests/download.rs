@@ -411,3 +411,25 @@ async fn offers_tell_fit_disk_and_what_is_here() {
         OfferStatus::Installed
     );
 }
+
+/// Another program's file with the right name and size need not have the right bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_here_before_is_compared_and_fetched_only_where_it_is_bad() {
+    let bench = Bench::new().await;
+    let published = repo(model_files());
+    let mut large = published.files().iter().filter(|f| f.sha256.is_some());
+    let (good, bad) = (large.next().unwrap(), large.next().unwrap());
+    let blobs = bench.repo_dir().join("blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    for file in [good, bad] {
+        let mut bytes = model_files()[&file.name].clone();
+        if file.name == bad.name {
+            bytes[10] ^= 1;
+        }
+        std::fs::write(blobs.join(file.etag()), bytes).unwrap();
+    }
+    assert_eq!(bench.download().await, DownloadEnd::Gone);
+    bench.assert_complete(&model_files()).await;
+    let sent = bench.hub.sent_bytes();
+    assert_eq!((sent.get(&good.name), sent[&bad.name]), (None, bad.size));
+}

@@ -197,14 +197,13 @@ impl Manager {
         if locked(&self.shared.queue).has(&repo) {
             return self.resume(repo.as_str()).await;
         }
-        self.enqueue(repo, false).await
+        self.enqueue(repo, Ticket::default()).await
     }
 
-    pub(super) async fn enqueue(&self, repo: RepoName, is_repair: bool) -> Result<()> {
+    pub(super) async fn enqueue(&self, repo: RepoName, ticket: Ticket) -> Result<()> {
         let ticket = Ticket {
             asked_at_ms: now_ms(),
-            is_repair,
-            ..Ticket::default()
+            ..ticket
         };
         let dir = RepoDir::new(&self.folder(), &repo);
         let written = ticket.clone();
@@ -379,10 +378,10 @@ impl Manager {
         let item = options.catalogue.iter().find(|item| item.repo == repo);
         let sources = item.map_or_else(mixtral_tokenizer, |item| item.tokenizer.clone());
         let job = Job {
-            hub: self.shared.hub()?,
+            hub: self.hub().await?,
             root: self.folder(),
             repo,
-            sources: Some(sources),
+            sources,
             options: options.transfer.clone(),
             stop,
             live,
