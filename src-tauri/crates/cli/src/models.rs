@@ -9,7 +9,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use octet_engine::plan::{PlanRequest, format_bytes};
 use octet_models::{
     Download, DownloadEnd, DownloadState, Health, ImportHow, InstalledModel, Manager, ModelSource,
-    ModelsError, Options, VerifyReport,
+    ModelsError, Offer, OfferStatus, Options, VerifyReport,
 };
 use serde_json::json;
 
@@ -77,12 +77,14 @@ async fn recommended(manager: &Manager) -> anyhow::Result<String> {
 async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
     let plan = PlanRequest::default();
     let installed = manager.installed(&plan).await?;
+    let offers = manager.offers(&plan).await;
     let state = manager.state();
     let mut out = io::stdout().lock();
     if as_json {
         let report = json!({
             "installed": installed,
             "downloads": state.downloads,
+            "offers": offers,
             "settings": state.settings,
         });
         writeln!(out, "{report:#}")?;
@@ -103,16 +105,22 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
     }
     if installed.is_empty() && state.downloads.is_empty() {
         writeln!(out, "No models in {}.", state.settings.folder.display())?;
-        for offer in manager.offers(&plan).await {
-            writeln!(
-                out,
-                "On offer: {}, {}, {}\n    octet models pull {}",
-                offer.title,
-                format_bytes(offer.size_bytes),
-                offer.fit.summary,
-                offer.repo
-            )?;
-        }
+    }
+    let available = |offer: &&Offer| offer.status == OfferStatus::Available;
+    for offer in offers.iter().filter(available) {
+        writeln!(
+            out,
+            "On offer: {}, {}, {}\n    {}{}\n    octet models pull {}",
+            offer.title,
+            format_bytes(offer.size_bytes),
+            offer.license.as_deref().unwrap_or("licence not said"),
+            offer.fit.summary,
+            match offer.disk.is_enough {
+                true => "",
+                false => "; the disk has too little room",
+            },
+            offer.repo
+        )?;
     }
     Ok(())
 }
@@ -122,12 +130,24 @@ fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
         ModelSource::Linked => "linked".to_owned(),
         _ => format_bytes(model.size_bytes),
     };
-    writeln!(out, "{}\n    {size}, {}", model.id, model.path.display())?;
+    let since = date(model.installed_at_ms);
+    let checked = match &model.health {
+        Health::Good {
+            verified_at_ms: Some(ms),
+        } => format!(", checked {}", date(*ms)),
+        _ => String::new(),
+    };
+    writeln!(
+        out,
+        "{}\n    {size}, since {since}{checked}, {}",
+        model.id,
+        model.path.display()
+    )?;
     if let Some(shape) = &model.shape {
         writeln!(
             out,
-            "    {} layers, {} experts, experts at {}",
-            shape.layers, shape.experts, shape.expert_quantization
+            "    {} layers, {} experts at {}; attention at {}",
+            shape.layers, shape.experts, shape.expert_quantization, shape.attention_quantization
         )?;
     }
     match (&model.health, &model.fit) {
@@ -152,6 +172,15 @@ fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
         writeln!(out, "    no tokenizer.json: only token ids go in")?;
     }
     Ok(())
+}
+
+/// The day, in UTC.
+fn date(ms: u64) -> String {
+    let time = i64::try_from(ms).map(jiff::Timestamp::from_millisecond);
+    match time {
+        Ok(Ok(time)) => time.strftime("%Y-%m-%d").to_string(),
+        _ => "an unknown day".to_owned(),
+    }
 }
 
 async fn offer(manager: &Manager, name: &str) -> anyhow::Result<()> {
@@ -212,6 +241,16 @@ fn pause_on_interrupt(manager: &Manager, name: &str) -> anyhow::Result<()> {
             // It may have ended meanwhile.
             let _ = manager.pause(&name).await;
         });
+    })
+}
+
+/// Ctrl-C ends whatever is under way in good order; again, it ends the program.
+fn stop_on_interrupt(manager: &Manager) -> anyhow::Result<()> {
+    let manager = manager.clone();
+    let runtime = tokio::runtime::Handle::current();
+    on_interrupt(move || {
+        let manager = manager.clone();
+        runtime.spawn(async move { manager.shut_down().await });
     })
 }
 
@@ -308,21 +347,34 @@ async fn with_bar<T>(
         () = watching => unreachable!("BUG: it watches for ever"),
     };
     bar.finish_and_clear();
-    Ok(done?)
+    match done {
+        // What it says of downloads does not hold for other work.
+        Err(ModelsError::Cancelled) => anyhow::bail!("stopped; nothing was changed"),
+        done => Ok(done?),
+    }
 }
 
 async fn verify(manager: &Manager, name: &str, repair: bool) -> anyhow::Result<()> {
+    stop_on_interrupt(manager)?;
     let report = with_bar(manager, manager.verify(name)).await?;
     let id = report.model.clone();
     show_report(&report)?;
     match (report.bad.is_empty(), repair) {
         (true, _) => Ok(()),
-        (false, false) => anyhow::bail!(
-            "{id} is damaged ({}); octet models verify --repair {id} downloads these again",
-            files(report.bad.len())
-        ),
+        (false, false) => {
+            let bad = files(report.bad.len());
+            match can_repair(manager, &id).await? {
+                true => anyhow::bail!(
+                    "{id} is damaged ({bad}); octet models verify --repair {id} downloads these \
+                     again"
+                ),
+                false => anyhow::bail!(
+                    "{id} is damaged ({bad}), and came from a folder: remove it, and import good \
+                     files"
+                ),
+            }
+        }
         (false, true) => {
-            pause_on_interrupt(manager, &id)?;
             with_bar(manager, manager.repair(&id)).await?;
             follow(manager, &id).await?;
             Ok(writeln!(
@@ -332,6 +384,13 @@ async fn verify(manager: &Manager, name: &str, repair: bool) -> anyhow::Result<(
             )?)
         }
     }
+}
+
+/// Whether there is a place to get good files from.
+async fn can_repair(manager: &Manager, id: &str) -> anyhow::Result<bool> {
+    let installed = manager.installed(&PlanRequest::default()).await?;
+    let model = installed.iter().find(|model| model.id == id);
+    Ok(model.is_some_and(|model| model.source == ModelSource::Hub))
 }
 
 fn show_report(report: &VerifyReport) -> io::Result<()> {
@@ -390,6 +449,7 @@ async fn import(manager: &Manager, folder: &Path, copy: bool) -> anyhow::Result<
     } else {
         ImportHow::Link
     };
+    stop_on_interrupt(manager)?;
     let id = with_bar(manager, manager.import(folder, how)).await?;
     Ok(writeln!(io::stdout(), "{id}")?)
 }
