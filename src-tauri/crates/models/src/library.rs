@@ -141,6 +141,7 @@ impl Found {
                     (_, [first, rest @ ..]) => {
                         let more = match rest.len() {
                             0 => String::new(),
+                            1 => ", and 1 more file is not as it should be".to_owned(),
                             more => format!(", and {more} more files are not as they should be"),
                         };
                         format!("{} {}{more}.", first.file, first.reason)

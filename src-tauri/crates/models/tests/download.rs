@@ -412,6 +412,34 @@ async fn offers_tell_fit_disk_and_what_is_here() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_wrong_leaves_nothing_behind() {
+    let mut bench = Bench::new().await;
+    bench.hub.publish(
+        "tests/other",
+        repo([("config.json".to_owned(), b"{}".to_vec())].into()),
+    );
+    for (name, code) in [
+        ("tests/none", ProblemCode::Missing),
+        ("tests/other", ProblemCode::Foreign),
+    ] {
+        for _ in 0..2 {
+            bench.manager.download(name).await.unwrap();
+            match bench.manager.wait(name).await.unwrap() {
+                DownloadEnd::Failed(problem) => assert_problem(&problem, code),
+                other => panic!("{other:?}"),
+            }
+        }
+        let shown = bench.manager.state().downloads;
+        assert!(shown.iter().any(|d| d.repo == name), "as long as it runs");
+    }
+    bench.restart();
+    assert_eq!(bench.manager.state().downloads, []);
+    let left = std::fs::read_dir(bench.root()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| name == ".locks"), "{left:?}");
+}
+
 /// Another program's file with the right name and size need not have the right bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_here_before_is_compared_and_fetched_only_where_it_is_bad() {

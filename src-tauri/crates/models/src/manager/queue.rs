@@ -11,7 +11,7 @@ use crate::download::{Job, Live, discard, is_pause};
 use crate::names::RepoName;
 use crate::record::{Ticket, now_ms};
 use crate::transfer::{Meter, Stop, TransferOptions, blocking, seconds_left};
-use crate::{Download, DownloadState, ModelsError, PauseReason, Problem, Result};
+use crate::{Download, DownloadState, ModelsError, PauseReason, Problem, ProblemCode, Result};
 
 /// How a download ended, as [`Manager::wait`] tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,6 +183,11 @@ fn on_disk(dir: &RepoDir, ticket: &Ticket) -> (u64, u32) {
         }
     }
     done
+}
+
+/// Whether there is no such model, and never was.
+fn is_wrong_name(error: &ModelsError) -> bool {
+    matches!(error.code(), ProblemCode::Missing | ProblemCode::Foreign)
 }
 
 impl Manager {
@@ -414,6 +419,12 @@ impl Manager {
                             };
                         }
                         (entry.done_bytes, entry.files_done) = on_disk(&dir, &entry.ticket);
+                        if entry.ticket.commit.is_none() && is_wrong_name(&error) {
+                            // Tried again it comes back; a restart need not tell of it.
+                            if let Err(error) = discard(&dir, &entry.ticket) {
+                                tracing::debug!(%error, "what a wrong name left stays");
+                            }
+                        }
                         entry.status = match is_pause(&error) {
                             true if is_paused => Status::Paused(PauseReason::Asked),
                             true => Status::Paused(PauseReason::Interrupted),
