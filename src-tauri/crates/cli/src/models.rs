@@ -9,7 +9,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use octet_engine::plan::{PlanRequest, format_bytes};
 use octet_models::{
     Download, DownloadEnd, DownloadState, Health, ImportHow, InstalledModel, Manager, ModelSource,
-    ModelsError, Offer, OfferStatus, Options, VerifyReport,
+    ModelsError, Offer, OfferStatus, Options, ProblemCode, VerifyReport,
 };
 use serde_json::json;
 
@@ -94,14 +94,19 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
         show(&mut out, model)?;
     }
     for download in &state.downloads {
-        writeln!(
-            out,
-            "{}\n    unfinished: {} of {}; octet models pull {} goes on",
-            download.repo,
-            format_bytes(download.done_bytes),
-            format_bytes(download.total_bytes),
-            download.repo
-        )?;
+        let repo = &download.repo;
+        match download.total_bytes {
+            0 => writeln!(
+                out,
+                "{repo}\n    not begun; octet models pull {repo} tries again"
+            )?,
+            total => writeln!(
+                out,
+                "{repo}\n    unfinished: {} of {}; octet models pull {repo} goes on",
+                format_bytes(download.done_bytes),
+                format_bytes(total)
+            )?,
+        }
     }
     if installed.is_empty() && state.downloads.is_empty() {
         writeln!(out, "No models in {}.", state.settings.folder.display())?;
@@ -256,7 +261,7 @@ fn stop_on_interrupt(manager: &Manager) -> anyhow::Result<()> {
 
 /// Shows a download until it has ended.
 async fn follow(manager: &Manager, name: &str) -> anyhow::Result<()> {
-    let bar = progress_bar("{bar:32} {bytes} of {total_bytes} {msg}")?;
+    let bar = progress_bar("{bar:32} {decimal_bytes} of {decimal_total_bytes} {msg}")?;
     let mut changes = manager.watch();
     let watching = async {
         loop {
@@ -286,7 +291,13 @@ async fn follow(manager: &Manager, name: &str) -> anyhow::Result<()> {
         DownloadEnd::Paused => {
             anyhow::bail!("stopped; what has arrived is kept, and octet models pull {name} goes on")
         }
-        DownloadEnd::Failed(problem) => anyhow::bail!("{} {}", problem.message, problem.hint),
+        DownloadEnd::Failed(problem) => {
+            let token = match problem.code {
+                ProblemCode::Gated | ProblemCode::Token => " octet takes it from HF_TOKEN.",
+                _ => "",
+            };
+            anyhow::bail!("{} {}{token}", problem.message, problem.hint)
+        }
     }
 }
 
@@ -329,7 +340,9 @@ async fn with_bar<T>(
     manager: &Manager,
     work: impl Future<Output = octet_models::Result<T>>,
 ) -> anyhow::Result<T> {
-    let bar = progress_bar("{bar:32} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")?;
+    let bar = progress_bar(
+        "{bar:32} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left",
+    )?;
     let mut changes = manager.watch();
     let watching = async {
         loop {
