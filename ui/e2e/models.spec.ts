@@ -125,6 +125,8 @@ test('any repository is found by its name or address', async ({ page }) => {
   await field.fill('ada/nothing');
   await page.keyboard.press('Enter');
   await expect(page.getByRole('alert')).toContainText('There is no such repository.');
+  await page.getByRole('alert').getByRole('button', { name: 'Enter a token' }).click();
+  await expect(page.getByLabel('Access token')).toBeFocused();
   await field.fill('ada/some-gguf');
   await page.keyboard.press('Enter');
   await expect(page.getByRole('alert')).toContainText('That is no model that Octet runs.');

@@ -257,6 +257,7 @@ export const de: Record<Key, string> = {
   'offers.planRam': 'Plan: alle {all} Experten im RAM.',
   'offers.planDisk': 'Plan: {inRam} von {all} Experten im RAM, die anderen werden von der Platte gelesen.',
   'offers.tooBig': 'Zu groß, denn',
+  'offers.tokenizerOwn': 'Sein Tokenizer ist dabei.',
   'offers.tokenizer': 'Sein Tokenizer kommt von {from}.',
   'offers.tokenizerElse': 'Sein Tokenizer kommt von {from}, sonst von {others}.',
   'offers.disk': '{needed} werden auf die Platte geschrieben, {free} sind frei.',

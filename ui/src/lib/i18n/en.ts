@@ -256,6 +256,7 @@ export const en = {
   'offers.planRam': 'Plan: all {all} experts in RAM.',
   'offers.planDisk': 'Plan: {inRam} of {all} experts in RAM, the others are read from disk.',
   'offers.tooBig': 'Too big, because',
+  'offers.tokenizerOwn': 'Its tokenizer comes with it.',
   'offers.tokenizer': 'Its tokenizer comes from {from}.',
   'offers.tokenizerElse': 'Its tokenizer comes from {from}, or else from {others}.',
   'offers.disk': '{needed} are written to the disk, {free} are free.',

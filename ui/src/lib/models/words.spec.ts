@@ -72,6 +72,7 @@ describe('an offer', () => {
     expect(plan({ badge: 'tooBig' })).toBeNull();
     expect(tokenizerText({ ...offer, tokenizerFrom: ['a/b', 'c/d', 'e/f'] })).toBe('Its tokenizer comes from a/b, or else from c/d, e/f.');
     expect(tokenizerText({ ...offer, tokenizerFrom: ['a/b'] })).toBe('Its tokenizer comes from a/b.');
+    expect(tokenizerText({ ...offer, tokenizerFrom: [offer.repo, 'c/d'] })).toBe('Its tokenizer comes with it.');
     expect(tokenizerText({ ...offer, tokenizerFrom: [] })).toBeNull();
   });
 

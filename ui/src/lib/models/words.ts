@@ -56,8 +56,9 @@ export function offerPlan({ fit }: Offer): string | null {
 }
 
 /** Where its tokenizer is looked for, in order. */
-export function tokenizerText({ tokenizerFrom: [from, ...others] }: Offer): string | null {
+export function tokenizerText({ repo, tokenizerFrom: [from, ...others] }: Offer): string | null {
   if (from === undefined) return null;
+  if (from === repo) return t('offers.tokenizerOwn');
   return others.length === 0 ? t('offers.tokenizer', { from }) : t('offers.tokenizerElse', { from, others: others.join(', ') });
 }
 
