@@ -23,6 +23,7 @@ export const de: Record<Key, string> = {
   'common.auto': 'Automatisch',
   'common.autoValue': 'auto {value}',
   'common.default': 'Vorgabe',
+  'common.reset': '{name} zurücksetzen',
   'common.resetTo': '{name} auf {value} zurücksetzen',
   'common.atOnce': 'wirkt ab der nächsten Antwort',
   'common.needsReload': 'wirkt, wenn das Modell neu geladen wird',

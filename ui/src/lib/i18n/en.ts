@@ -22,6 +22,7 @@ export const en = {
   'common.auto': 'Auto',
   'common.autoValue': 'auto {value}',
   'common.default': 'default',
+  'common.reset': 'Reset {name}',
   'common.resetTo': 'Reset {name} to {value}',
   'common.atOnce': 'acts from the next answer on',
   'common.needsReload': 'acts when the model is loaded again',
