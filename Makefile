@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 60
 DISPLAYS := $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run app chat build page deb test fmt lint ptx unit ui smoke fuzz bench clean
+.PHONY: help setup run app chat build page deb test fmt lint ptx unit ui smoke measure fuzz bench clean
 
 help:
 	@sed -n 's/^# \(make .*\|  .*\)/\1/p' Makefile
@@ -28,6 +28,7 @@ help:
 	@echo 'make unit    the tests of the Rust crates'
 	@echo 'make ui      the checks and tests of the page'
 	@echo 'make smoke   the real window, driven under a virtual display (Linux)'
+	@echo 'make measure figures of the window: start, memory, speed (Linux)'
 	@echo 'make fuzz    coverage-guided fuzzing (nightly Rust and cargo-fuzz)'
 	@echo 'make bench   speed of the matrix kernels'
 
@@ -98,6 +99,9 @@ smoke: page
 	@if [ "$$(uname)" = Linux ]; then sh .ci/smoke; \
 	else echo 'make smoke drives WebKitGTK: Linux only, left out here.'; fi
 
+measure: page
+	sh .ci/measure
+
 fuzz:
 	cd tests/fuzz && for target in header index config; do \
 	    cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
@@ -108,4 +112,4 @@ bench:
 
 clean:
 	cargo clean
-	rm -rf ui/node_modules ui/dist ui/dist-e2e .node
+	rm -rf ui/node_modules ui/dist ui/dist-e2e .node .python

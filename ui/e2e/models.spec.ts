@@ -13,6 +13,8 @@ test('a download is paused, resumed and loaded with one click', async ({ page })
   await expect(offer).toContainText('fits this machine');
   await expect(offer).toContainText('18.2 GB in 259 files, licence Apache 2.0');
   await expect(offer).toContainText('18.2 GB are written to the disk, 143 GB are free.');
+  await expect(offer).toContainText('Plan: 4 experts a layer on the GPU.');
+  await expect(offer).toContainText('Its tokenizer comes from mobiuslabsgmbh/');
   await offer.getByRole('button', { name: 'Download' }).click();
 
   const download = list(page, 'Under way').getByRole('article', { name: MIXTRAL });
@@ -123,6 +125,8 @@ test('any repository is found by its name or address', async ({ page }) => {
   await field.fill('ada/nothing');
   await page.keyboard.press('Enter');
   await expect(page.getByRole('alert')).toContainText('There is no such repository.');
+  await page.getByRole('alert').getByRole('button', { name: 'Enter a token' }).click();
+  await expect(page.getByLabel('Access token')).toBeFocused();
   await field.fill('ada/some-gguf');
   await page.keyboard.press('Enter');
   await expect(page.getByRole('alert')).toContainText('That is no model that Octet runs.');
@@ -130,6 +134,7 @@ test('any repository is found by its name or address', async ({ page }) => {
   await page.keyboard.press('Enter');
   const found = card(page, 'Nous-Hermes-2-Mixtral-8x7B-HQQ');
   await expect(found).toContainText('no licence stated');
+  await expect(found).toContainText('Too big, because the model needs at least 96 GB of RAM.');
   await expect(page.getByRole('alert')).toHaveCount(0);
   await found.getByRole('button', { name: 'The page of' }).click();
   expect((await witness(page)).opened).toEqual(['https://huggingface.co/ada/Nous-Hermes-2-Mixtral-8x7B-HQQ']);

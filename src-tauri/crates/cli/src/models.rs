@@ -9,7 +9,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use octet_engine::plan::{PlanRequest, format_bytes};
 use octet_models::{
     Download, DownloadEnd, DownloadState, Health, ImportHow, InstalledModel, Manager, ModelSource,
-    ModelsError, Options, VerifyReport,
+    ModelsError, Offer, OfferStatus, Options, ProblemCode, VerifyReport,
 };
 use serde_json::json;
 
@@ -77,12 +77,14 @@ async fn recommended(manager: &Manager) -> anyhow::Result<String> {
 async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
     let plan = PlanRequest::default();
     let installed = manager.installed(&plan).await?;
+    let offers = manager.offers(&plan).await;
     let state = manager.state();
     let mut out = io::stdout().lock();
     if as_json {
         let report = json!({
             "installed": installed,
             "downloads": state.downloads,
+            "offers": offers,
             "settings": state.settings,
         });
         writeln!(out, "{report:#}")?;
@@ -92,27 +94,38 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
         show(&mut out, model)?;
     }
     for download in &state.downloads {
-        writeln!(
-            out,
-            "{}\n    unfinished: {} of {}; octet models pull {} goes on",
-            download.repo,
-            format_bytes(download.done_bytes),
-            format_bytes(download.total_bytes),
-            download.repo
-        )?;
+        let repo = &download.repo;
+        match download.total_bytes {
+            0 => writeln!(
+                out,
+                "{repo}\n    not begun; octet models pull {repo} tries again"
+            )?,
+            total => writeln!(
+                out,
+                "{repo}\n    unfinished: {} of {}; octet models pull {repo} goes on",
+                format_bytes(download.done_bytes),
+                format_bytes(total)
+            )?,
+        }
     }
     if installed.is_empty() && state.downloads.is_empty() {
         writeln!(out, "No models in {}.", state.settings.folder.display())?;
-        for offer in manager.offers(&plan).await {
-            writeln!(
-                out,
-                "On offer: {}, {}, {}\n    octet models pull {}",
-                offer.title,
-                format_bytes(offer.size_bytes),
-                offer.fit.summary,
-                offer.repo
-            )?;
-        }
+    }
+    let available = |offer: &&Offer| offer.status == OfferStatus::Available;
+    for offer in offers.iter().filter(available) {
+        writeln!(
+            out,
+            "On offer: {}, {}, {}\n    {}{}\n    octet models pull {}",
+            offer.title,
+            format_bytes(offer.size_bytes),
+            offer.license.as_deref().unwrap_or("licence not said"),
+            offer.fit.summary,
+            match offer.disk.is_enough {
+                true => "",
+                false => "; the disk has too little room",
+            },
+            offer.repo
+        )?;
     }
     Ok(())
 }
@@ -122,12 +135,24 @@ fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
         ModelSource::Linked => "linked".to_owned(),
         _ => format_bytes(model.size_bytes),
     };
-    writeln!(out, "{}\n    {size}, {}", model.id, model.path.display())?;
+    let since = date(model.installed_at_ms);
+    let checked = match &model.health {
+        Health::Good {
+            verified_at_ms: Some(ms),
+        } => format!(", checked {}", date(*ms)),
+        _ => String::new(),
+    };
+    writeln!(
+        out,
+        "{}\n    {size}, since {since}{checked}, {}",
+        model.id,
+        model.path.display()
+    )?;
     if let Some(shape) = &model.shape {
         writeln!(
             out,
-            "    {} layers, {} experts, experts at {}",
-            shape.layers, shape.experts, shape.expert_quantization
+            "    {} layers, {} experts at {}; attention at {}",
+            shape.layers, shape.experts, shape.expert_quantization, shape.attention_quantization
         )?;
     }
     match (&model.health, &model.fit) {
@@ -152,6 +177,15 @@ fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
         writeln!(out, "    no tokenizer.json: only token ids go in")?;
     }
     Ok(())
+}
+
+/// The day, in UTC.
+fn date(ms: u64) -> String {
+    let time = i64::try_from(ms).map(jiff::Timestamp::from_millisecond);
+    match time {
+        Ok(Ok(time)) => time.strftime("%Y-%m-%d").to_string(),
+        _ => "an unknown day".to_owned(),
+    }
 }
 
 async fn offer(manager: &Manager, name: &str) -> anyhow::Result<()> {
@@ -215,9 +249,19 @@ fn pause_on_interrupt(manager: &Manager, name: &str) -> anyhow::Result<()> {
     })
 }
 
+/// Ctrl-C ends whatever is under way in good order; again, it ends the program.
+fn stop_on_interrupt(manager: &Manager) -> anyhow::Result<()> {
+    let manager = manager.clone();
+    let runtime = tokio::runtime::Handle::current();
+    on_interrupt(move || {
+        let manager = manager.clone();
+        runtime.spawn(async move { manager.shut_down().await });
+    })
+}
+
 /// Shows a download until it has ended.
 async fn follow(manager: &Manager, name: &str) -> anyhow::Result<()> {
-    let bar = progress_bar("{bar:32} {bytes} of {total_bytes} {msg}")?;
+    let bar = progress_bar("{bar:32} {decimal_bytes} of {decimal_total_bytes} {msg}")?;
     let mut changes = manager.watch();
     let watching = async {
         loop {
@@ -247,7 +291,13 @@ async fn follow(manager: &Manager, name: &str) -> anyhow::Result<()> {
         DownloadEnd::Paused => {
             anyhow::bail!("stopped; what has arrived is kept, and octet models pull {name} goes on")
         }
-        DownloadEnd::Failed(problem) => anyhow::bail!("{} {}", problem.message, problem.hint),
+        DownloadEnd::Failed(problem) => {
+            let token = match problem.code {
+                ProblemCode::Gated | ProblemCode::Token => " octet takes it from HF_TOKEN.",
+                _ => "",
+            };
+            anyhow::bail!("{} {}{token}", problem.message, problem.hint)
+        }
     }
 }
 
@@ -290,7 +340,9 @@ async fn with_bar<T>(
     manager: &Manager,
     work: impl Future<Output = octet_models::Result<T>>,
 ) -> anyhow::Result<T> {
-    let bar = progress_bar("{bar:32} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left")?;
+    let bar = progress_bar(
+        "{bar:32} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left",
+    )?;
     let mut changes = manager.watch();
     let watching = async {
         loop {
@@ -308,21 +360,34 @@ async fn with_bar<T>(
         () = watching => unreachable!("BUG: it watches for ever"),
     };
     bar.finish_and_clear();
-    Ok(done?)
+    match done {
+        // What it says of downloads does not hold for other work.
+        Err(ModelsError::Cancelled) => anyhow::bail!("stopped; nothing was changed"),
+        done => Ok(done?),
+    }
 }
 
 async fn verify(manager: &Manager, name: &str, repair: bool) -> anyhow::Result<()> {
+    stop_on_interrupt(manager)?;
     let report = with_bar(manager, manager.verify(name)).await?;
     let id = report.model.clone();
     show_report(&report)?;
     match (report.bad.is_empty(), repair) {
         (true, _) => Ok(()),
-        (false, false) => anyhow::bail!(
-            "{id} is damaged ({}); octet models verify --repair {id} downloads these again",
-            files(report.bad.len())
-        ),
+        (false, false) => {
+            let bad = files(report.bad.len());
+            match can_repair(manager, &id).await? {
+                true => anyhow::bail!(
+                    "{id} is damaged ({bad}); octet models verify --repair {id} downloads these \
+                     again"
+                ),
+                false => anyhow::bail!(
+                    "{id} is damaged ({bad}), and came from a folder: remove it, and import good \
+                     files"
+                ),
+            }
+        }
         (false, true) => {
-            pause_on_interrupt(manager, &id)?;
             with_bar(manager, manager.repair(&id)).await?;
             follow(manager, &id).await?;
             Ok(writeln!(
@@ -332,6 +397,13 @@ async fn verify(manager: &Manager, name: &str, repair: bool) -> anyhow::Result<(
             )?)
         }
     }
+}
+
+/// Whether there is a place to get good files from.
+async fn can_repair(manager: &Manager, id: &str) -> anyhow::Result<bool> {
+    let installed = manager.installed(&PlanRequest::default()).await?;
+    let model = installed.iter().find(|model| model.id == id);
+    Ok(model.is_some_and(|model| model.source == ModelSource::Hub))
 }
 
 fn show_report(report: &VerifyReport) -> io::Result<()> {
@@ -390,6 +462,7 @@ async fn import(manager: &Manager, folder: &Path, copy: bool) -> anyhow::Result<
     } else {
         ImportHow::Link
     };
+    stop_on_interrupt(manager)?;
     let id = with_bar(manager, manager.import(folder, how)).await?;
     Ok(writeln!(io::stdout(), "{id}")?)
 }

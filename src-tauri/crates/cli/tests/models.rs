@@ -100,6 +100,10 @@ async fn a_model_is_pulled_listed_used_verified_and_removed() {
         list.contains(MODEL) && list.contains("2 bits in groups of"),
         "{list}"
     );
+    assert!(
+        list.contains(", checked 20") && list.contains("On offer: Mixtral 8x7B"),
+        "{list}"
+    );
     let json: serde_json::Value =
         serde_json::from_str(&shell.ok(&["models", "list", "--json"]).await).unwrap();
     assert_eq!(json["installed"][0]["id"], MODEL);
@@ -142,6 +146,12 @@ async fn a_model_is_pulled_listed_used_verified_and_removed() {
     std::fs::write(&file, bytes).unwrap();
     let error = shell.fails(&["models", "verify", "tiny"]).await;
     assert!(error.contains("models verify --repair"), "{error}");
+    // Another process knows what this one has found.
+    let list = shell.ok(&["models", "list"]).await;
+    assert!(
+        list.contains("DAMAGED: model-00007-of-00033.safetensors has other bytes"),
+        "{list}"
+    );
     let repaired = shell.ok(&["models", "verify", "tiny", "--repair"]).await;
     assert!(repaired.contains("1 file downloaded again"), "{repaired}");
     assert!(
@@ -189,6 +199,8 @@ async fn folders_are_imported_and_errors_are_one_line() {
             .await
             .contains("owner/name")
     );
+    let list = shell.ok(&["models", "list"]).await;
+    assert!(!list.contains("tests/none"), "{list}");
     let missing = shell.fails(&["chat", "--model", "tests/none"]).await;
     assert!(missing.contains("octet models list"), "{missing}");
 }

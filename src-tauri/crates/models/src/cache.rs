@@ -20,23 +20,24 @@ use crate::names::RepoName;
 use crate::record::RepoFile;
 use crate::{ModelsError, Result, atomic_file};
 
-/// The folder of one repository.
+/// The folder of one repository. Where things are is `hf_hub`'s to say; how they get there, as a
+/// whole or not at all, is not.
 #[derive(Clone, Debug)]
 pub(crate) struct RepoDir {
-    root: PathBuf,
-    folder: String,
+    cache: hf_hub::Cache,
+    repo: hf_hub::Repo,
 }
 
 impl RepoDir {
     pub(crate) fn new(root: &Path, repo: &RepoName) -> Self {
         Self {
-            root: root.to_owned(),
-            folder: repo.folder(),
+            cache: hf_hub::Cache::new(root.to_owned()),
+            repo: repo.in_cache(),
         }
     }
 
     pub(crate) fn path(&self) -> PathBuf {
-        self.root.join(&self.folder)
+        self.cache.path().join(self.repo.folder_name())
     }
 
     pub(crate) fn blobs(&self) -> PathBuf {
@@ -52,7 +53,12 @@ impl RepoDir {
     }
 
     pub(crate) fn snapshot(&self, commit: &str) -> PathBuf {
-        self.path().join("snapshots").join(commit)
+        self.cache.repo(self.repo.clone()).pointer_path(commit)
+    }
+
+    /// The file `name` of `main`, if it is here, whoever brought it.
+    pub(crate) fn cached(&self, name: &str) -> Option<PathBuf> {
+        self.cache.repo(self.repo.clone()).get(name)
     }
 
     /// Octet's own files.
@@ -61,7 +67,8 @@ impl RepoDir {
     }
 
     pub(crate) fn locks(&self) -> PathBuf {
-        self.root.join(".locks").join(&self.folder)
+        let locks = self.cache.path().join(".locks");
+        locks.join(self.repo.folder_name())
     }
 
     fn reference(&self) -> PathBuf {

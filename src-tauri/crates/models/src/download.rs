@@ -12,7 +12,7 @@ use crate::cache::RepoDir;
 use crate::catalogue::TokenizerSources;
 use crate::hub::Hub;
 use crate::names::RepoName;
-use crate::record::{Manifest, Ticket, now_ms};
+use crate::record::{Damage, Manifest, Ticket, now_ms};
 use crate::remote::{RemoteModel, TOKENIZER_FILE};
 use crate::tokenizer_source::{self, FoundTokenizer};
 use crate::transfer::{Failure, Progress, Stop, Transfer, TransferOptions, blocking, persist};
@@ -26,7 +26,7 @@ pub(crate) struct Job {
     pub(crate) hub: Arc<Hub>,
     pub(crate) root: PathBuf,
     pub(crate) repo: RepoName,
-    pub(crate) sources: Option<TokenizerSources>,
+    pub(crate) sources: TokenizerSources,
     pub(crate) options: TransferOptions,
     pub(crate) stop: Stop,
     pub(crate) live: Arc<Live>,
@@ -87,8 +87,14 @@ impl Job {
         let model = self
             .persist(|| RemoteModel::inspect(&self.hub, &self.repo, &revision))
             .await?;
+        let is_new = ticket.files.is_empty() || ticket.commit.as_ref() != Some(&model.commit);
         ticket.commit = Some(model.commit.clone());
         ticket.files = model.files.clone();
+        if is_new && !ticket.is_repair {
+            let here = model.files.iter();
+            let here = here.filter(|file| dir.complete(&model.commit, file).is_some());
+            ticket.unchecked = here.map(|file| file.blob.clone()).collect();
+        }
         ticket.write(dir)?;
         let transfer = Transfer::new(
             Arc::clone(&self.hub),
@@ -98,7 +104,9 @@ impl Job {
             model.files.clone(),
             self.options.clone(),
             self.stop.clone(),
-        );
+        )
+        .doubting(&ticket.unchecked);
+        let transfer = Arc::new(transfer);
         disk::check(
             &self.root,
             transfer.missing_bytes(),
@@ -109,20 +117,23 @@ impl Job {
             now.total_bytes = model.bytes();
         });
         // First, because it is small and may fail.
-        let tokenizer = tokenizer_source::find(self, &model, self.sources.as_ref()).await?;
+        let tokenizer = tokenizer_source::find(self, &model, &ticket.unchecked).await?;
         self.live
             .change(|now| now.progress = Some(Arc::clone(&transfer.progress)));
         transfer.run().await?;
         let (dir, files) = (dir.clone(), model.files);
         let commit = model.commit;
         let repo = self.repo.clone();
+        // A repair compares what it fetches; the check before it has compared the others.
+        let checked = Damage::read(&dir, &commit).filter(|_| ticket.is_repair);
+        let verified_at_ms = checked.map_or_else(now_ms, |damage| damage.checked_at_ms);
         blocking(move || {
             let manifest = Manifest {
                 commit,
                 files,
                 beside: HashMap::new(),
                 completed_at_ms: now_ms(),
-                verified_at_ms: Some(now_ms()),
+                verified_at_ms: Some(verified_at_ms),
                 is_imported: false,
             };
             install(&dir, manifest, &repo, &tokenizer)
@@ -179,6 +190,7 @@ fn install(
     }
     manifest.write(dir)?;
     dir.set_commit(&commit)?;
+    Damage::remove(dir);
     Ticket::remove(dir);
     Ok(())
 }

@@ -27,6 +27,7 @@ pub struct Environment {
     hub_home: Option<PathBuf>,
     hub_cache: Option<PathBuf>,
     token_path: Option<PathBuf>,
+    is_token_implicit: bool,
     pub(crate) is_offline: bool,
 }
 
@@ -50,9 +51,6 @@ impl Environment {
         let hub_home = path("HF_HOME")
             .or_else(|| path("XDG_CACHE_HOME").map(|cache| cache.join("huggingface")))
             .or_else(|| home.map(|home| home.join(".cache").join("huggingface")));
-        let token_path = path("HF_TOKEN_PATH")
-            .or_else(|| hub_home.as_ref().map(|home| home.join("token")))
-            .filter(|_| !is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"));
         Self {
             endpoint: get("HF_ENDPOINT"),
             token: get("HF_TOKEN")
@@ -60,7 +58,8 @@ impl Environment {
                 .and_then(|text| Token::new(&text).ok()),
             hub_cache: path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")),
             hub_home,
-            token_path,
+            token_path: path("HF_TOKEN_PATH"),
+            is_token_implicit: !is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"),
             is_offline: is_set("HF_HUB_OFFLINE"),
         }
     }
@@ -70,13 +69,25 @@ impl Environment {
         if let Some(cache) = &self.hub_cache {
             return Some(cache.clone());
         }
-        let cache = self.hub_home.as_ref()?.join("hub");
-        cache.is_dir().then_some(cache)
+        let cache = self.default_cache()?;
+        cache.path().is_dir().then(|| cache.path().clone())
+    }
+
+    /// Where Hugging Face's tools have their cache unless told otherwise; it need not exist.
+    fn default_cache(&self) -> Option<hf_hub::Cache> {
+        let home = self.hub_home.as_ref()?;
+        Some(hf_hub::Cache::new(home.join("hub")))
     }
 
     /// The token that Hugging Face's tools keep in a file.
     pub(crate) fn token_file(&self) -> Option<Token> {
-        let text = std::fs::read_to_string(self.token_path.as_ref()?).ok()?;
+        if !self.is_token_implicit {
+            return None;
+        }
+        let text = match &self.token_path {
+            Some(path) => std::fs::read_to_string(path).ok()?,
+            None => self.default_cache()?.token()?,
+        };
         Token::new(&text).ok()
     }
 }

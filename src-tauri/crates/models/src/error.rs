@@ -250,7 +250,7 @@ impl ModelsError {
             Self::Network { .. } => "check the connection, the proxy and the hub's address, then \
                                      resume"
                 .to_owned(),
-            Self::Tls { .. } => "check this computer's clock, and whether a proxy in between has \
+            Self::Tls { .. } => "check this computer's clock, that the hub's address is right, and whether a proxy in between has \
                                  a certificate that this computer does not know"
                 .to_owned(),
             Self::DiskFull {

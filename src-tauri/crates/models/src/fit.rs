@@ -20,13 +20,17 @@ pub(crate) fn fit(sizes: &ModelSizes, hardware: &Hardware, request: &PlanRequest
                 PlanError::TooBig { .. } => FitBadge::TooBig,
                 _ => FitBadge::Unknown,
             };
-            let summary = match badge {
-                FitBadge::TooBig => format!("too big, because {error}"),
-                _ => error.to_string(),
-            };
+            let reason = error.to_string();
             FitView {
                 badge,
-                summary,
+                summary: match badge {
+                    FitBadge::TooBig => format!("too big, because {reason}"),
+                    _ => reason.clone(),
+                },
+                reason: Some(reason),
+                experts_on_gpu: None,
+                experts_in_ram: 0,
+                total_experts: (sizes.n_layers * sizes.n_experts) as u32,
                 ram_bytes,
                 vram_bytes: None,
             }
@@ -59,19 +63,22 @@ fn planned(plan: &Plan, request: &PlanRequest) -> FitView {
         Fit::Tight => FitBadge::Tight,
         Fit::TooBig => FitBadge::TooBig,
     };
-    let summary = match badge {
-        FitBadge::TooBig => {
-            let why = plan
-                .warnings
-                .last()
-                .map_or("memory is short", String::as_str);
-            format!("too big, because {why}")
-        }
-        _ => format!("{} ({name}: {place})", plan.fits),
+    let reason = (badge == FitBadge::TooBig).then(|| {
+        let why = plan.warnings.last();
+        why.map_or_else(|| "memory is short".to_owned(), String::clone)
+    });
+    let summary = match &reason {
+        Some(why) => format!("too big, because {why}"),
+        None => format!("{} ({name}: {place})", plan.fits),
     };
     FitView {
         badge,
         summary,
+        reason,
+        experts_on_gpu: matches!(plan.device, Placement::Cuda { .. })
+            .then(|| plan.experts_on_gpu_per_layer()),
+        experts_in_ram: in_ram as u32,
+        total_experts: all as u32,
         ram_bytes: plan.ram.used_bytes,
         vram_bytes: plan.gpu.as_ref().map(|gpu| gpu.used_bytes),
     }
@@ -99,6 +106,7 @@ mod tests {
         let roomy = at(64);
         assert_eq!(roomy.badge, FitBadge::Fits);
         assert_eq!(roomy.summary, "fits (auto plan: all 256 experts in RAM)");
+        assert_eq!((roomy.experts_on_gpu, roomy.experts_in_ram), (None, 256));
         let tight = at(10);
         assert_eq!(tight.badge, FitBadge::Tight);
         assert!(
@@ -107,6 +115,7 @@ mod tests {
                 .contains("of 256 experts in RAM, the others on disk")
         );
         assert!(tight.ram_bytes < 10_000_000_000);
+        assert!(tight.experts_in_ram < tight.total_experts && tight.reason.is_none());
         let small = at(1);
         assert_eq!(small.badge, FitBadge::TooBig);
         assert!(
@@ -115,5 +124,40 @@ mod tests {
                 .starts_with("too big, because the model needs")
         );
         assert!(small.ram_bytes > 1_000_000_000);
+        assert!(
+            small
+                .reason
+                .is_some_and(|why| small.summary.ends_with(&why))
+        );
+    }
+    #[test]
+    fn on_a_gpu_the_badge_counts_experts_a_layer() {
+        let sizes = crate::catalogue::built_in().remove(0).sizes;
+        let mut hardware = machine(64_000_000_000);
+        hardware.gpu =
+            octet_engine::hardware::GpuStatus::Found(vec![octet_engine::hardware::Gpu {
+                index: 0,
+                uuid: "GPU-test".to_owned(),
+                name: "Test GPU".to_owned(),
+                vram_total_bytes: 16 << 30,
+                vram_free_bytes: 15 << 30,
+                compute_capability: (8, 9),
+                driver_version: "550.0".to_owned(),
+                problem: None,
+            }]);
+        let request = PlanRequest {
+            gpu_backend_available: true,
+            ..PlanRequest::default()
+        };
+        let view = fit(&sizes, &hardware, &request);
+        let on_gpu = view.experts_on_gpu.expect("it has a plan for the GPU");
+        assert!((1.0..8.0).contains(&on_gpu), "{view:?}");
+        assert_eq!(view.badge, FitBadge::Fits);
+        let shown = format!("{on_gpu:.1}").trim_end_matches(".0").to_owned();
+        assert_eq!(
+            view.summary,
+            format!("fits (auto plan: {shown} experts a layer on the GPU)")
+        );
+        assert!(view.vram_bytes.is_some_and(|bytes| bytes <= 15 << 30));
     }
 }

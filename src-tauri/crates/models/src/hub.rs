@@ -6,9 +6,8 @@
 //! followed here and not by the HTTP client: the hub's own answer carries the file's hash, and
 //! the token must go no further than to the hub.
 //!
-//! This is plain `reqwest`. Hugging Face's own crate, hf-hub 1.0, needs a newer Rust than this
-//! workspace (through the Xet client, which cannot be switched off) and serves neither resuming
-//! nor checking, which is what this crate is for.
+//! The requests are made with plain `reqwest`, not with the client of Hugging Face's own crate,
+//! whose names and layout of the cache are used (see the crate's documentation).
 
 mod answer;
 mod listing;
@@ -95,11 +94,6 @@ impl Hub {
     /// The hub's host, for messages.
     pub(crate) fn host(&self) -> String {
         host(&self.endpoint)
-    }
-
-    /// The page of a repository, for a browser.
-    pub(crate) fn page(&self, repo: &RepoName) -> String {
-        self.url(repo.as_str()).into()
     }
 
     /// Files of a repository at a branch or commit.
@@ -237,12 +231,7 @@ impl Hub {
     }
 
     fn url(&self, path: &str) -> Url {
-        let mut url = self.endpoint.clone();
-        url.path_segments_mut()
-            .expect("BUG: the endpoint is http or https")
-            .pop_if_empty()
-            .extend(path.split('/'));
-        url
+        below(&self.endpoint, path)
     }
 
     async fn get(&self, url: Url, headers: HeaderMap, what: &str) -> Result<Response, Failure> {
@@ -394,6 +383,23 @@ pub(crate) fn parse_endpoint(text: &str) -> Result<Url> {
     Ok(url)
 }
 
+fn below(endpoint: &Url, path: &str) -> Url {
+    let mut url = endpoint.clone();
+    url.path_segments_mut()
+        .expect("BUG: the endpoint is http or https")
+        .pop_if_empty()
+        .extend(path.split('/'));
+    url
+}
+
+/// The page of a repository, for a browser.
+///
+/// # Errors
+/// As [`parse_endpoint`].
+pub(crate) fn page(endpoint: &str, repo: &RepoName) -> Result<String> {
+    Ok(below(&parse_endpoint(endpoint)?, repo.as_str()).into())
+}
+
 fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or("the hub");
     match url.port() {
@@ -434,9 +440,7 @@ mod tests {
 
     #[test]
     fn a_mirror_may_lie_below_a_path() {
-        let options = TransferOptions::default();
-        let hub = Hub::new("https://hub.example/mirror/", None, false, &options).unwrap();
-        let page = hub.page(&"a/b".parse().unwrap());
-        assert_eq!(page, "https://hub.example/mirror/a/b");
+        let page = page("https://hub.example/mirror/", &"a/b".parse().unwrap());
+        assert_eq!(page.unwrap(), "https://hub.example/mirror/a/b");
     }
 }

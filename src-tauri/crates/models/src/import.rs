@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use octet_engine::checkpoint::{CONFIG_FILE, Checkpoint, INDEX_FILE, parse_index, read_small};
 
-use crate::cache::RepoDir;
+use crate::cache::{Lock, RepoDir};
 use crate::content_hash::ContentHash;
-use crate::library::IMPORTED;
+use crate::library::{IMPORTED, in_use_lock};
 use crate::names::{RepoName, is_safe_file_name};
-use crate::record::{Manifest, RepoFile, now_ms};
+use crate::record::{Manifest, RepoFile, Ticket, now_ms};
 use crate::work::Work;
 use crate::{ModelsError, Result, disk};
 
@@ -57,11 +57,32 @@ pub(crate) fn copy(
     work.expect(total);
     let repo = free_name(root, &folder);
     let dir = RepoDir::new(root, &repo);
+    // Tells other programs that this is no leftover.
+    let lock = Lock::try_exclusive(&in_use_lock(&dir))?;
     let copied = copy_files(&dir, &folder, &names, work);
+    drop(lock);
     if copied.is_err() {
         let _ = fs::remove_dir_all(dir.path());
     }
     copied.map(|()| repo)
+}
+
+/// Deletes what copies have left that were killed in the middle: it is in no list.
+pub(crate) fn remove_leftovers(root: &Path) {
+    for (repo, dir) in RepoDir::all(root) {
+        let is_copy = repo.as_str().starts_with(&format!("{IMPORTED}/"));
+        let lock = in_use_lock(&dir);
+        if !is_copy || !lock.is_file() || dir.commit().is_some() || Ticket::read(&dir).is_some() {
+            continue;
+        }
+        // Else another program is at it.
+        if let Ok(Some(lock)) = Lock::try_exclusive(&lock) {
+            drop(lock);
+            if let Err(error) = fs::remove_dir_all(dir.path()) {
+                tracing::warn!(%error, folder = %dir.path().display(), "a leftover stays");
+            }
+        }
+    }
 }
 
 fn copy_files(dir: &RepoDir, folder: &Path, names: &[String], work: &Work) -> Result<()> {

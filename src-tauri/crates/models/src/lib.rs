@@ -8,6 +8,17 @@
 //! The models folder is a Hugging Face cache (see `cache`), so that other programs use what
 //! Octet downloads and the other way round. Where the user has one, it is used as it is.
 //!
+//! Names of folders, the layout of the cache, the look-up of a file in it and the token file are
+//! those of Hugging Face's own crate, [`hf_hub`] 0.5 without its HTTP client. The client serves
+//! less than downloads need here:
+//! - 0.5 tells no sizes and hashes of files, has no time-outs, and brings a second HTTP stack.
+//! - 1.0 cannot tell SHA-256 of large files (of a listing it reads neither `?blobs=true` nor the
+//!   tree's `lfs.oid`). Its stream of a file takes a range, but hides whether the server heeded it,
+//!   and the entity tag that a resumed file depends on; and it asks a Xet store where there is one,
+//!   past a mirror. That part, 57 crates and a C library, cannot be switched off.
+//! - Both leave redirects to the HTTP client. Here they are followed by hand, because the hub's own
+//!   answer carries the hash, and so that the token goes no further.
+//!
 //! # What can be relied on
 //! - A file gets its name when its hash is the published one, never before.
 //! - A download that ends early, by whatever cause, goes on where it ended. What a killed program

@@ -14,7 +14,7 @@ use octet_engine::plan::PlanRequest;
 use crate::cache::{self, Lock, RepoDir};
 use crate::fit::fit;
 use crate::names::RepoName;
-use crate::record::{Manifest, Ticket, ms_since_1970};
+use crate::record::{Damage, Manifest, Ticket, ms_since_1970};
 use crate::remote::TOKENIZER_FILE;
 use crate::{BadFile, Health, InstalledModel, ModelSource, ModelsError, Result, ShapeView};
 
@@ -44,6 +44,8 @@ pub(crate) struct FoundRepo {
     pub(crate) manifest: Manifest,
     /// Octet wrote the manifest; else it is what the links tell.
     pub(crate) is_recorded: bool,
+    /// What was found when every byte was compared last, if that was damage.
+    pub(crate) damage: Option<Damage>,
 }
 
 /// All models in `root`, and the linked ones.
@@ -79,6 +81,7 @@ fn in_cache(name: RepoName, dir: RepoDir) -> Option<Found> {
         true => ModelSource::Imported,
         false => ModelSource::Hub,
     };
+    let damage = Damage::read(&dir, &manifest.commit);
     Some(Found {
         id: name.to_string(),
         name: match source {
@@ -92,6 +95,7 @@ fn in_cache(name: RepoName, dir: RepoDir) -> Option<Found> {
             dir,
             manifest,
             is_recorded,
+            damage,
         }),
     })
 }
@@ -127,7 +131,7 @@ impl Found {
     /// Looks at sizes and headers, not at every byte.
     pub(crate) fn look(&self, hardware: &Hardware, request: &PlanRequest) -> InstalledModel {
         let opened = Checkpoint::open(&self.folder);
-        let bad = self.bad_by_size();
+        let bad = self.known_bad();
         let health = match (&opened, &bad[..]) {
             (Ok(_), []) => Health::Good {
                 verified_at_ms: self.repo.as_ref().and_then(|r| r.manifest.verified_at_ms),
@@ -137,6 +141,7 @@ impl Found {
                     (_, [first, rest @ ..]) => {
                         let more = match rest.len() {
                             0 => String::new(),
+                            1 => ", and 1 more file is not as it should be".to_owned(),
                             more => format!(", and {more} more files are not as they should be"),
                         };
                         format!("{} {}{more}.", first.file, first.reason)
@@ -171,8 +176,21 @@ impl Found {
         }
     }
 
+    /// Files that are missing or have another size, and those that had other bytes when they were
+    /// last read.
+    pub(crate) fn known_bad(&self) -> Vec<BadFile> {
+        let mut bad = self.bad_by_size();
+        let damage = self.repo.as_ref().and_then(|repo| repo.damage.as_ref());
+        for file in damage.iter().flat_map(|damage| &damage.files) {
+            if !bad.iter().any(|other| other.file == file.file) {
+                bad.push(file.clone());
+            }
+        }
+        bad
+    }
+
     /// Files that are missing or have another size.
-    fn bad_by_size(&self) -> Vec<BadFile> {
+    pub(crate) fn bad_by_size(&self) -> Vec<BadFile> {
         let Some(repo) = &self.repo else {
             return Vec::new();
         };
@@ -247,7 +265,7 @@ impl Found {
 }
 
 /// Held shared while a model is loaded, by whatever program.
-fn in_use_lock(dir: &RepoDir) -> PathBuf {
+pub(crate) fn in_use_lock(dir: &RepoDir) -> PathBuf {
     dir.own().join("in-use.lock")
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::hub::{Hub, parse_endpoint};
+use crate::import;
 use crate::library::Lease;
 use crate::settings_file::{self, Chosen};
 use crate::token::{Token, TokenKeeper};
@@ -52,7 +53,12 @@ impl Manager {
     /// An address of the hub in the environment that is none.
     pub fn open(options: Options) -> Result<Self> {
         if let Some(endpoint) = &options.environment.endpoint {
-            parse_endpoint(endpoint)?;
+            parse_endpoint(endpoint).map_err(|error| match error {
+                ModelsError::Invalid { reason, .. } => {
+                    ModelsError::invalid("the hub's address in HF_ENDPOINT", reason)
+                }
+                error => error,
+            })?;
         }
         let chosen = settings_file::read(&options.config_dir);
         let tokens = TokenKeeper::new(
@@ -61,6 +67,7 @@ impl Manager {
             chosen.token_in_keyring,
         );
         let settings = settings(&options, &chosen, &tokens);
+        import::remove_leftovers(&settings.folder);
         let queue = queue::Queue::left_over(&settings.folder);
         let state = ModelsState {
             downloads: Vec::new(),
@@ -79,6 +86,8 @@ impl Manager {
             }),
         };
         manager.refresh();
+        let reader = manager.clone();
+        manager.shared.tokens.read(move || reader.refresh());
         Ok(manager)
     }
 
@@ -137,7 +146,7 @@ impl Manager {
         let in_keyring = blocking(move || shared.tokens.set(token)).await?;
         self.choose(|chosen| chosen.token_in_keyring = in_keyring)
             .await?;
-        Ok(self.shared.tokens.get().0.map(|kept| kept.place))
+        Ok(self.shared.tokens.place().0)
     }
 
     /// The name of the account that the token belongs to.
@@ -145,7 +154,7 @@ impl Manager {
     /// # Errors
     /// [`ModelsError::Token`] where the hub refuses it or there is none.
     pub async fn check_token(&self) -> Result<String> {
-        let hub = self.shared.hub()?;
+        let hub = self.hub().await?;
         let account = hub.who_am_i().await;
         account.map_err(|failure| failure.into_error(&hub.host()))
     }
@@ -159,6 +168,12 @@ impl Manager {
         *locked(&self.shared.chosen) = chosen;
         self.refresh();
         Ok(())
+    }
+
+    /// The hub, asked as who the token says.
+    async fn hub(&self) -> Result<Arc<Hub>> {
+        let shared = Arc::clone(&self.shared);
+        blocking(move || shared.hub()).await?
     }
 
     /// Brings the state up to date.
@@ -193,9 +208,10 @@ impl Shared {
         folder(&self.options, &locked(&self.chosen)).0
     }
 
+    /// Waits where the token is still on its way from the keyring.
     fn hub(&self) -> Result<Arc<Hub>> {
         let (endpoint, _) = endpoint(&self.options, &locked(&self.chosen));
-        let token = self.tokens.get().0.map(|kept| kept.token);
+        let token = self.tokens.token();
         let offline = self.options.environment.is_offline;
         Ok(Arc::new(Hub::new(
             &endpoint,
@@ -227,13 +243,13 @@ fn endpoint(options: &Options, chosen: &Chosen) -> (String, SettingFrom) {
 fn settings(options: &Options, chosen: &Chosen, tokens: &TokenKeeper) -> ModelsSettings {
     let (folder, folder_from) = folder(options, chosen);
     let (endpoint, endpoint_from) = endpoint(options, chosen);
-    let (kept, token_note) = tokens.get();
+    let (token, token_note) = tokens.place();
     ModelsSettings {
         folder,
         folder_from,
         endpoint,
         endpoint_from,
-        token: kept.map(|kept| kept.place),
+        token,
         token_note,
     }
 }

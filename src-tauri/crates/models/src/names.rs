@@ -33,7 +33,12 @@ impl RepoName {
 
     /// The folder it has in a Hugging Face cache.
     pub(crate) fn folder(&self) -> String {
-        format!("models--{}", self.0.replace('/', "--"))
+        self.in_cache().folder_name()
+    }
+
+    /// As Hugging Face's own crate names it.
+    pub(crate) fn in_cache(&self) -> hf_hub::Repo {
+        hf_hub::Repo::model(self.0.clone())
     }
 
     /// The repository that has this folder in a Hugging Face cache.
@@ -64,6 +69,9 @@ impl FromStr for RepoName {
         let Some((owner, name)) = text.split_once('/') else {
             return refuse("has no owner");
         };
+        if name.contains('/') {
+            return refuse("has more than one slash");
+        }
         for part in [owner, name] {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             if part.is_empty() || part.len() > 96 {

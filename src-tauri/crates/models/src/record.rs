@@ -1,6 +1,6 @@
 //! What Octet writes down about a repository, in `.octet` in its folder.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{RepoDir, is_commit};
 use crate::names::is_safe_file_name;
-use crate::{ModelsError, Result, atomic_file};
+use crate::{BadFile, ModelsError, Result, atomic_file};
 
 /// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +98,37 @@ impl Manifest {
     }
 }
 
+/// `.octet/damage.json`: what comparing every byte has found wrong, until that is mended. Sizes and
+/// headers, which are looked at each time, would not show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Damage {
+    pub(crate) commit: String,
+    pub(crate) files: Vec<BadFile>,
+    pub(crate) checked_at_ms: u64,
+}
+
+impl Damage {
+    fn path(dir: &RepoDir) -> PathBuf {
+        dir.own().join("damage.json")
+    }
+
+    /// That of `commit`, if there is any.
+    pub(crate) fn read(dir: &RepoDir, commit: &str) -> Option<Self> {
+        let known: Option<Self> = atomic_file::read_json(&Self::path(dir));
+        known.filter(|damage| damage.commit == commit)
+    }
+
+    pub(crate) fn write(&self, dir: &RepoDir) -> Result<()> {
+        let path = Self::path(dir);
+        atomic_file::write_json(&path, self).map_err(|error| ModelsError::io("write", &path, error))
+    }
+
+    pub(crate) fn remove(dir: &RepoDir) {
+        let _ = fs::remove_file(Self::path(dir));
+    }
+}
+
 /// `.octet/download.json`: a download that is not complete. Written when it is asked for, removed
 /// when it is complete or cancelled.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -116,6 +147,9 @@ pub(crate) struct Ticket {
     /// It replaces files of a model that was complete.
     #[serde(default)]
     pub(crate) is_repair: bool,
+    /// Blobs that were here before it began: nobody knows whether they are what their names say.
+    #[serde(default)]
+    pub(crate) unchecked: HashSet<String>,
 }
 
 impl Ticket {

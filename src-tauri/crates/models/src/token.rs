@@ -1,7 +1,8 @@
 //! The access token: where it is kept, and that nobody sees it.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use crate::environment::Environment;
 use crate::{ModelsError, Result, TokenPlace};
@@ -48,75 +49,125 @@ pub(crate) struct KeptToken {
     pub(crate) place: TokenPlace,
 }
 
+/// How long the keyring may take: it may ask the person for a password.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Finds and keeps the token. A chosen one goes before the environment's, and that before the
 /// file of Hugging Face's tools.
 #[derive(Debug)]
 pub(crate) struct TokenKeeper {
     environment: Environment,
     use_keyring: bool,
-    chosen: Mutex<Chosen>,
+    chosen: Arc<Chosen>,
 }
 
 #[derive(Debug, Default)]
 struct Chosen {
+    now: Mutex<ChosenNow>,
+    was_read: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct ChosenNow {
     kept: Option<KeptToken>,
     note: Option<String>,
+    /// One is in the keyring and on its way here.
+    is_reading: bool,
+}
+
+impl Chosen {
+    fn now(&self) -> MutexGuard<'_, ChosenNow> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl TokenKeeper {
     /// `in_keyring`: one was put there before. Only then is the keyring asked, for it may ask the
-    /// person in turn.
+    /// person in turn; see [`TokenKeeper::read`].
     pub(crate) fn new(environment: Environment, use_keyring: bool, in_keyring: bool) -> Self {
-        let mut chosen = Chosen::default();
-        if use_keyring && in_keyring {
-            match keyring(|entry| entry.get_password()) {
-                Ok(text) => {
-                    chosen.kept = Token::new(&text).ok().map(|token| KeptToken {
-                        token,
-                        place: TokenPlace::Keyring,
-                    });
-                }
-                Err(reason) => {
-                    chosen.note = Some(format!(
-                        "The access token could not be had from the keyring ({reason})."
-                    ));
-                }
-            }
-        }
+        let chosen = Chosen::default();
+        chosen.now().is_reading = use_keyring && in_keyring;
         Self {
             environment,
             use_keyring,
-            chosen: Mutex::new(chosen),
+            chosen: Arc::new(chosen),
         }
     }
 
-    /// The token there is, and what to know about it.
-    pub(crate) fn get(&self) -> (Option<KeptToken>, Option<String>) {
-        let chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Begins to read what is in the keyring; `done` hears of the end.
+    pub(crate) fn read(&self, done: impl FnOnce() + Send + 'static) {
+        if !self.chosen.now().is_reading {
+            return;
+        }
+        let chosen = Arc::clone(&self.chosen);
+        std::thread::spawn(move || {
+            let found = keyring(|entry| entry.get_password());
+            let mut now = chosen.now();
+            // Another one may have been chosen meanwhile.
+            if std::mem::take(&mut now.is_reading) {
+                match found {
+                    Ok(text) => {
+                        now.kept = Token::new(&text).ok().map(|token| KeptToken {
+                            token,
+                            place: TokenPlace::Keyring,
+                        });
+                    }
+                    Err(reason) => {
+                        now.note = Some(format!(
+                            "The access token could not be had from the keyring: {reason}."
+                        ));
+                    }
+                }
+            }
+            drop(now);
+            chosen.was_read.notify_all();
+            done();
+        });
+    }
+
+    /// The token there is. Waits while it is read from the keyring.
+    pub(crate) fn token(&self) -> Option<Token> {
+        let now = self.chosen.now();
+        let was_read = &self.chosen.was_read;
+        let waited = was_read.wait_timeout_while(now, PATIENCE, |now| now.is_reading);
+        let (now, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        Some(self.kept(&now)?.token)
+    }
+
+    /// Where the token is, and what to know about it.
+    pub(crate) fn place(&self) -> (Option<TokenPlace>, Option<String>) {
+        let now = self.chosen.now();
+        let place = match now.is_reading {
+            true => Some(TokenPlace::Keyring),
+            false => self.kept(&now).map(|kept| kept.place),
+        };
+        (place, now.note.clone())
+    }
+
+    fn kept(&self, now: &ChosenNow) -> Option<KeptToken> {
         let at = |place| move |token| KeptToken { token, place };
-        let kept = chosen.kept.clone();
-        let kept = kept
-            .or_else(|| {
-                let token = self.environment.token.clone();
-                token.map(at(TokenPlace::Environment))
-            })
-            .or_else(|| self.environment.token_file().map(at(TokenPlace::HubFile)));
-        (kept, chosen.note.clone())
+        let kept = now.kept.clone();
+        kept.or_else(|| {
+            let token = self.environment.token.clone();
+            token.map(at(TokenPlace::Environment))
+        })
+        .or_else(|| self.environment.token_file().map(at(TokenPlace::HubFile)))
     }
 
     /// Keeps a token, or forgets the one that was chosen. Whether it is in the keyring now.
     /// Blocks while the keyring asks the person.
     pub(crate) fn set(&self, token: Option<Token>) -> bool {
-        let mut kept = Chosen::default();
+        let mut kept = ChosenNow::default();
         let mut in_keyring = false;
         match token {
             Some(token) if self.use_keyring => {
-                match keyring(|entry| entry.set_password(token.reveal())) {
+                let secret = token.clone();
+                match keyring(move |entry| entry.set_password(secret.reveal())) {
                     Ok(()) => in_keyring = true,
                     Err(reason) => {
                         kept.note = Some(format!(
-                            "There is no keyring to keep the access token in ({reason}), so it is \
-                             forgotten when Octet ends."
+                            "The access token is in no keyring, and forgotten when Octet ends: \
+                             {reason}."
                         ));
                     }
                 }
@@ -137,24 +188,32 @@ impl TokenKeeper {
             }
             None => {}
         }
-        *self.chosen.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        *self.chosen.now() = kept;
+        self.chosen.was_read.notify_all();
         in_keyring
     }
 }
 
 /// Does something with the keyring's entry, on a thread of its own: on Linux it talks to another
-/// program over a bus, with a runtime of its own.
-fn keyring<T: Send>(
-    act: impl FnOnce(&keyring::Entry) -> keyring::Result<T> + Send,
+/// program over a bus, with a runtime of its own, and that program may wait for the person.
+fn keyring<T: Send + 'static>(
+    act: impl FnOnce(&keyring::Entry) -> keyring::Result<T> + Send + 'static,
 ) -> Result<T, String> {
-    std::thread::scope(|scope| {
-        let act = || act(&keyring::Entry::new(SERVICE, USER)?);
-        match scope.spawn(act).join() {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("the keyring's library failed".to_owned()),
+    let (sender, answer) = mpsc::channel();
+    std::thread::spawn(move || {
+        let done = keyring::Entry::new(SERVICE, USER).and_then(|entry| act(&entry));
+        // Nobody may be waiting any more.
+        let _ = sender.send(done);
+    });
+    match answer.recv_timeout(PATIENCE) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(keyring::Error::NoDefaultStore)) => {
+            Err("no program of this desktop offers one".to_owned())
         }
-    })
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(mpsc::RecvTimeoutError::Timeout) => Err("it is locked, or does not answer".to_owned()),
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err("its library failed".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -175,7 +234,7 @@ mod tests {
     fn without_a_keyring_a_token_lasts_for_the_session() {
         let environment = Environment::of(|name| (name == "HF_TOKEN").then(|| "hf_env".to_owned()));
         let keeper = TokenKeeper::new(environment, false, false);
-        let place = |keeper: &TokenKeeper| keeper.get().0.map(|kept| kept.place);
+        let place = |keeper: &TokenKeeper| keeper.place().0;
         assert_eq!(place(&keeper), Some(TokenPlace::Environment));
         assert!(!keeper.set(Some(Token::new("hf_chosen").unwrap())));
         assert_eq!(place(&keeper), Some(TokenPlace::Session));

@@ -1,5 +1,6 @@
 //! A tokenizer for a model: from the first source that has the right one.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,21 +22,21 @@ pub(crate) struct FoundTokenizer {
     pub(crate) path: PathBuf,
 }
 
-/// Looks for a tokenizer in the model's own repository, then in `sources`. What is on disk
-/// already is not fetched again.
+/// Looks for a tokenizer in the model's own repository, then in the job's sources. What is on
+/// disk already is not fetched again, but compared where it is `unchecked`.
 ///
 /// # Errors
 /// [`ModelsError::Tokenizer`] with what was tried; no connection at all is an error of its own.
 pub(crate) async fn find(
     job: &Job,
     model: &RemoteModel,
-    sources: Option<&TokenizerSources>,
+    unchecked: &HashSet<String>,
 ) -> Result<FoundTokenizer, Failure> {
     let mut tried = Vec::new();
     let mut gated = false;
     if let Some(file) = model.tokenizer() {
         let dir = RepoDir::new(&job.root, &job.repo);
-        let fetched = fetch(job, &job.repo, &dir, &model.commit, file).await?;
+        let fetched = fetch(job, &job.repo, &dir, &model.commit, file, unchecked).await?;
         match check(fetched.clone(), Check::Config(model.config.clone())).await? {
             None => return Ok(found(&job.repo, fetched)),
             Some(reason) => tried.push((job.repo.to_string(), reason)),
@@ -43,11 +44,10 @@ pub(crate) async fn find(
     } else {
         tried.push((job.repo.to_string(), "it has none".to_owned()));
     }
-    let fitting = sources.filter(|s| s.check.vocab_size <= model.config.vocab_size);
-    for repo in fitting.iter().flat_map(|sources| &sources.repos) {
-        let known = fitting.map(|sources| Check::Known(sources.check.clone()));
-        let known = known.expect("BUG: it is from these sources");
-        match from_repo(job, repo, known).await {
+    let TokenizerSources { repos, check } = &job.sources;
+    let is_fitting = check.vocab_size <= model.config.vocab_size;
+    for repo in repos.iter().filter(|_| is_fitting) {
+        match from_repo(job, repo, Check::Known(check.clone())).await {
             Ok(Ok(path)) => return Ok(found(repo, path)),
             Ok(Err(reason)) => tried.push((repo.to_string(), reason)),
             Err(Failure::Final(error)) => match error.code() {
@@ -87,17 +87,16 @@ async fn from_repo(
     wanted: Check,
 ) -> Result<Result<PathBuf, String>, Failure> {
     let dir = RepoDir::new(&job.root, repo);
-    if let Some(commit) = dir.commit() {
-        let here = dir.snapshot(&commit).join(TOKENIZER_FILE);
-        if here.is_file() && check(here.clone(), wanted.clone()).await?.is_none() {
-            return Ok(Ok(here));
-        }
+    if let Some(here) = dir.cached(TOKENIZER_FILE)
+        && check(here.clone(), wanted.clone()).await?.is_none()
+    {
+        return Ok(Ok(here));
     }
     let listing = job.persist(|| job.hub.list(repo, "main")).await?;
     let Some(file) = listing.file(TOKENIZER_FILE) else {
         return Ok(Err("it has none".to_owned()));
     };
-    let path = fetch(job, repo, &dir, &listing.commit, file).await?;
+    let path = fetch(job, repo, &dir, &listing.commit, file, &HashSet::new()).await?;
     if let Some(reason) = check(path.clone(), wanted).await? {
         return Ok(Err(reason));
     }
@@ -115,6 +114,7 @@ async fn fetch(
     dir: &RepoDir,
     commit: &str,
     file: &RepoFile,
+    unchecked: &HashSet<String>,
 ) -> Result<PathBuf, Failure> {
     let transfer = Transfer::new(
         Arc::clone(&job.hub),
@@ -125,7 +125,7 @@ async fn fetch(
         job.options.clone(),
         job.stop.clone(),
     );
-    transfer.run().await?;
+    Arc::new(transfer.doubting(unchecked)).run().await?;
     let path = dir.complete(commit, file);
     path.ok_or_else(|| Failure::Changed(file.path.clone()))
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use octet_engine::checkpoint::Checkpoint;
 
 use crate::content_hash;
-use crate::library::{Found, size_of};
-use crate::record::{RepoFile, now_ms};
+use crate::library::{Found, FoundRepo, size_of};
+use crate::record::{Damage, RepoFile, now_ms};
 use crate::work::Work;
 use crate::{BadFile, ModelsError, Result, VerifyReport};
 
@@ -49,6 +49,13 @@ pub(crate) fn verify(found: &Found, work: &Work) -> Result<VerifyReport> {
     }
     bad.sort_by_key(|(index, _)| *index);
     let mut bad: Vec<BadFile> = bad.into_iter().map(|(_, bad)| bad).collect();
+    if let Some(repo) = &found.repo
+        // A folder that cannot be written to was compared too.
+        && let Err(error) = keep(found, repo, &bad, unknown)
+    {
+        tracing::debug!(%error, "what verifying found was not kept");
+    }
+    // What the engine refuses, the list shows without having been told.
     if bad.is_empty()
         && let Err(error) = Checkpoint::open(&found.folder)
     {
@@ -57,14 +64,6 @@ pub(crate) fn verify(found: &Found, work: &Work) -> Result<VerifyReport> {
             reason: error.to_string(),
         });
     }
-    if let (true, Some(repo)) = (bad.is_empty() && unknown == 0, &found.repo) {
-        let mut manifest = repo.manifest.clone();
-        manifest.verified_at_ms = Some(now_ms());
-        // Knowing when is a convenience: a folder that cannot be written to was compared too.
-        if let Err(error) = manifest.write(&repo.dir) {
-            tracing::debug!(%error, "the time of verifying was not kept");
-        }
-    }
     Ok(VerifyReport {
         model: found.id.clone(),
         files: files.len() as u32 - unknown,
@@ -72,6 +71,28 @@ pub(crate) fn verify(found: &Found, work: &Work) -> Result<VerifyReport> {
         bad,
         unknown,
     })
+}
+
+/// Writes down what was found: for the list of models, all of it that a look at sizes does not
+/// show; for a repair, that the others were compared.
+fn keep(found: &Found, repo: &FoundRepo, bad: &[BadFile], unknown: u32) -> Result<()> {
+    let seen = found.bad_by_size();
+    let unseen = |bad: &&BadFile| !seen.iter().any(|seen| seen.file == bad.file);
+    if !bad.is_empty() {
+        let damage = Damage {
+            commit: repo.manifest.commit.clone(),
+            files: bad.iter().filter(unseen).cloned().collect(),
+            checked_at_ms: now_ms(),
+        };
+        return damage.write(&repo.dir);
+    }
+    Damage::remove(&repo.dir);
+    if unknown == 0 {
+        let mut manifest = repo.manifest.clone();
+        manifest.verified_at_ms = Some(now_ms());
+        manifest.write(&repo.dir)?;
+    }
+    Ok(())
 }
 
 enum Outcome {

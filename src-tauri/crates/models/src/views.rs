@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything that changes by itself, as [`crate::Manager::watch`] gives it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -197,6 +197,14 @@ pub struct FitView {
     pub badge: FitBadge,
     /// In a line: `fits (auto plan: 6 experts a layer on the GPU)`.
     pub summary: String,
+    /// Why it does not fit, or why that is not known; none where it fits.
+    pub reason: Option<String>,
+    /// Experts a layer that the plan keeps on the GPU; none on the CPU.
+    pub experts_on_gpu: Option<f64>,
+    /// Experts that it keeps in RAM; 0 where it has no plan.
+    pub experts_in_ram: u32,
+    /// Experts there are.
+    pub total_experts: u32,
     /// RAM that the plan takes, or would need at least.
     #[cfg_attr(feature = "specta", specta(type = u32))]
     pub ram_bytes: u64,
@@ -343,7 +351,7 @@ pub struct VerifyReport {
 }
 
 /// A file that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "specta", derive(specta::Type))]
 #[serde(rename_all = "camelCase")]
 pub struct BadFile {

@@ -134,7 +134,7 @@ async fn a_disk_that_fills_up_is_an_error_and_what_arrived_is_kept() {
     let disk = match SmallDisk::new(26 << 20) {
         Ok(disk) => disk,
         Err(reason) => {
-            println!("skipped: no small file system can be mounted: {reason}");
+            skip(&format!("no small file system can be mounted: {reason}"));
             return;
         }
     };

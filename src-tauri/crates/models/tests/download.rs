@@ -411,3 +411,53 @@ async fn offers_tell_fit_disk_and_what_is_here() {
         OfferStatus::Installed
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_wrong_leaves_nothing_behind() {
+    let mut bench = Bench::new().await;
+    bench.hub.publish(
+        "tests/other",
+        repo([("config.json".to_owned(), b"{}".to_vec())].into()),
+    );
+    for (name, code) in [
+        ("tests/none", ProblemCode::Missing),
+        ("tests/other", ProblemCode::Foreign),
+    ] {
+        for _ in 0..2 {
+            bench.manager.download(name).await.unwrap();
+            match bench.manager.wait(name).await.unwrap() {
+                DownloadEnd::Failed(problem) => assert_problem(&problem, code),
+                other => panic!("{other:?}"),
+            }
+        }
+        let shown = bench.manager.state().downloads;
+        assert!(shown.iter().any(|d| d.repo == name), "as long as it runs");
+    }
+    bench.restart();
+    assert_eq!(bench.manager.state().downloads, []);
+    let left = std::fs::read_dir(bench.root()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| name == ".locks"), "{left:?}");
+}
+
+/// Another program's file with the right name and size need not have the right bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_here_before_is_compared_and_fetched_only_where_it_is_bad() {
+    let bench = Bench::new().await;
+    let published = repo(model_files());
+    let mut large = published.files().iter().filter(|f| f.sha256.is_some());
+    let (good, bad) = (large.next().unwrap(), large.next().unwrap());
+    let blobs = bench.repo_dir().join("blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    for file in [good, bad] {
+        let mut bytes = model_files()[&file.name].clone();
+        if file.name == bad.name {
+            bytes[10] ^= 1;
+        }
+        std::fs::write(blobs.join(file.etag()), bytes).unwrap();
+    }
+    assert_eq!(bench.download().await, DownloadEnd::Gone);
+    bench.assert_complete(&model_files()).await;
+    let sent = bench.hub.sent_bytes();
+    assert_eq!((sent.get(&good.name), sent[&bad.name]), (None, bad.size));
+}

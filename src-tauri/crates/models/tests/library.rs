@@ -94,6 +94,64 @@ async fn damage_is_named_and_only_bad_files_are_fetched_again() {
     assert!(bench.manager.verify(MODEL).await.unwrap().bad.is_empty());
 }
 
+/// A flipped bit shows in no size and no header: only the record of the check tells of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_check_found_is_known_after_a_restart_until_it_is_mended() {
+    let mut bench = installed().await;
+    // Also where another program has downloaded the model.
+    for is_recorded in [true, false] {
+        let own = bench.repo_dir().join(".octet");
+        if !is_recorded {
+            fs::remove_dir_all(&own).unwrap();
+        }
+        let folder = bench.the_model().await.path;
+        let mut names = read_folder(&folder).into_keys();
+        let name = names.find(|name| name.ends_with(".safetensors")).unwrap();
+        let blob = fs::canonicalize(folder.join(&name)).unwrap();
+        let good = fs::read(&blob).unwrap();
+        let mut bad = good.clone();
+        *bad.last_mut().unwrap() ^= 1;
+        fs::write(&blob, &bad).unwrap();
+        assert!(matches!(
+            bench.the_model().await.health,
+            Health::Good { .. }
+        ));
+        assert_eq!(bench.manager.verify(MODEL).await.unwrap().bad.len(), 1);
+        bench.restart();
+        let Health::Damaged {
+            message,
+            files,
+            can_repair,
+        } = bench.the_model().await.health
+        else {
+            panic!("the finding is forgotten");
+        };
+        assert_eq!((&files[..], can_repair), (&[name.clone()][..], true));
+        assert!(
+            message.contains(&name) && message.contains("other bytes than were published"),
+            "{message}"
+        );
+
+        // Mended by hand, and looked at again.
+        fs::write(&blob, &good).unwrap();
+        assert!(bench.manager.verify(MODEL).await.unwrap().bad.is_empty());
+        assert!(matches!(
+            bench.the_model().await.health,
+            Health::Good { .. }
+        ));
+
+        // Mended by Octet.
+        fs::write(&blob, &bad).unwrap();
+        assert_eq!(bench.manager.verify(MODEL).await.unwrap().bad.len(), 1);
+        bench.restart();
+        bench.manager.repair(MODEL).await.unwrap();
+        assert_eq!(bench.manager.wait(MODEL).await.unwrap(), DownloadEnd::Gone);
+        bench.restart();
+        bench.assert_complete(&model_files()).await;
+        assert!(!own.join("damage.json").exists());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_program_downloaded_is_listed_verified_and_repaired() {
     let bench = installed().await;
@@ -254,6 +312,32 @@ async fn a_folder_comes_in_as_a_link_or_as_a_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_copy_has_left_is_deleted_and_a_running_one_is_not() {
+    let mut bench = Bench::new().await;
+    let leftover = bench.root().join("models--local--big");
+    fs::create_dir_all(leftover.join("blobs")).unwrap();
+    fs::write(leftover.join("blobs/import-0.incomplete"), vec![0; 9000]).unwrap();
+    fs::create_dir(leftover.join(".octet")).unwrap();
+    let lock = fs::File::create(leftover.join(".octet/in-use.lock")).unwrap();
+    lock.lock().unwrap();
+    bench.restart();
+    assert!(leftover.is_dir(), "another program copies");
+    drop(lock);
+    bench.restart();
+    assert!(!leftover.exists());
+
+    let folder = bench.home.path().join("mixtral");
+    fs::create_dir(&folder).unwrap();
+    for (name, bytes) in model_files() {
+        fs::write(folder.join(name), bytes).unwrap();
+    }
+    let copy = bench.manager.import(&folder, ImportHow::Copy);
+    assert_eq!(copy.await.unwrap(), "local/mixtral");
+    bench.restart();
+    assert_eq!(bench.the_model().await.id, "local/mixtral");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_models_folder_moves_and_what_is_not_octets_stays() {
     let mut bench = installed().await;
     let foreign = bench.root().join("models--someone--else/refs");
@@ -285,7 +369,7 @@ async fn the_models_folder_moves_to_another_disk() {
     let device = |path: &Path| fs::metadata(path).unwrap().dev();
     let memory = Path::new("/dev/shm");
     if !memory.is_dir() || device(memory) == device(bench.home.path()) {
-        println!("skipped: /dev/shm is no file system of its own here");
+        skip("/dev/shm is no file system of its own");
         return;
     }
     let other = tempfile::tempdir_in(memory).unwrap();

@@ -1,5 +1,6 @@
 //! Hugging Face's own client on the same hub and the same cache. Needs Python 3 with the package
-//! `huggingface_hub`; `OCTET_TEST_PYTHON` names the interpreter.
+//! `huggingface_hub`: in `.python`, where `.ci/setup test` puts it, or in the interpreter that
+//! `OCTET_TEST_PYTHON` names.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -12,14 +13,21 @@ use octet_models::{DownloadEnd, Health};
 
 /// An interpreter that has the package.
 fn python() -> Option<String> {
-    let python = std::env::var("OCTET_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.python/bin/python");
+    let python = match std::env::var("OCTET_TEST_PYTHON") {
+        Ok(named) => named,
+        Err(_) if own.is_file() => own.to_str().unwrap().to_owned(),
+        Err(_) => "python3".to_owned(),
+    };
     let found = Command::new(&python)
         .args(["-c", "import huggingface_hub"])
         .output();
     match found {
         Ok(output) if output.status.success() => Some(python),
         _ => {
-            println!("skipped: {python} has no package huggingface_hub");
+            skip(&format!(
+                "{python} has no package huggingface_hub; sh .ci/setup test installs it"
+            ));
             None
         }
     }

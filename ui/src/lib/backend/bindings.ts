@@ -469,6 +469,14 @@ export type FolderFrom =
 "own";
 
 /**  What the page is told while it waits. */
+	/**  Why it does not fit, or why that is not known; none where it fits. */
+	reason: string | null,
+	/**  Experts a layer that the plan keeps on the GPU; none on the CPU. */
+	expertsOnGpu: number | null,
+	/**  Experts that it keeps in RAM; 0 where it has no plan. */
+	expertsInRam: number,
+	/**  Experts there are. */
+	totalExperts: number,
 export type GenerationEvent = 
 /**  Both messages are stored. */
 { type: "started"; 

@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { Download, DownloadState } from '$lib/backend';
+import type { Download, DownloadState, Offer } from '$lib/backend';
 import { HERMES, MIXTRAL } from '$lib/backend/fake/models';
 import { CATALOGUE } from '$lib/backend/fake/offers';
 import { i18n } from '$lib/i18n/index.svelte';
-import { damageOf, downloadText, licenseName, offerBadge, offerQuantization, quantizationText, repoIn, speedText, verifyText } from './words';
+import { damageOf, downloadText, licenseName, offerBadge, offerPlan, offerQuantization, quantizationText, repoIn, speedText, tokenizerText, verifyText } from './words';
 
 beforeEach(() => i18n.use('en'));
 
@@ -60,6 +60,20 @@ describe('an offer', () => {
     if (!offer) throw new Error('the catalogue is empty');
     const tone = (badge: 'fits' | 'tight' | 'tooBig' | 'unknown') => offerBadge({ ...offer, fit: { ...offer.fit, badge } })?.tone;
     expect([tone('fits'), tone('tight'), tone('tooBig'), tone('unknown')]).toEqual(['', 'warn', 'bad', undefined]);
+  });
+
+  it('says where its experts would go, and where its tokenizer comes from', () => {
+    const offer = CATALOGUE[0];
+    if (!offer) throw new Error('the catalogue is empty');
+    const plan = (change: Partial<Offer['fit']>) => offerPlan({ ...offer, fit: { ...offer.fit, ...change } });
+    expect(plan({ expertsOnGpu: 4.5 })).toBe('Plan: 4.5 experts a layer on the GPU.');
+    expect(plan({ expertsOnGpu: null })).toBe('Plan: all 256 experts in RAM.');
+    expect(plan({ expertsOnGpu: null, expertsInRam: 92, badge: 'tight' })).toBe('Plan: 92 of 256 experts in RAM, the others are read from disk.');
+    expect(plan({ badge: 'tooBig' })).toBeNull();
+    expect(tokenizerText({ ...offer, tokenizerFrom: ['a/b', 'c/d', 'e/f'] })).toBe('Its tokenizer comes from a/b, or else from c/d, e/f.');
+    expect(tokenizerText({ ...offer, tokenizerFrom: ['a/b'] })).toBe('Its tokenizer comes from a/b.');
+    expect(tokenizerText({ ...offer, tokenizerFrom: [offer.repo, 'c/d'] })).toBe('Its tokenizer comes with it.');
+    expect(tokenizerText({ ...offer, tokenizerFrom: [] })).toBeNull();
   });
 
   it('names its licence as a person does', () => {

@@ -47,6 +47,21 @@ export function offerBadge({ fit }: Offer): Badge | null {
   }
 }
 
+/** Where its experts would go; null where there is no plan. */
+export function offerPlan({ fit }: Offer): string | null {
+  const all = fit.totalExperts;
+  if (fit.badge !== 'fits' && fit.badge !== 'tight') return null;
+  if (fit.expertsOnGpu !== null) return t('offers.planGpu', { onGpu: number(fit.expertsOnGpu, i18n.locale, 1, 0) });
+  return fit.expertsInRam >= all ? t('offers.planRam', { all }) : t('offers.planDisk', { inRam: fit.expertsInRam, all });
+}
+
+/** Where its tokenizer is looked for, in order. */
+export function tokenizerText({ repo, tokenizerFrom: [from, ...others] }: Offer): string | null {
+  if (from === undefined) return null;
+  if (from === repo) return t('offers.tokenizerOwn');
+  return others.length === 0 ? t('offers.tokenizer', { from }) : t('offers.tokenizerElse', { from, others: others.join(', ') });
+}
+
 /** The bits of a description in English: `2 bits in groups of 16`, `2-bit experts`. */
 function quantization(experts: string | undefined, attention: string | undefined): string | null {
   return experts && attention ? t('models.quantization', { experts, attention }) : null;

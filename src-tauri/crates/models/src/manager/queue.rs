@@ -11,7 +11,7 @@ use crate::download::{Job, Live, discard, is_pause};
 use crate::names::RepoName;
 use crate::record::{Ticket, now_ms};
 use crate::transfer::{Meter, Stop, TransferOptions, blocking, seconds_left};
-use crate::{Download, DownloadState, ModelsError, PauseReason, Problem, Result};
+use crate::{Download, DownloadState, ModelsError, PauseReason, Problem, ProblemCode, Result};
 
 /// How a download ended, as [`Manager::wait`] tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,6 +185,11 @@ fn on_disk(dir: &RepoDir, ticket: &Ticket) -> (u64, u32) {
     done
 }
 
+/// Whether there is no such model, and never was.
+fn is_wrong_name(error: &ModelsError) -> bool {
+    matches!(error.code(), ProblemCode::Missing | ProblemCode::Foreign)
+}
+
 impl Manager {
     /// Asks for a model. It is queued behind those that were asked for before; one that is in the
     /// list already goes on.
@@ -197,14 +202,13 @@ impl Manager {
         if locked(&self.shared.queue).has(&repo) {
             return self.resume(repo.as_str()).await;
         }
-        self.enqueue(repo, false).await
+        self.enqueue(repo, Ticket::default()).await
     }
 
-    pub(super) async fn enqueue(&self, repo: RepoName, is_repair: bool) -> Result<()> {
+    pub(super) async fn enqueue(&self, repo: RepoName, ticket: Ticket) -> Result<()> {
         let ticket = Ticket {
             asked_at_ms: now_ms(),
-            is_repair,
-            ..Ticket::default()
+            ..ticket
         };
         let dir = RepoDir::new(&self.folder(), &repo);
         let written = ticket.clone();
@@ -379,10 +383,10 @@ impl Manager {
         let item = options.catalogue.iter().find(|item| item.repo == repo);
         let sources = item.map_or_else(mixtral_tokenizer, |item| item.tokenizer.clone());
         let job = Job {
-            hub: self.shared.hub()?,
+            hub: self.hub().await?,
             root: self.folder(),
             repo,
-            sources: Some(sources),
+            sources,
             options: options.transfer.clone(),
             stop,
             live,
@@ -415,6 +419,12 @@ impl Manager {
                             };
                         }
                         (entry.done_bytes, entry.files_done) = on_disk(&dir, &entry.ticket);
+                        if entry.ticket.commit.is_none() && is_wrong_name(&error) {
+                            // Tried again it comes back; a restart need not tell of it.
+                            if let Err(error) = discard(&dir, &entry.ticket) {
+                                tracing::debug!(%error, "what a wrong name left stays");
+                            }
+                        }
                         entry.status = match is_pause(&error) {
                             true if is_paused => Status::Paused(PauseReason::Asked),
                             true => Status::Paused(PauseReason::Interrupted),

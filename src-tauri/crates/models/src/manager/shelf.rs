@@ -11,9 +11,11 @@ use super::queue::busy;
 use super::{Manager, TICK, locked};
 use crate::catalogue::{CatalogueItem, mixtral_tokenizer};
 use crate::fit::fit;
+use crate::hub::page;
 use crate::import::{self, ImportHow};
 use crate::library::{self, Found, by_name};
 use crate::names::RepoName;
+use crate::record::Ticket;
 use crate::remote::RemoteModel;
 use crate::transfer::{Meter, Stop, blocking, persist, seconds_left};
 use crate::work::Work;
@@ -111,7 +113,7 @@ impl Manager {
     /// [`ModelsError::Foreign`] where it is of another format; whatever the network does.
     pub async fn look_up(&self, repo: &str, plan: &PlanRequest) -> Result<Offer> {
         let repo: RepoName = repo.trim().parse()?;
-        let hub = self.shared.hub()?;
+        let hub = self.hub().await?;
         let mut options = self.shared.options.transfer.clone();
         options.attempts = options.attempts.min(LOOK_UP_ATTEMPTS);
         let ask = || RemoteModel::inspect(&hub, &repo, "main");
@@ -153,11 +155,9 @@ impl Manager {
     }
 
     fn page(&self, repo: &RepoName) -> String {
+        let (endpoint, _) = super::endpoint(&self.shared.options, &locked(&self.shared.chosen));
         // Only an address that is none has no page, and that one was refused before.
-        self.shared
-            .hub()
-            .map(|hub| hub.page(repo))
-            .unwrap_or_default()
+        page(&endpoint, repo).unwrap_or_default()
     }
 
     fn disk_need(&self, repo: &RepoName, size_bytes: u64) -> DiskNeed {
@@ -241,7 +241,8 @@ impl Manager {
         Ok(report)
     }
 
-    /// Downloads the bad files of a model again, and only those: verifies first.
+    /// Downloads the bad files of a model again, and only those. Verifies first, unless a check has
+    /// told already which they are.
     ///
     /// # Errors
     /// As [`Manager::verify`]; [`ModelsError::InUse`] while it is loaded;
@@ -263,10 +264,20 @@ impl Manager {
         }
         let claimed = found.clone();
         let claim = blocking(move || claimed.claim()).await??;
-        let report = self.verify(id).await?;
-        blocking(move || verify::remove_bad(&found, &report.bad)).await??;
+        let commit = repo.manifest.commit.clone();
+        let bad = match &repo.damage {
+            Some(_) => found.known_bad(),
+            None => self.verify(id).await?.bad,
+        };
+        blocking(move || verify::remove_bad(&found, &bad)).await??;
         drop(claim);
-        self.enqueue(name, true).await
+        let ticket = Ticket {
+            // What `main` is by now may have other files throughout.
+            commit: Some(commit),
+            is_repair: true,
+            ..Ticket::default()
+        };
+        self.enqueue(name, ticket).await
     }
 
     /// Deletes a model; a linked one is forgotten.

@@ -1,5 +1,7 @@
 //! One file, until it is complete or given up.
 
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use super::{Failure, Transfer};
 use crate::cache::Lock;
 use crate::hub::{Ask, Body};
 use crate::record::{RepoFile, Sidecar};
-use crate::{ModelsError, Result};
+use crate::{ModelsError, Result, content_hash};
 
 /// Chunks on their way from the network to the disk, for each file.
 const CHUNKS_UNDER_WAY: usize = 4;
@@ -26,7 +28,9 @@ impl Transfer {
         let file = &self.files[index];
         let _lock = self.lock(file).await?;
         // Another program, or another revision, may have brought it.
-        if self.dir.complete(&self.commit, file).is_some() {
+        if let Some(path) = self.dir.complete(&self.commit, file)
+            && self.is_good(index, path).await?
+        {
             self.progress.set(index, file.size);
             return Ok(());
         }
@@ -62,6 +66,36 @@ impl Transfer {
             }
             self.wait(index, until, error.problem()).await?;
         }
+    }
+
+    /// Whether a complete file has the bytes that were published, where that is in doubt. One
+    /// that has others is removed.
+    async fn is_good(&self, index: usize, path: PathBuf) -> Result<bool> {
+        let blob = self.files[index].blob.clone();
+        if !self.unchecked.contains(&blob) {
+            return Ok(true);
+        }
+        let (progress, halt) = (self.progress.clone(), self.halt.clone());
+        blocking(move || {
+            let mut read = 0;
+            let mut proceed = |bytes| {
+                read += bytes;
+                progress.arrived(index, read, 0);
+                match halt.is_stopped() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            };
+            match content_hash::of_file(&path, &blob, &mut proceed) {
+                Ok(None) => return Err(ModelsError::Cancelled),
+                Ok(Some(found)) if found == blob => return Ok(true),
+                Ok(Some(_)) | Err(_) => {}
+            }
+            progress.set(index, 0);
+            std::fs::remove_file(&path).map_err(|error| ModelsError::io("remove", &path, error))?;
+            Ok(false)
+        })
+        .await?
     }
 
     /// Waits for other programs that fetch the same file.

@@ -133,6 +133,8 @@ pub(crate) struct Transfer {
     pub(crate) stop: Stop,
     /// That, or the first error.
     pub(super) halt: Stop,
+    /// Blobs that are read and compared although they are complete.
+    pub(super) unchecked: HashSet<String>,
     /// Before this the hub wants no request.
     not_before: Mutex<Option<(Instant, Problem)>>,
 }
@@ -146,8 +148,8 @@ impl Transfer {
         files: Vec<RepoFile>,
         options: TransferOptions,
         stop: Stop,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+    ) -> Self {
+        Self {
             hub,
             repo,
             dir,
@@ -157,8 +159,15 @@ impl Transfer {
             options,
             stop,
             halt: Stop::new(),
+            unchecked: HashSet::new(),
             not_before: Mutex::new(None),
-        })
+        }
+    }
+
+    /// With blobs that are to be compared where they are here already.
+    pub(crate) fn doubting(mut self, unchecked: &HashSet<String>) -> Self {
+        self.unchecked.clone_from(unchecked);
+        self
     }
 
     /// Bytes that are neither complete nor in the beginning of a file.
@@ -179,7 +188,8 @@ impl Transfer {
         let mut seen = HashSet::new();
         let mut order = Vec::new();
         for (index, file) in self.files.iter().enumerate() {
-            let is_here = self.dir.complete(&self.commit, file).is_some();
+            let is_here = self.dir.complete(&self.commit, file).is_some()
+                && !self.unchecked.contains(&file.blob);
             if is_here || !seen.insert(file.blob.as_str()) {
                 self.progress.set(index, file.size);
                 self.progress.files_done.fetch_add(1, Ordering::Relaxed);

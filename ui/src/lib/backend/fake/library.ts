@@ -95,7 +95,7 @@ export class FakeLibrary {
     const free = this.options.disk === 'small' ? 9.1e9 : 143e9;
     return {
       ...offer,
-      fit: this.options.hasGpu ? offer.fit : { ...offer.fit, badge: 'tight', vramBytes: null },
+      fit: this.options.hasGpu || offer.fit.badge === 'tooBig' ? offer.fit : { ...offer.fit, badge: 'tight', expertsOnGpu: null, expertsInRam: 92, vramBytes: null },
       disk: { neededBytes: offer.sizeBytes, freeBytes: free, isEnough: free > offer.sizeBytes },
       status: installed
         ? installed.health.kind === 'good' ? 'installed' : 'damaged'

@@ -12,8 +12,8 @@ const INSTRUCT: Offer = {
   sizeBytes: 18.2e9,
   files: 259,
   quantization: 'HQQ: 2-bit experts in groups of 16, 4-bit attention in groups of 64',
-  tokenizerFrom: [REPO, 'mistralai/Mixtral-8x7B-Instruct-v0.1'],
-  fit: { badge: 'fits', summary: 'fits (auto plan: 4 experts a layer on the GPU)', ramBytes: 9.4e9, vramBytes: 10.9e9 },
+  tokenizerFrom: ['mobiuslabsgmbh/Mixtral-8x7B-Instruct-v0.1-hf-attn-4bit-moe-2bit-HQQ', 'mistralai/Mixtral-8x7B-Instruct-v0.1'],
+  fit: { badge: 'fits', summary: 'fits (auto plan: 4 experts a layer on the GPU)', reason: null, expertsOnGpu: 4, expertsInRam: 256, totalExperts: 256, ramBytes: 9.4e9, vramBytes: 10.9e9 },
   disk: { neededBytes: 18.2e9, freeBytes: 143e9, isEnough: true },
   status: 'available'
 };
@@ -26,7 +26,7 @@ const BASE: Offer = {
   page: 'https://huggingface.co/ada/Mixtral-8x7B-v0.1-HQQ-3bit',
   sizeBytes: 22.9e9,
   quantization: 'HQQ: 3-bit experts in groups of 32, 4-bit attention in groups of 64',
-  fit: { badge: 'tight', summary: 'tight (auto plan: 3 experts a layer on the GPU)', ramBytes: 18.6e9, vramBytes: 11.1e9 }
+  fit: { badge: 'tight', summary: 'tight (auto plan: 3 experts a layer on the GPU)', reason: null, expertsOnGpu: 3, expertsInRam: 256, totalExperts: 256, ramBytes: 18.6e9, vramBytes: 11.1e9 }
 };
 
 export const CATALOGUE: readonly Offer[] = [INSTRUCT, BASE];
@@ -40,7 +40,17 @@ export const OTHER: Offer = {
   license: null,
   page: 'https://huggingface.co/ada/Nous-Hermes-2-Mixtral-8x7B-HQQ',
   quantization: null,
-  fit: { badge: 'unknown', summary: 'its sizes are not known yet', ramBytes: 0, vramBytes: null }
+  tokenizerFrom: ['ada/Nous-Hermes-2-Mixtral-8x7B-HQQ'],
+  fit: {
+    badge: 'tooBig',
+    summary: 'too big, because the model needs at least 96 GB of RAM',
+    reason: 'the model needs at least 96 GB of RAM',
+    expertsOnGpu: null,
+    expertsInRam: 0,
+    totalExperts: 256,
+    ramBytes: 96e9,
+    vramBytes: null
+  }
 };
 
 /** The model that a finished download leaves. */
