@@ -9,8 +9,15 @@ use nvml_wrapper::{Device, Nvml, enums::device::UsedGpuMemory};
 /// beyond what was when the meter was made; other programs then count too.
 pub struct VramMeter {
     nvml: Nvml,
-    /// Identifier of each GPU, and what was in use of it.
-    gpus: Vec<(String, u64)>,
+    gpus: Vec<Metered>,
+}
+
+/// A GPU as it was when the meter was made.
+struct Metered {
+    index: u32,
+    uuid: String,
+    /// What was in use of it.
+    before_bytes: u64,
 }
 
 impl VramMeter {
@@ -20,7 +27,11 @@ impl VramMeter {
         let gpus = (0..nvml.device_count().ok()?)
             .filter_map(|index| {
                 let device = nvml.device_by_index(index).ok()?;
-                Some((device.uuid().ok()?, device.memory_info().ok()?.used))
+                Some(Metered {
+                    index,
+                    uuid: device.uuid().ok()?,
+                    before_bytes: device.memory_info().ok()?.used,
+                })
             })
             .collect();
         Some(Self { nvml, gpus })
@@ -28,17 +39,16 @@ impl VramMeter {
 
     /// For each GPU its identifier, as in [`Gpu::uuid`](super::Gpu), and the bytes held of it.
     pub fn held(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.gpus.iter().filter_map(|(uuid, before_bytes)| {
-            let device = self.nvml.device_by_uuid(uuid.as_str()).ok()?;
+        self.gpus.iter().filter_map(|gpu| {
+            let device = self.nvml.device_by_index(gpu.index).ok()?;
             let held = match of_process(&device) {
                 Some(bytes) => bytes,
-                None => device
-                    .memory_info()
-                    .ok()?
-                    .used
-                    .saturating_sub(*before_bytes),
+                None => {
+                    let used_bytes = device.memory_info().ok()?.used;
+                    used_bytes.saturating_sub(gpu.before_bytes)
+                }
             };
-            Some((uuid.as_str(), held))
+            Some((gpu.uuid.as_str(), held))
         })
     }
 }
