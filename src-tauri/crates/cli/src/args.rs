@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use octet_engine::experts::Eviction;
 use octet_engine::generate::{Input, Request};
 use octet_engine::hardware::cuda_is_available;
@@ -130,17 +131,37 @@ impl EngineArgs {
         }
     }
 
-    /// Loads the model.
+    /// Loads the model; on a GPU with all that the plan keeps there and in RAM, while on the CPU
+    /// files are read as they are used.
     pub fn load(&self) -> anyhow::Result<Loaded> {
-        Ok(Loaded::open(&self.model_dir()?, &self.options())?)
+        let mut loaded = Loaded::open(&self.model_dir()?, &self.options())?;
+        if loaded.model.gpu().is_some() {
+            fill(&mut loaded)?;
+        }
+        Ok(loaded)
     }
 
     /// Loads the model with all that the plan keeps in memory, so that nothing is left to the
     /// first tokens.
     pub fn load_all(&self, options: &LoadOptions) -> anyhow::Result<Loaded> {
-        let go_on = &mut |_| ControlFlow::Continue(());
-        Ok(Loaded::load(&self.model_dir()?, options, go_on)?)
+        let mut loaded = Loaded::open(&self.model_dir()?, options)?;
+        fill(&mut loaded)?;
+        Ok(loaded)
     }
+}
+
+/// Reads what belongs in memory, with a bar where somebody watches.
+fn fill(loaded: &mut Loaded) -> anyhow::Result<()> {
+    let style = "Loading {bar:30} {bytes} of {total_bytes}";
+    // Hidden by itself where standard error is no terminal.
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
+    let done = loaded.fill(&mut |progress| {
+        bar.set_length(progress.total_bytes);
+        bar.set_position(progress.done_bytes);
+        ControlFlow::Continue(())
+    });
+    bar.finish_and_clear();
+    Ok(done?)
 }
 
 /// How tokens are chosen.

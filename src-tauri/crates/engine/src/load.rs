@@ -74,24 +74,31 @@ impl Loaded {
         watch: &mut Watch<'_>,
     ) -> Result<Self, EngineError> {
         let mut loaded = Self::open_watched(dir, options, watch)?;
-        let checkpoint = loaded.model.checkpoint();
-        let trunk = checkpoint.trunk_bytes();
-        let total = trunk + loaded.model.experts().fill_bytes();
-        let mut done = trunk;
-        loaded.model.experts().fill(&mut |bytes| {
+        loaded.fill(watch)?;
+        Ok(loaded)
+    }
+
+    /// Reads what the plan keeps in memory, and computes a first token, telling `watch` of it.
+    ///
+    /// # Errors
+    /// What cannot be read or copied; [`EngineError::Cancelled`] after a break.
+    pub fn fill(&mut self, watch: &mut Watch<'_>) -> Result<(), EngineError> {
+        let experts = self.model.experts();
+        let mut done = self.model.checkpoint().trunk_bytes();
+        let total = done + experts.fill_bytes();
+        experts.fill(&mut |bytes| {
             done += bytes;
             report(watch, LoadStage::Experts, done, total)
         })?;
-        let unpinned = loaded.model.experts().unpinned_slots();
+        let unpinned = experts.unpinned_slots();
         if unpinned > 0 {
-            loaded.plan.warnings.push(format!(
+            self.plan.warnings.push(format!(
                 "{unpinned} experts lie in RAM that the system would not pin for the GPU: their \
                  copies are slower (raise the limit of locked memory, or give a smaller --ram)"
             ));
         }
         report(watch, LoadStage::Warming, total, total)?;
-        loaded.warm()?;
-        Ok(loaded)
+        self.warm()
     }
 
     /// Computes one token in a session of its own.
