@@ -8,6 +8,7 @@
 
 pub mod app;
 pub mod bindings;
+pub mod chat_file;
 pub mod commands;
 pub mod desktop;
 pub mod diagnostics;
