@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use octet_models::Manager;
-use octet_store::{ChatId, Store, StoreError, recover};
+use octet_store::{Backup, ChatId, Store};
 use serde::Serialize;
 use specta::Type;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::error::{ApiError, Result};
+use crate::chat_file::ChatFile;
+use crate::error::{ApiError, ErrorCode, Result};
 use crate::experts::ExpertsFeed;
 use crate::generation::Generations;
 use crate::model_list::{DemoSource, ModelList};
@@ -33,7 +34,7 @@ pub struct App {
     pub experts: ExpertsFeed,
     /// When the program started.
     pub started: Instant,
-    store: Result<Arc<Store>>,
+    chats: Arc<ChatFile>,
     notices: Vec<Notice>,
     first_start: bool,
     changes: UnboundedSender<Option<ChatId>>,
@@ -110,13 +111,13 @@ impl App {
                 path: notice.kept.map(|path| path.display().to_string()),
             });
         }
-        let store = open_store(&paths.chats(), &mut notices);
+        let chats = Arc::new(ChatFile::open(paths.chats(), &mut notices));
         let settings = Arc::new(settings);
         let models = Arc::new(Models::new(ModelList::new(library, demo)));
         let (changes, changed) = unbounded_channel();
         let (sampling, tell) = (Arc::clone(&settings), changes.clone());
         let generations = Generations::new(
-            store.clone(),
+            Arc::clone(&chats),
             Arc::clone(&models),
             Box::new(move || sampling.get().sampling),
             Box::new(move |chat| {
@@ -132,7 +133,7 @@ impl App {
             generations: Arc::new(generations),
             experts,
             started,
-            store,
+            chats,
             notices,
             first_start: loaded.is_new,
             changes,
@@ -167,7 +168,42 @@ impl App {
     /// # Errors
     /// Why they could not be opened.
     pub fn store(&self) -> Result<Arc<Store>> {
-        self.store.clone()
+        self.chats.store()
+    }
+
+    /// The backups of the chats, the newest first.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub async fn backups(&self) -> Result<Vec<Backup>> {
+        let chats = Arc::clone(&self.chats);
+        blocking(move || Ok(chats.backups())).await
+    }
+
+    /// Opens the chats if they could not be opened before; what there is to know about it.
+    ///
+    /// # Errors
+    /// Why they cannot be opened still.
+    pub async fn retry_chats(&self) -> Result<Vec<Notice>> {
+        let chats = Arc::clone(&self.chats);
+        let notices = blocking(move || chats.retry()).await?;
+        self.chats_changed(None);
+        Ok(notices)
+    }
+
+    /// Has `backup` take the place of the chats; where they are kept.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Busy`] while an answer is made, and as [`ChatFile::restore`].
+    pub async fn restore_backup(&self, backup: PathBuf) -> Result<PathBuf> {
+        if self.generations.is_busy() {
+            return Err(ApiError::new(ErrorCode::Busy, "An answer is being made.")
+                .hint("Stop it, or wait for its end."));
+        }
+        let chats = Arc::clone(&self.chats);
+        let aside = blocking(move || chats.restore(&backup)).await?;
+        self.chats_changed(None);
+        Ok(aside)
     }
 
     /// Runs `work` on the chats where it may block.
@@ -230,54 +266,6 @@ impl App {
         };
         if let Err(error) = self.load_model(&last, false).await {
             tracing::warn!(%error, "the last model is gone");
-        }
-    }
-}
-
-/// Opens the chats at `path`. Damaged ones are kept aside and what can be read is recovered.
-fn open_store(path: &std::path::Path, notices: &mut Vec<Notice>) -> Result<Arc<Store>> {
-    let opened = match Store::open(path) {
-        Err(StoreError::Damaged { reason, .. }) => {
-            tracing::error!(reason, "the chats are damaged");
-            recover::recover(path).map(|(store, recovered)| {
-                notices.push(Notice {
-                    kind: NoticeKind::StoreRestored,
-                    message: format!(
-                        "The chats were damaged. {} chats with {} messages could be read and are \
-                         here; the damaged file was kept.",
-                        recovered.chats, recovered.messages
-                    ),
-                    path: Some(recovered.damaged.display().to_string()),
-                });
-                store
-            })
-        }
-        opened => opened,
-    };
-    match opened {
-        Ok(store) => {
-            let count = store.interrupted_at_open();
-            if count > 0 {
-                notices.push(Notice {
-                    kind: NoticeKind::InterruptedAnswers,
-                    message: match count {
-                        1 => "An answer was cut off when Octet last ended.".to_owned(),
-                        _ => format!("{count} answers were cut off when Octet last ended."),
-                    },
-                    path: None,
-                });
-            }
-            Ok(Arc::new(store))
-        }
-        Err(error) => {
-            let error = ApiError::from(error);
-            tracing::error!(%error, "the chats cannot be opened");
-            notices.push(Notice {
-                kind: NoticeKind::StoreDamaged,
-                message: error.message.clone(),
-                path: Some(path.display().to_string()),
-            });
-            Err(error)
         }
     }
 }

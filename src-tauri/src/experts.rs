@@ -1,6 +1,6 @@
 //! The feed of the Experts view: where the experts are, what the newest token used.
 //!
-//! The engine publishes once a token; this reads ten times a second while an answer is made, and
+//! The engine publishes once a token; this reads four times a second while an answer is made, and
 //! once at every change. One watcher at a time: a new one takes over.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +13,8 @@ use tokio::sync::watch;
 
 use crate::models::Models;
 
-/// Ten frames a second.
-const FRAME_EVERY: Duration = Duration::from_millis(100);
+/// Four frames a second: drawing them takes the processor from the model.
+const FRAME_EVERY: Duration = Duration::from_millis(250);
 
 /// The experts at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Type)]

@@ -23,6 +23,7 @@ use specta::Type;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
+use crate::chat_file::ChatFile;
 use crate::error::{ApiError, ErrorCode, Result};
 use crate::experts::{Activity, fastest};
 use crate::models::{ModelState, Models, Ready};
@@ -170,7 +171,7 @@ pub type SamplingSource = Box<dyn Fn() -> SamplingSettings + Send + Sync>;
 
 /// All generations of the app.
 pub struct Generations {
-    store: Result<Arc<Store>>,
+    chats: Arc<ChatFile>,
     models: Arc<Models>,
     sampling: SamplingSource,
     changed: ChangeSink,
@@ -199,13 +200,13 @@ impl Drop for Slot<'_> {
 impl Generations {
     /// Nothing is being generated.
     pub fn new(
-        store: Result<Arc<Store>>,
+        chats: Arc<ChatFile>,
         models: Arc<Models>,
         sampling: SamplingSource,
         changed: ChangeSink,
     ) -> Self {
         Self {
-            store,
+            chats,
             models,
             sampling,
             changed,
@@ -261,7 +262,7 @@ impl Generations {
             return Err(ApiError::new(ErrorCode::Invalid, "The message is empty.")
                 .hint("Write something first."));
         }
-        let store = self.store.clone()?;
+        let store = self.chats.store()?;
         let existing = chat;
         let chat = self.chat(&store, chat).await?;
         let slot = self.reserve(chat)?;
@@ -302,7 +303,7 @@ impl Generations {
     /// # Errors
     /// Where the chat cannot be read.
     pub fn context_usage(&self, chat: ChatId) -> Result<Option<ContextUsage>> {
-        let chat = self.store.clone()?.chat(chat)?;
+        let chat = self.chats.store()?.chat(chat)?;
         let Some(ready) = self.models.current() else {
             return Ok(None);
         };

@@ -8,6 +8,7 @@
 
 pub mod app;
 pub mod bindings;
+pub mod chat_file;
 pub mod commands;
 pub mod desktop;
 pub mod diagnostics;
@@ -174,17 +175,36 @@ fn demo() -> Result<PathBuf> {
     })
 }
 
-/// NVIDIA's driver and WebKit's way of sharing buffers give blank windows together. Under
-/// WebDriver the other way makes screenshots hang, and there is no such driver.
+/// Says how WebKit draws, where its own choice is a bad one; a variable that is set already stays.
+///
+/// Under WebDriver its own choice stands in any case: without it screenshots hang.
 #[cfg(target_os = "linux")]
 fn prepare_webview() {
-    const VARIABLE: &str = "WEBKIT_DISABLE_DMABUF_RENDERER";
     let is_driven = std::env::var_os("TAURI_WEBVIEW_AUTOMATION").is_some();
     let has_nvidia = std::path::Path::new("/proc/driver/nvidia/version").exists();
-    if has_nvidia && !is_driven && std::env::var_os(VARIABLE).is_none() {
+    let variable = match (has_nvidia, has_graphics_device()) {
+        _ if is_driven => return,
+        // NVIDIA's driver and WebKit's way of sharing buffers give blank windows together.
+        (true, _) => "WEBKIT_DISABLE_DMABUF_RENDERER",
+        // GL would be emulated on the processor, for 100 MB and a part of every frame.
+        (false, false) => "WEBKIT_DISABLE_COMPOSITING_MODE",
+        (false, true) => return,
+    };
+    if std::env::var_os(variable).is_none() {
         // SAFETY: the program has started no other thread yet that could read the environment.
-        unsafe { std::env::set_var(VARIABLE, "1") };
+        unsafe { std::env::set_var(variable, "1") };
     }
+}
+
+/// Whether there is anything that GL can be drawn with.
+#[cfg(target_os = "linux")]
+fn has_graphics_device() -> bool {
+    let devices = std::fs::read_dir("/dev/dri")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut names = devices.map(|device| device.file_name());
+    names.any(|name| name.to_string_lossy().starts_with("renderD"))
 }
 
 #[cfg(not(target_os = "linux"))]

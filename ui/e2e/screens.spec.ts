@@ -66,6 +66,33 @@ test('the first start tells of the machine and leads to the demo', async ({ page
   await expect(page.getByText('CPU, all 48 experts in RAM')).toBeVisible();
 });
 
+test('the first start offers the demo and the download without scrolling', async ({ page }) => {
+  await page.setViewportSize({ width: 1180, height: 780 });
+  await open(page, '?first=1&model=none&gpu=0');
+  await expect(page.getByRole('button', { name: 'Try the demo model' })).toBeInViewport({ ratio: 1 });
+  await expect(page.getByRole('button', { name: 'Download' })).toBeInViewport({ ratio: 1 });
+});
+
+test('system prompt and stop strings are reset', async ({ page }) => {
+  await open(page);
+  await page.getByRole('textbox', { name: 'System prompt' }).fill('Answer in rhymes.');
+  await page.getByRole('textbox', { name: 'Stop strings' }).fill('END');
+  await page.keyboard.press('Enter');
+  await page.getByRole('button', { name: 'Reset System prompt' }).click();
+  await page.getByRole('button', { name: 'Reset Stop strings' }).click();
+  await expect(page.getByRole('textbox', { name: 'System prompt' })).toHaveValue('');
+  await expect.poll(() => page.evaluate(() => window.octetFake?.settings.sampling.stop)).toEqual([]);
+});
+
+test('the name of the model stays legible beside both panes', async ({ page }) => {
+  await page.setViewportSize({ width: 1180, height: 780 });
+  await open(page, '?lang=de');
+  await page.getByRole('link', { name: 'Why is the sky dark at night?' }).click();
+  const name = page.getByRole('banner').getByText('Mixtral 8x7B Instruct');
+  await expect(page.getByRole('banner').getByText('Kontext')).toBeVisible();
+  expect(await name.evaluate((one) => one.scrollWidth - one.clientWidth)).toBeLessThanOrEqual(0);
+});
+
 test('a folder is imported from the first page and loaded from the models', async ({ page }) => {
   await open(page, '?first=1&model=none&loadMs=200');
   await page.getByRole('button', { name: 'Import a folder…' }).click();
@@ -131,6 +158,26 @@ test('German leaves no English behind', async ({ page }) => {
   }
 });
 
+test('German fits 360 px on every screen', async ({ page }) => {
+  await page.setViewportSize({ width: 360, height: 740 });
+  for (const [name, address] of [...SCREENS, ['damaged chats', '?notice=storeDamaged'] as const]) {
+    const [query = '', hash = ''] = address.split('#');
+    await open(page, `${query || '?'}&lang=de${hash && hash !== 'chat' ? `#${hash}` : ''}`);
+    if (hash === 'chat') {
+      await page.getByRole('button', { name: 'Menü' }).click();
+      await page.getByRole('link', { name: 'Why is the sky dark at night?' }).click();
+      await expect(page.getByRole('article').last()).toBeVisible();
+    }
+    await test.step(name, async () => {
+      await expectNoSidewaysScroll(page);
+      const cut = await page.locator('main button, main a.btn, header button, .notices button').evaluateAll((all) =>
+        all.filter((one) => one.getBoundingClientRect().right > window.innerWidth).map((one) => one.textContent)
+      );
+      expect(cut).toEqual([]);
+    });
+  }
+});
+
 test('theme, text size and language act at once', async ({ page }) => {
   await open(page, '#/settings');
   await page.getByRole('radio', { name: 'Dark' }).click();
@@ -176,6 +223,32 @@ test('a notice of the start is shown and put away', async ({ page }) => {
   await expect(page.getByText('The settings could not be read, all or some of them.')).toBeVisible();
   await page.getByRole('button', { name: 'Dismiss' }).click();
   await expect(page.getByText('The settings could not be read, all or some of them.')).toHaveCount(0);
+});
+
+test('where the chats were damaged, a backup is offered and takes their place', async ({ page }) => {
+  await open(page, '?notice=storeRestored');
+  await expect(page.getByText('The file of chats was damaged.')).toBeVisible();
+  await page.setViewportSize({ width: 360, height: 740 });
+  await expectNoSidewaysScroll(page);
+  await expectAccessible(page);
+  await page.setViewportSize({ width: 1440, height: 900 });
+  await page.getByRole('button', { name: /^Restore the backup of / }).first().click();
+  await expect(page.getByText('Those there were are kept in')).toBeVisible();
+  await expect(page.getByText('The file of chats was damaged.')).toHaveCount(0);
+  await expect(page.getByRole('link', { name: /^From .*chats-1\.db/ })).toBeVisible();
+});
+
+test('chats that cannot be opened are tried again', async ({ page }) => {
+  await open(page, '?notice=storeDamaged');
+  await page.getByRole('button', { name: 'Try again' }).click();
+  await expect(page.getByText('The chats cannot be opened.')).toHaveCount(0);
+});
+
+test('a backup that cannot be restored says why, and nothing is lost', async ({ page }) => {
+  await open(page, '?notice=storeRestored&fail=restoreBackup:busy');
+  await page.getByRole('button', { name: /^Restore the backup of / }).first().click();
+  await expect(page.getByRole('alert')).toContainText('Another answer is being made');
+  await expect(page.getByText('The file of chats was damaged.')).toBeVisible();
 });
 
 test('a start that fails says why', async ({ page }) => {

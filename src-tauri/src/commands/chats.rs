@@ -1,14 +1,16 @@
 //! Chats: the list, one of them, its messages, files.
 
+use std::path::PathBuf;
+
 use octet_store::{
-    Chat, ChatFilter, ChatId, ChatPage, ChatSummary, Format, ImportResult, MessageId, NewChat,
-    SearchHit, UndoToken,
+    Backup, Chat, ChatFilter, ChatId, ChatPage, ChatSummary, Format, ImportResult, MessageId,
+    NewChat, SearchHit, UndoToken,
 };
 use serde::Deserialize;
 use specta::Type;
 use tauri::State;
 
-use crate::app::App;
+use crate::app::{App, Notice};
 use crate::desktop::{Desktop, FileKind};
 use crate::error::Result;
 
@@ -250,4 +252,25 @@ mod tests {
         assert_eq!(file_name("Über 10 %"), "Über 10");
         assert_eq!(file_name("..."), "Chat");
     }
+}
+
+/// The backups of all chats, the newest first.
+#[tauri::command]
+#[specta::specta]
+pub async fn list_backups(app: State<'_, App>) -> Result<Vec<Backup>> {
+    app.backups().await
+}
+
+/// Has a backup take the place of all chats; where these are kept.
+#[tauri::command]
+#[specta::specta]
+pub async fn restore_backup(app: State<'_, App>, path: PathBuf) -> Result<PathBuf> {
+    app.restore_backup(path).await
+}
+
+/// Opens the chats where that failed before; what there is to know about it.
+#[tauri::command]
+#[specta::specta]
+pub async fn retry_chats(app: State<'_, App>) -> Result<Vec<Notice>> {
+    app.retry_chats().await
 }

@@ -10,6 +10,8 @@ use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
 
+use crate::Task;
+
 /// No step takes this long.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -19,11 +21,17 @@ pub struct Home {
     app: PathBuf,
     hub: String,
     screenshots: Option<PathBuf>,
+    /// Figures are taken, and no pictures.
+    is_measured: bool,
 }
 
 impl Home {
     /// `hub` is where models are downloaded from.
-    pub fn new(app: &Path, hub: String, screenshots: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub fn new(app: &Path, hub: String, task: &Task) -> anyhow::Result<Self> {
+        let screenshots = match task {
+            Task::Smoke { screenshots } => screenshots.clone(),
+            Task::Measure { .. } => None,
+        };
         if let Some(dir) = &screenshots {
             std::fs::create_dir_all(dir)?;
         }
@@ -32,13 +40,14 @@ impl Home {
             app: app.to_owned(),
             hub,
             screenshots,
+            is_measured: matches!(task, Task::Measure { .. }),
         })
     }
 
     /// What isolates a process from the real home.
-    fn environment(&self) -> [(&'static str, PathBuf); 8] {
+    pub fn environment(&self) -> Vec<(&'static str, PathBuf)> {
         let dir = self.dir.path();
-        [
+        let mut environment = vec![
             ("HOME", dir.to_owned()),
             ("XDG_CONFIG_HOME", dir.join(".config")),
             ("XDG_DATA_HOME", dir.join(".local/share")),
@@ -47,7 +56,23 @@ impl Home {
             ("HF_ENDPOINT", PathBuf::from(&self.hub)),
             ("NO_PROXY", "127.0.0.1".into()),
             ("OCTET_TEST", "1".into()),
-        ]
+        ];
+        if self.is_measured {
+            environment.push(("OCTET_LOG", "info,octet_engine::generate=trace".into()));
+            // What the app sets for itself where it is not driven.
+            if !Path::new("/dev/dri").exists() {
+                environment.push(("WEBKIT_DISABLE_COMPOSITING_MODE", "1".into()));
+            }
+        }
+        environment
+    }
+
+    /// Starts the app by itself, as a person does.
+    pub fn launch(&self) -> anyhow::Result<Process> {
+        let mut command = Command::new(&self.app);
+        command.envs(self.environment());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Process(command.spawn()?))
     }
 
     /// The newest log of the app.
@@ -65,14 +90,15 @@ impl Home {
 pub struct App<'a> {
     pub client: Client,
     pub home: &'a Home,
-    driver: Driver,
+    driver: Process,
 }
 
-struct Driver(Child);
+/// A process, ended when it is dropped.
+pub struct Process(pub Child);
 
-impl Drop for Driver {
+impl Drop for Process {
     fn drop(&mut self) {
-        // SIGTERM has the driver end its own child, too; SIGKILL would leave it behind.
+        // SIGTERM has it end its own children, too; SIGKILL would leave them behind.
         let id = self.0.id() as libc::pid_t;
         // SAFETY: plain system call on a process that was started here and not waited for yet.
         unsafe { libc::kill(id, libc::SIGTERM) };
@@ -95,16 +121,16 @@ impl<'a> App<'a> {
                 "--native-port",
                 &native.to_string(),
             ])
-            .envs(home.environment())
             .env_remove("HF_TOKEN")
             .env_remove("HF_HUB_CACHE")
             .env_remove("HF_HUB_OFFLINE")
             // Set, this would make screenshots hang.
             .env_remove("WEBKIT_DISABLE_DMABUF_RENDERER")
             .env_remove("WEBKIT_DISABLE_COMPOSITING_MODE")
+            .envs(home.environment())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let driver = Driver(command.spawn().context("tauri-driver is not on the path")?);
+        let driver = Process(command.spawn().context("tauri-driver is not on the path")?);
         let begun = Instant::now();
         // tauri-driver listens before the driver behind it does.
         for port in [native, port] {

@@ -1,5 +1,6 @@
 //! `octet-smoke APP [--screenshots DIR]`: starts the app in a home of its own and does what a
 //! person does first. Every step has a time limit; the first one that fails ends the run.
+//! `octet-smoke APP --measure OCTET MODEL` takes figures instead: see [`measure`].
 //!
 //! Needs `tauri-driver` and `WebKitWebDriver` on the path, and a display.
 
@@ -7,6 +8,7 @@ mod driver;
 mod measure;
 mod models;
 mod page;
+mod words;
 
 use std::path::PathBuf;
 
@@ -14,21 +16,51 @@ use anyhow::{Context, ensure};
 
 use crate::driver::{App, Home};
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+const USAGE: &str = "usage: octet-smoke APP [--screenshots DIR | --measure OCTET MODEL]";
+
+/// What is to be done.
+pub enum Task {
+    Smoke {
+        screenshots: Option<PathBuf>,
+    },
+    Measure {
+        /// The command line.
+        octet: PathBuf,
+        /// A folder.
+        model: PathBuf,
+    },
+}
+
+fn arguments() -> anyhow::Result<(PathBuf, Task)> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
-    let usage = "usage: octet-smoke APP [--screenshots DIR]";
-    let app = arguments.next().context(usage)?;
-    let screenshots = match arguments.next() {
-        None => None,
-        Some(flag) if flag.as_os_str() == "--screenshots" => Some(arguments.next().context(usage)?),
-        Some(_) => anyhow::bail!(usage),
-    };
+    let mut next = || arguments.next();
+    let app = next().context(USAGE)?;
     let app = app
         .canonicalize()
         .with_context(|| format!("no app at {}", app.display()))?;
+    let task = match next() {
+        None => Task::Smoke { screenshots: None },
+        Some(flag) if flag.as_os_str() == "--screenshots" => Task::Smoke {
+            screenshots: Some(next().context(USAGE)?),
+        },
+        Some(flag) if flag.as_os_str() == "--measure" => Task::Measure {
+            octet: next().context(USAGE)?,
+            model: next().context(USAGE)?,
+        },
+        Some(_) => anyhow::bail!(USAGE),
+    };
+    Ok((app, task))
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let (app, task) = arguments()?;
     let hub = models::hub().await?;
-    let home = Home::new(&app, hub.url(), screenshots)?;
+    let home = Home::new(&app, hub.url(), &task)?;
+    if let Task::Measure { octet, model } = &task {
+        words::provide(model)?;
+        return measure::all(&home, octet, model).await;
+    }
     first_start(&home).await.context("the first start")?;
     models::from_the_hub(&home, &hub).await?;
     second_start(&home).await.context("the second start")?;
@@ -81,6 +113,8 @@ async fn first_start(home: &Home) -> anyhow::Result<()> {
     app.step("settings are kept", app.switch_theme("Dark"))
         .await?;
     app.step("copy diagnostics", app.click("Copy diagnostics"))
+        .await?;
+    app.step("they are copied", app.text("Diagnostics copied"))
         .await?;
     app.screenshot("settings").await?;
     measure::round_trip(&app).await?;

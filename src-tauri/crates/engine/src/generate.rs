@@ -273,6 +273,8 @@ impl Generator<'_> {
                     stats.time_to_first_token_ms = started.elapsed().as_secs_f64() * 1e3;
                 }
                 stats.new_tokens += 1;
+                // What the time of a token's way to a screen is measured from.
+                tracing::trace!(n = stats.new_tokens, "sampled");
                 if !request.ignore_eos && self.ends(id) {
                     break DoneReason::Eos;
                 }

@@ -1,5 +1,6 @@
 import type {
   AppInfo,
+  Backup as ChatBackup,
   Chat,
   ChatPage,
   ChatsChanged,
@@ -13,6 +14,7 @@ import type {
   ModelEntry,
   ModelsState,
   ModelState,
+  Notice,
   Offer,
   OffloadSettings,
   PlanView,
@@ -101,6 +103,12 @@ export interface Backend {
   /** Asks where to; null when the person changed their mind, else the path. */
   exportChat(chatId: string | null, format: ExportFormat): Promise<string | null>;
   importChats(): Promise<ImportResult | null>;
+  /** Of all chats, the newest first. */
+  listBackups(): Promise<ChatBackup[]>;
+  /** Takes the place of all chats; resolves with where these are kept. */
+  restoreBackup(path: string): Promise<string>;
+  /** Opens the chats where that failed before; resolves with what there is to know about it. */
+  retryChats(): Promise<Notice[]>;
 
   sendMessage(chatId: string | null, parentId: string | null, text: string, on: OnGeneration): Promise<string>;
   regenerate(chatId: string, answerId: string, on: OnGeneration): Promise<void>;

@@ -106,6 +106,12 @@ export const commands = {
 	exportChat: (chatId: ChatId | null, format: ExportFormat) => __TAURI_INVOKE<string | null>("export_chat", { chatId, format }),
 	/**  Reads chats from a file that the person chooses; how many, or none. */
 	importChats: () => __TAURI_INVOKE<ImportResult | null>("import_chats"),
+	/**  The backups of all chats, the newest first. */
+	listBackups: () => __TAURI_INVOKE<Backup[]>("list_backups"),
+	/**  Has a backup take the place of all chats; where these are kept. */
+	restoreBackup: (path: string) => __TAURI_INVOKE<string>("restore_backup", { path }),
+	/**  Opens the chats where that failed before; what there is to know about it. */
+	retryChats: () => __TAURI_INVOKE<Notice[]>("retry_chats"),
 	/**  Sends a message, in a new chat if there is none; gives the chat. */
 	sendMessage: (chatId: ChatId | null, parentId: MessageId | null, text: string, channel: Channel<GenerationEvent>) => __TAURI_INVOKE<ChatId>("send_message", { chatId, parentId, text, channel }),
 	/**  Asks for another answer. */
@@ -197,6 +203,16 @@ export type Appearance = {
 	language: string | null,
 	/**  Less movement. */
 	reduceMotion: ReduceMotion,
+};
+
+/**  A backup of the chats. */
+export type Backup = {
+	/**  The file. */
+	path: string,
+	/**  When it was made. */
+	createdAt: Timestamp,
+	/**  Its size. */
+	sizeBytes: number,
 };
 
 /**  A file that is not as it should be. */
@@ -453,6 +469,14 @@ export type FitView = {
 	badge: FitBadge,
 	/**  In a line: `fits (auto plan: 6 experts a layer on the GPU)`. */
 	summary: string,
+	/**  Why it does not fit, or why that is not known; none where it fits. */
+	reason: string | null,
+	/**  Experts a layer that the plan keeps on the GPU; none on the CPU. */
+	expertsOnGpu: number | null,
+	/**  Experts that it keeps in RAM; 0 where it has no plan. */
+	expertsInRam: number,
+	/**  Experts there are. */
+	totalExperts: number,
 	/**  RAM that the plan takes, or would need at least. */
 	ramBytes: number,
 	/**  VRAM that the plan takes; none on the CPU. */
@@ -469,14 +493,6 @@ export type FolderFrom =
 "own";
 
 /**  What the page is told while it waits. */
-	/**  Why it does not fit, or why that is not known; none where it fits. */
-	reason: string | null,
-	/**  Experts a layer that the plan keeps on the GPU; none on the CPU. */
-	expertsOnGpu: number | null,
-	/**  Experts that it keeps in RAM; 0 where it has no plan. */
-	expertsInRam: number,
-	/**  Experts there are. */
-	totalExperts: number,
 export type GenerationEvent = 
 /**  Both messages are stored. */
 { type: "started"; 

@@ -66,6 +66,9 @@ export const tauriBackend: Backend = {
   searchChats: commands.searchChats,
   exportChat: commands.exportChat,
   importChats: commands.importChats,
+  listBackups: commands.listBackups,
+  restoreBackup: commands.restoreBackup,
+  retryChats: commands.retryChats,
 
   sendMessage: (chatId, parentId, text, on) => commands.sendMessage(chatId, parentId, text, channel(on)),
   regenerate: (chatId, answerId, on) => done(commands.regenerate(chatId, answerId, channel(on))),

@@ -28,6 +28,10 @@ class App {
     }
   }
 
+  add(notices: Notice[]): void {
+    this.notices = [...this.notices, ...notices];
+  }
+
   dismiss(notice: Notice): void {
     this.notices = this.notices.filter((one) => one !== notice);
   }

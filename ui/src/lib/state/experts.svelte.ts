@@ -1,7 +1,7 @@
 import { backend, type ExpertsFrame } from '$lib/backend';
 
-/** Frames of the speed line: a minute and a half at ten a second. */
-export const HISTORY = 900;
+/** Frames of the speed line: a minute and a half at four a second. */
+export const HISTORY = 360;
 
 class Experts {
   frame = $state.raw<ExpertsFrame | null>(null);

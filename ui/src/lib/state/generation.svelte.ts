@@ -1,6 +1,9 @@
 import type { GenerationEvent, Message, QueueReason } from '$lib/backend';
 import { FrameBuffer } from '$lib/chat/frame_buffer';
 
+/** A figure that changes with every token cannot be read, and drawing it costs the model time. */
+const SPEED_EVERY_MS = 500;
+
 interface Progress {
   tokens: number;
   tokensPerSec: number;
@@ -22,7 +25,8 @@ export class Generation {
   /** The whole text of the answer as far as it has come. */
   text = $state('');
   tokens = $state(0);
-  tokensPerSec = $state(0);
+  shownSpeed = $state(0);
+  #speedShownAt = -Infinity;
   lastExperts = $state.raw<number[]>([]);
   droppedMessages = $state(0);
   isStopping = $state(false);
@@ -37,7 +41,7 @@ export class Generation {
     const apply = (arrived: { text: string; latest: Progress }) => {
       this.text += arrived.text;
       this.tokens = arrived.latest.tokens;
-      this.tokensPerSec = arrived.latest.tokensPerSec;
+      this.#showSpeed(arrived.latest.tokensPerSec);
       this.lastExperts = arrived.latest.lastExperts;
     };
     this.#buffer = buffer ? buffer(apply) : new FrameBuffer(apply);
@@ -77,5 +81,12 @@ export class Generation {
         this.ends.failed(event);
         break;
     }
+  }
+
+  #showSpeed(tokensPerSec: number): void {
+    const now = performance.now();
+    if (now - this.#speedShownAt < SPEED_EVERY_MS) return;
+    this.#speedShownAt = now;
+    this.shownSpeed = tokensPerSec;
   }
 }

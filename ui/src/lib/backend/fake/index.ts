@@ -221,7 +221,7 @@ function answering(fake: Fake): Pick<Backend, 'sendMessage' | 'regenerate' | 'ed
 
 function listing(fake: Fake): Pick<
   Backend,
-  'listChats' | 'getChat' | 'createChat' | 'renameChat' | 'pinChat' | 'deleteChat' | 'restoreChat' | 'setActiveLeaf' | 'deleteMessage' | 'undoDeleteMessage' | 'getDraft' | 'setDraft' | 'searchChats' | 'exportChat' | 'importChats'
+  'listChats' | 'getChat' | 'createChat' | 'renameChat' | 'pinChat' | 'deleteChat' | 'restoreChat' | 'setActiveLeaf' | 'deleteMessage' | 'undoDeleteMessage' | 'getDraft' | 'setDraft' | 'searchChats' | 'exportChat' | 'importChats' | 'listBackups' | 'restoreBackup' | 'retryChats'
 > {
   const { chats } = fake;
   return {
@@ -245,7 +245,14 @@ function listing(fake: Fake): Pick<
     importChats: async () => {
       chats.create('An imported chat');
       return { chats: 1, messages: 0 };
-    }
+    },
+    listBackups: async () =>
+      [1, 3].map((daysAgo) => ({ path: `/home/ada/.local/share/octet/backups/chats-${daysAgo}.db`, createdAt: Date.now() - daysAgo * 86_400_000, sizeBytes: 4.2e6 })),
+    restoreBackup: async (path) => {
+      chats.create(`From ${path}`);
+      return '/home/ada/.local/share/octet/chats.damaged-1.db';
+    },
+    retryChats: async () => []
   };
 }
 
