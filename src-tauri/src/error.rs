@@ -41,6 +41,8 @@ pub enum ErrorCode {
     Sampling,
     /// The engine failed.
     Engine,
+    /// The GPU failed; the model goes on on the CPU.
+    Gpu,
     /// The text does not fit the context.
     ContextFull,
     /// Stopped on request.
@@ -162,6 +164,10 @@ impl ApiError {
             "context_full" => (
                 ErrorCode::ContextFull,
                 "Shorten the message, start a new chat, or load with a longer context.",
+            ),
+            "device" => (
+                ErrorCode::Gpu,
+                "Ask again: the CPU answers. Load the model again to use the GPU.",
             ),
             "cancelled" => (ErrorCode::Cancelled, "Try again when you like."),
             _ => (

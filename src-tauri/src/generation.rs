@@ -634,7 +634,11 @@ impl Answering<'_> {
                     return Ok((reason, *stats, prompt_tokens + stats.new_tokens));
                 }
                 Event::Error { code, message } => {
-                    return Err(ApiError::from_event(&code, &message));
+                    let error = ApiError::from_event(&code, &message);
+                    if error.code == ErrorCode::Gpu {
+                        self.generations.models.lose_gpu(&error.message);
+                    }
+                    return Err(error);
                 }
             }
         }

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::error::{ApiError, Result};
 use crate::model_list::{ModelEntry, ModelKind, ModelList};
-use crate::plan_view::{PlanView, plan_request};
+use crate::plan_view::{PlanDevice, PlanView, plan_request};
 use crate::task::blocking;
 
 /// Progress is told at most this often: 20 times a second.
@@ -294,6 +294,17 @@ impl Models {
             }
         };
         blocking(loading).await
+    }
+
+    /// Says that the loaded model computes on the CPU from now on, since the GPU failed.
+    pub fn lose_gpu(&self, why: &str) {
+        self.state.send_if_modified(|state| match state {
+            ModelState::Ready { plan, .. } if plan.device == PlanDevice::Gpu => {
+                plan.lose_gpu(why);
+                true
+            }
+            _ => false,
+        });
     }
 
     /// Ends the load under way, if any.

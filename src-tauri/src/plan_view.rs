@@ -99,6 +99,17 @@ pub struct MemoryItem {
     pub bytes: u64,
 }
 
+impl PlanView {
+    /// What is left of the plan when the GPU failed.
+    pub fn lose_gpu(&mut self, why: &str) {
+        self.device = PlanDevice::Cpu;
+        self.device_name = "CPU".to_owned();
+        self.experts_per_layer_on_gpu = 0.0;
+        self.gpu = None;
+        self.warnings.push(why.to_owned());
+    }
+}
+
 impl From<&Plan> for PlanView {
     fn from(plan: &Plan) -> Self {
         let (device, device_name) = match &plan.device {

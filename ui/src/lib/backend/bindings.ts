@@ -370,6 +370,8 @@ export type ErrorCode =
 "sampling" | 
 /**  The engine failed. */
 "engine" | 
+/**  The GPU failed; the model goes on on the CPU. */
+"gpu" | 
 /**  The text does not fit the context. */
 "contextFull" | 
 /**  Stopped on request. */

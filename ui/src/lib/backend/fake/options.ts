@@ -75,6 +75,7 @@ const ERRORS: Partial<Record<ErrorCode, [string, string]>> = {
     'Fetch the file that is named again.'
   ],
   engine: ['the GPU was lost: CUDA error 719 in the experts of layer 12', 'Send again: Octet goes on with the CPU.'],
+  gpu: ['The GPU failed (an illegal memory access was encountered)', 'Ask again: the CPU answers. Load the model again to use the GPU.'],
   contextFull: ['9,120 tokens do not fit the context of 8,192', 'Shorten the text, or choose a larger context.'],
   notLoaded: ['no model is loaded', 'Load a model first.'],
   storeDamaged: ['chats.db is damaged: page 412 is malformed', 'Restore the backup of yesterday.'],
