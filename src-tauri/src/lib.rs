@@ -50,8 +50,15 @@ const TEST_VARIABLE: &str = "OCTET_TEST";
 /// Runs the app until its window is closed.
 ///
 /// # Panics
-/// Where the system has no web view or no display: there is nothing to show an error in.
+/// Where the system has no web view: there is nothing to show an error in.
 pub fn run() {
+    if !has_display() {
+        eprintln!(
+            "octet: there is no display to open a window on: neither DISPLAY nor WAYLAND_DISPLAY is \
+             set. To talk in the terminal, run `octet chat`."
+        );
+        std::process::exit(1);
+    }
     prepare_webview();
     let paths = match Paths::of_user() {
         Ok(paths) => paths,
@@ -77,6 +84,13 @@ pub fn run() {
         eprintln!("octet: {error}");
         std::process::exit(1);
     }
+}
+
+/// Whether a window can be opened. Linux says so beforehand; without, GTK ends the program with
+/// nothing that helps.
+fn has_display() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    cfg!(not(target_os = "linux")) || set("DISPLAY") || set("WAYLAND_DISPLAY")
 }
 
 /// The app on `builder`: state, commands, events, its window, and loading the last model.
