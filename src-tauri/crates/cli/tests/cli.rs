@@ -243,6 +243,75 @@ fn bench_prints_both_routings_and_what_the_machine_can_do() {
     assert!(report["calibration"]["cpu_bytes_per_sec"].as_f64() > Some(0.0));
 }
 
+/// With the driver that stands in for a card.
+#[test]
+fn bench_on_a_card_tells_what_it_took_and_how_misses_were_met() {
+    let Some(driver) = octet_test_cuda::library_dir() else {
+        println!("left out: the fake CUDA driver was not built here");
+        return;
+    };
+    let cache = tempfile::tempdir().expect("a folder");
+    let bench = |more: &[&str]| {
+        let fixture = fixture("tiny-2bit");
+        let args = [
+            "bench",
+            "--prompt-tokens",
+            "4",
+            "--new-tokens",
+            "3",
+            "--ctx",
+            "64",
+        ];
+        let output = Command::new(env!("CARGO_BIN_EXE_octet"))
+            .args(args)
+            .args(["--device", "cuda", "--model", path(&fixture)])
+            .args(more)
+            .env("LD_LIBRARY_PATH", driver)
+            .env("OCTET_CACHE_DIR", cache.path())
+            .output()
+            .expect("octet runs");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let report = bench(&["--experts-on-gpu", "3", "--misses", "fetch", "--json"]);
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!(report["device"]["kind"], "cuda");
+    assert_eq!(report["gpu_slots"], 12);
+    let number = |value: &Value| {
+        value
+            .as_f64()
+            .unwrap_or_else(|| panic!("{value}: {report}"))
+    };
+    assert!(number(&report["peak_vram"]) > 0.0);
+    assert!(number(&report["peak_vram"]) <= number(&report["planned_vram"]));
+    assert_eq!(report["device_misses_on_cpu"], 0.0);
+    assert!(number(&report["calibration"]["upload_bytes_per_sec"]) > 0.0);
+    for figures in [&report, &report["routing_reuse"]] {
+        let device = &figures["experts"]["decode"]["device"];
+        let demands = number(&device["hits"]) + number(&device["misses"]);
+        // Three tokens, four layers, two experts.
+        assert_eq!(demands, 24.0);
+        assert!(number(&device["bytes_moved"]) > 0.0);
+    }
+    let table = bench(&[
+        "--experts-on-gpu",
+        "3",
+        "--misses",
+        "cpu",
+        "--routing-reuse",
+        "0",
+    ]);
+    for words in [
+        "Device     GPU 0",
+        "0 fetched",
+        "on the CPU",
+        "Peak VRAM",
+        "12 slots of 32",
+    ] {
+        assert!(table.contains(words), "{words}: {table}");
+    }
+}
+
 #[test]
 fn a_ram_budget_is_kept_and_bench_shows_what_it_costs() {
     let dir = tempfile::tempdir().expect("a folder");
