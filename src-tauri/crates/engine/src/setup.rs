@@ -38,10 +38,22 @@ struct OnCard {
     slots: Arc<Slots>,
 }
 
+/// Why a card cannot be used, in the middle of a sentence.
+fn reason(error: EngineError) -> String {
+    match error {
+        EngineError::Device { reason } => reason,
+        other => other.to_string(),
+    }
+}
+
 impl Setup<'_> {
     /// Plans the memory and prepares the model by the plan, which says what became of it.
     pub(crate) fn model(self) -> Result<Made, EngineError> {
-        let sizes = model_sizes(&self.checkpoint);
+        let mut sizes = model_sizes(&self.checkpoint);
+        if self.precision == Precision::Exact {
+            // The output matrix stays as the file has it.
+            sizes.trunk_resident_bytes = sizes.trunk_file_bytes;
+        }
         let request = &self.options.plan;
         let plan = make_plan(&sizes, &self.hardware, request)?;
         let Placement::Cuda { uuid, .. } = &plan.device else {
@@ -53,7 +65,7 @@ impl Setup<'_> {
             Err(error @ EngineError::Plan(_)) => Err(error),
             Err(error) if request.device == Device::Cuda => {
                 Err(EngineError::Plan(PlanError::NoGpu {
-                    reason: error.to_string(),
+                    reason: reason(error),
                 }))
             }
             Err(error) => {
@@ -64,7 +76,8 @@ impl Setup<'_> {
                 };
                 let mut plan = make_plan(&sizes, &self.hardware, &request)?;
                 plan.warnings.push(format!(
-                    "Computes on the CPU, since the GPU failed: {error}"
+                    "Computes on the CPU, since the GPU cannot be used: {}",
+                    reason(error)
                 ));
                 self.finish(plan, None)
             }
@@ -210,11 +223,15 @@ impl Setup<'_> {
             expert: 0,
         };
         let len = self.checkpoint.expert_len(id);
-        let mut bytes = Pinned::new(on_card.gpu.gpu(), len)?;
-        self.checkpoint.read_expert(id, &mut bytes)?;
+        // Where the system pins no more, experts will not be pinned either.
+        let mut pinned = Pinned::new(on_card.gpu.gpu(), len).ok();
+        let mut plain = vec![0; if pinned.is_some() { 0 } else { len }];
+        let bytes = pinned.as_deref_mut().unwrap_or(&mut plain);
+        self.checkpoint.read_expert(id, bytes)?;
         Ok(move || {
             let clock = Instant::now();
-            let copied = on_card.slots.upload(0, id, &bytes);
+            let bytes = pinned.as_deref().unwrap_or(&plain);
+            let copied = on_card.slots.upload(0, id, bytes);
             copied.map_err(|reason| EngineError::Device { reason })?;
             Ok(len as f64 / clock.elapsed().as_secs_f64().max(1e-9))
         })
