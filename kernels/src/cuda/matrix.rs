@@ -219,7 +219,7 @@ mod tests {
     /// An expert's arrays in one file, in the order given, lie aligned and hold the same bytes.
     #[test]
     fn arrays_lie_aligned_and_neighbours_are_copied_together() {
-        for (lead, splits) in [(0, 1), (2, 2), (6, 2), (10, 2)] {
+        for lead in [0, 2, 6, 10] {
             // f16 values first, then bytes, as safetensors sorts them; odd phases by `lead`.
             let (n, k, g) = (32, 64, 16);
             let groups = n * k / g;
@@ -257,7 +257,8 @@ mod tests {
             for (range, to) in &placement.copies {
                 card[*to..to + range.len()].copy_from_slice(&source[range.clone()]);
             }
-            assert!(placement.copies.len() <= splits, "{:?}", placement.copies);
+            // The f16 values in one, the bytes in another.
+            assert_eq!(placement.copies.len(), 2, "{:?}", placement.copies);
             assert!(placement.bytes <= source.len() + Placement::EXPERT_SLACK);
             let there = |address: u64, len: usize| {
                 let at = (address - (1 << 20)) as usize;
