@@ -20,7 +20,7 @@ impl RoutingReuse {
     ///
     /// Choice `j` of the token at `position` of the KV cache becomes `previous[j]` with
     /// probability `p`, unless that expert is among the other choices already. Weights stay.
-    /// Must agree bit for bit with `router` in `kernels/cuda/decode.cu`.
+    /// Must agree bit for bit with `router` in `kernels/cuda/router.cu`.
     pub fn apply(
         &self,
         position: usize,
