@@ -13,8 +13,11 @@ use tokio::sync::watch;
 
 use crate::models::Models;
 
-/// Four frames a second: drawing them takes the processor from the model.
-const FRAME_EVERY: Duration = Duration::from_millis(250);
+/// Drawing a frame takes a core from the model where it has few: on two, some 10 ms of it.
+fn frame_every() -> Duration {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Duration::from_millis(if cores <= 4 { 1000 } else { 250 })
+}
 
 /// The experts at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Type)]
@@ -133,7 +136,7 @@ impl ExpertsFeed {
 
 async fn feed(models: Arc<Models>, mut activity: watch::Receiver<Activity>, sink: Box<FrameSink>) {
     let mut states = models.subscribe();
-    let mut frames = tokio::time::interval(FRAME_EVERY);
+    let mut frames = tokio::time::interval(frame_every());
     frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         frames.tick().await;

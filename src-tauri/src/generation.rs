@@ -31,7 +31,7 @@ use crate::queue::Queue;
 use crate::task::blocking;
 
 /// Text goes to the page at most once a frame.
-const FRAME: Duration = Duration::from_millis(16);
+const FRAME: Duration = Duration::from_millis(33);
 
 /// A growing answer is written this often: a crash loses no more, and the half is for the write.
 const SAVE_EVERY: Duration = Duration::from_millis(500);

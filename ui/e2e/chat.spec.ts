@@ -171,6 +171,24 @@ test('code is copied, links open outside', async ({ page }) => {
   expect(await page.evaluate(() => navigator.clipboard.readText())).toContain('window.hacked = 8');
 });
 
+test('a copy that fails says so', async ({ page }) => {
+  await open(page, '?rate=2000&answer=xss');
+  await page.getByRole('link', { name: 'Regex for ISO dates' }).click();
+  await ask(page, 'x');
+  await finished(page);
+  await page.evaluate(() => (navigator.clipboard.writeText = () => Promise.reject(new Error('not allowed'))));
+  const failed = page.getByText('The text could not be copied');
+  for (const button of [
+    answers(page).last().locator('[data-copy]'),
+    answers(page).last().getByRole('button', { name: 'Copy', exact: true }).last(),
+    page.getByRole('article', { name: 'Your message' }).last().getByRole('button', { name: 'Copy' })
+  ]) {
+    const before = await failed.count();
+    await button.click();
+    await expect(failed).toHaveCount(before + 1);
+  }
+});
+
 test('hostile answers run nothing and fetch nothing, while they stream and after', async ({ page, complaints }) => {
   await open(page, '?rate=120&answer=xss');
   await ask(page, 'x');

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use rusqlite::{Connection, ToSql, Transaction, params_from_iter};
+use rusqlite::{Connection, Transaction, params_from_iter};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -199,10 +199,10 @@ impl Query {
                 "SELECT rowid FROM chats_fts WHERE chats_fts MATCH ?".to_owned(),
                 vec![expression.clone()],
             ),
-            Self::Substrings(terms) => (
-                format!("SELECT key FROM chats WHERE {}", all_like("title", terms)),
-                patterns(terms),
-            ),
+            Self::Substrings(terms) => {
+                let (contains, values) = contains_all("title", terms);
+                (format!("SELECT key FROM chats WHERE {contains}"), values)
+            }
         };
         let mut statement = database.prepare(&sql)?;
         let keys = statement.query_map(params_from_iter(values), |row| row.get::<_, i64>(0))?;
@@ -417,27 +417,32 @@ fn newness(at: Timestamp, now: Timestamp) -> f64 {
     1.0 + 1.0 / (1.0 + days / RECENT_DAYS)
 }
 
-/// `column LIKE ? AND column LIKE ? ...`
-fn all_like(column: &str, terms: &[String]) -> String {
-    vec![format!("{column} LIKE ? ESCAPE '\\'"); terms.len()].join(" AND ")
-}
-
-fn patterns(terms: &[String]) -> Vec<String> {
-    let escape = |term: &String| {
-        let escaped = term.replace('\\', "\\\\").replace('%', "\\%");
-        format!("%{}%", escaped.replace('_', "\\_"))
-    };
-    terms.iter().map(escape).collect()
+/// The condition that `column` contains all of `terms`, and the values for it.
+fn contains_all(column: &str, terms: &[String]) -> (String, Vec<String>) {
+    let (conditions, values): (Vec<_>, Vec<_>) = terms
+        .iter()
+        .map(|term| {
+            if term.contains(|c: char| c.is_ascii_alphabetic()) {
+                let escaped = term.replace('\\', "\\\\").replace('%', "\\%");
+                let pattern = format!("%{}%", escaped.replace('_', "\\_"));
+                (format!("{column} LIKE ? ESCAPE '\\'"), pattern)
+            } else {
+                // Where there is no case to ignore: twice as fast over all messages.
+                (format!("instr({column}, ?) > 0"), term.clone())
+            }
+        })
+        .unzip();
+    (conditions.join(" AND "), values)
 }
 
 fn title_substrings(database: &Connection, terms: &[String], limit: u32) -> Result<Vec<SearchHit>> {
+    let (contains, values) = contains_all("title", terms);
     let sql = format!(
-        "SELECT id, title, updated_at FROM chats WHERE deleted_at IS NULL AND {}
-         ORDER BY updated_at DESC LIMIT {limit}",
-        all_like("title", terms)
+        "SELECT id, title, updated_at FROM chats WHERE deleted_at IS NULL AND {contains}
+         ORDER BY updated_at DESC LIMIT {limit}"
     );
     let mut statement = database.prepare_cached(&sql)?;
-    let hits = statement.query_map(params_from_iter(patterns(terms)), |row| {
+    let hits = statement.query_map(params_from_iter(values), |row| {
         let title: String = row.get(1)?;
         Ok(SearchHit {
             chat_id: row.get(0)?,
@@ -462,18 +467,16 @@ fn message_substrings(
     } else {
         "TRUE"
     };
+    let (contains, values) = contains_all("text", terms);
     let sql = format!(
         "SELECT chat_id, messages.id, title, text, role, messages.created_at
          FROM messages JOIN chats ON chats.id = chat_id
-         WHERE {among} AND {} AND state <> 'streaming' AND deletion IS NULL
+         WHERE {among} AND {contains} AND state <> 'streaming' AND deletion IS NULL
              AND deleted_at IS NULL
-         ORDER BY messages.key DESC LIMIT {limit}",
-        all_like("text", terms)
+         ORDER BY messages.key DESC LIMIT {limit}"
     );
     let mut statement = database.prepare_cached(&sql)?;
-    let values = patterns(terms);
-    let values: Vec<&dyn ToSql> = values.iter().map(|value| value as &dyn ToSql).collect();
-    let hits = statement.query_map(values.as_slice(), |row| {
+    let hits = statement.query_map(params_from_iter(values), |row| {
         Ok(SearchHit {
             chat_id: row.get(0)?,
             message_id: row.get(1)?,

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { ExpertsFrame } from '$lib/backend';
-import { cells, linePoints, moveInGrid, placesOf, totals } from './cells';
+import { cells, heats, linePoints, moveInGrid, placesOf, totals } from './cells';
 
 const frame: ExpertsFrame = {
   nLayers: 2,
@@ -21,14 +21,23 @@ describe('the grid of experts', () => {
   it('has one cell an expert, layer by layer', () => {
     const all = cells(frame);
     expect(all).toHaveLength(8);
-    expect(all[5]).toEqual({ layer: 1, expert: 1, place: 'ram', use: 'missed', count: 2, heat: 0.25 });
-    expect(all[0]).toMatchObject({ place: 'vram', use: 'used', heat: 1 });
-    expect(all[3]).toMatchObject({ place: 'disk', use: 'none', heat: 0 });
+    expect(all[5]).toEqual({ layer: 1, expert: 1, place: 'ram', use: 'missed' });
+    expect(all[0]).toMatchObject({ place: 'vram', use: 'used' });
+    expect(all[3]).toMatchObject({ place: 'disk', use: 'none' });
     expect(placesOf(frame)).toEqual({ vram: 2, ram: 5, disk: 1 });
+    expect(heats(frame)).toEqual([1, 0, 0.5, 0, 0, 0.25, 0.25, 0]);
   });
 
   it('bears a frame that is shorter than it should be', () => {
-    expect(cells({ ...frame, where: 'v', counts: [] })[7]).toMatchObject({ place: 'disk', count: 0 });
+    expect(cells({ ...frame, where: 'v', counts: [] })[7]).toMatchObject({ place: 'disk', use: 'none' });
+  });
+
+  it('keeps the cells that are as they were', () => {
+    const before = cells(frame);
+    const after = cells({ ...frame, used: [1, 2, 5, 6], counts: [9, 1, 5, 0, 0, 3, 3, 0] }, before);
+    expect(after.map((cell, index) => cell === before[index])).toEqual([false, false, true, true, true, true, true, true]);
+    expect(after[0]?.use).toBe('none');
+    expect(cells({ ...frame, nExperts: 2, nLayers: 4 }, before)[2]).toMatchObject({ layer: 1, expert: 0 });
   });
 
   it('is walked with the arrow keys and never left', () => {

@@ -7,29 +7,32 @@ export interface Cell {
   expert: number;
   place: Place;
   use: 'none' | 'used' | 'missed';
-  count: number;
-  /** Uses as a share of the most used expert's, 0 to 1. */
-  heat: number;
 }
 
 const PLACES: Record<string, Place> = { v: 'vram', r: 'ram', d: 'disk' };
 
-/** One cell an expert, layer by layer, as the frame orders them. */
-export function cells(frame: ExpertsFrame): Cell[] {
+/**
+ * One cell an expert, layer by layer, as the frame orders them. A cell that is as it was in `before` is that one: what
+ * is the same is not drawn again.
+ */
+export function cells(frame: ExpertsFrame, before: readonly Cell[] = []): Cell[] {
   const used = new Set(frame.used);
   const missed = new Set(frame.missed);
-  const most = Math.max(1, ...frame.counts);
   return Array.from({ length: frame.nLayers * frame.nExperts }, (_, index) => {
-    const count = frame.counts[index] ?? 0;
-    return {
-      layer: Math.floor(index / frame.nExperts),
-      expert: index % frame.nExperts,
-      place: PLACES[frame.where[index] ?? 'd'] ?? 'disk',
-      use: missed.has(index) ? 'missed' : used.has(index) ? 'used' : 'none',
-      count,
-      heat: count / most
-    };
+    const layer = Math.floor(index / frame.nExperts);
+    const expert = index % frame.nExperts;
+    const place = PLACES[frame.where[index] ?? 'd'] ?? 'disk';
+    const use = missed.has(index) ? 'missed' : used.has(index) ? 'used' : 'none';
+    const old = before[index];
+    const isSame = old?.layer === layer && old.expert === expert && old.place === place && old.use === use;
+    return isSame ? old : { layer, expert, place, use };
   });
+}
+
+/** Each expert's uses as a share of the most used one's, 0 to 1. */
+export function heats({ counts }: Pick<ExpertsFrame, 'counts'>): number[] {
+  const most = Math.max(1, ...counts);
+  return counts.map((count) => count / most);
 }
 
 export interface Totals {

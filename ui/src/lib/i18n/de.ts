@@ -18,6 +18,7 @@ export const de: Record<Key, string> = {
   'common.close': 'Schließen',
   'common.save': 'Sichern',
   'common.copy': 'Kopieren',
+  'common.notCopied': 'Der Text konnte nicht kopiert werden. Markieren Sie ihn und drücken Sie Strg C.',
   'common.copied': 'Kopiert',
   'common.more': 'Mehr',
   'common.auto': 'Automatisch',

@@ -17,6 +17,7 @@ export const en = {
   'common.close': 'Close',
   'common.save': 'Save',
   'common.copy': 'Copy',
+  'common.notCopied': 'The text could not be copied. Select it and press Ctrl C.',
   'common.copied': 'Copied',
   'common.more': 'More',
   'common.auto': 'Auto',

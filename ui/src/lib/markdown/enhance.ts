@@ -18,9 +18,16 @@ async function loadHighlighter(): Promise<Highlighter> {
 /** Above this, colouring code anew for every frame of a stream costs too much of the frame. */
 const HIGHLIGHT_LIMIT_CHARS = 8_000;
 
+/** What formulas and code that was coloured look like without it. */
+const sources = new WeakMap<Element, string>();
+
+/** The text that `element` was drawn from. */
+export const sourceOf = (element: Element): string | undefined => sources.get(element);
+
 function drawMath(elements: readonly HTMLElement[], renderer: Katex): void {
   for (const element of elements) {
     const source = element.textContent ?? '';
+    sources.set(element, source);
     try {
       // Drawn into the element rather than to HTML: that sets styles as the content policy allows.
       renderer.render(source, element, {
@@ -44,7 +51,9 @@ function colourCode(elements: readonly HTMLElement[], colours: Highlighter): voi
     const language = element.dataset.language ?? '';
     delete element.dataset.language;
     if (!colours.getLanguage(language)) continue;
-    element.innerHTML = colours.highlight(element.textContent ?? '', { language, ignoreIllegals: true }).value;
+    const source = element.textContent ?? '';
+    sources.set(element, source);
+    element.innerHTML = colours.highlight(source, { language, ignoreIllegals: true }).value;
   }
 }
 

@@ -1,6 +1,6 @@
 import { backend, type ExpertsFrame } from '$lib/backend';
 
-/** Frames of the speed line: a minute and a half at four a second. */
+/** Frames of the speed line: a minute and a half at four a second, six at one. */
 export const HISTORY = 360;
 
 class Experts {

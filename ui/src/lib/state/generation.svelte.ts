@@ -1,8 +1,8 @@
 import type { GenerationEvent, Message, QueueReason } from '$lib/backend';
 import { FrameBuffer } from '$lib/chat/frame_buffer';
 
-/** A figure that changes with every token cannot be read, and drawing it costs the model time. */
-const SPEED_EVERY_MS = 500;
+/** What changes with every token cannot be read, and drawing it costs the model time. */
+const FIGURES_EVERY_MS = 300;
 
 interface Progress {
   tokens: number;
@@ -25,9 +25,10 @@ export class Generation {
   /** The whole text of the answer as far as it has come. */
   text = $state('');
   tokens = $state(0);
+  shownTokens = $state(0);
   shownSpeed = $state(0);
-  #speedShownAt = -Infinity;
   lastExperts = $state.raw<number[]>([]);
+  #figuresShownAt = -Infinity;
   droppedMessages = $state(0);
   isStopping = $state(false);
   readonly #buffer: FrameBuffer<Progress>;
@@ -41,8 +42,7 @@ export class Generation {
     const apply = (arrived: { text: string; latest: Progress }) => {
       this.text += arrived.text;
       this.tokens = arrived.latest.tokens;
-      this.#showSpeed(arrived.latest.tokensPerSec);
-      this.lastExperts = arrived.latest.lastExperts;
+      this.#showFigures(arrived.latest);
     };
     this.#buffer = buffer ? buffer(apply) : new FrameBuffer(apply);
   }
@@ -83,10 +83,12 @@ export class Generation {
     }
   }
 
-  #showSpeed(tokensPerSec: number): void {
+  #showFigures({ tokens, tokensPerSec, lastExperts }: Progress): void {
     const now = performance.now();
-    if (now - this.#speedShownAt < SPEED_EVERY_MS) return;
-    this.#speedShownAt = now;
+    if (now - this.#figuresShownAt < FIGURES_EVERY_MS) return;
+    this.#figuresShownAt = now;
+    this.shownTokens = tokens;
     this.shownSpeed = tokensPerSec;
+    this.lastExperts = lastExperts;
   }
 }
