@@ -302,6 +302,15 @@ test('a token is kept, tried, never shown again, and removed', async ({ page }) 
   expect((await witness(page)).token).toBeNull();
 });
 
+test('a keyring that asks for its password is waited for', async ({ page }) => {
+  await open(page, '?keyringMs=1500#/models');
+  await page.getByLabel('Access token').fill('hf_secret123');
+  await page.getByRole('button', { name: 'Keep it' }).click();
+  await expect(page.getByText('Waiting for the keyring…')).toBeVisible();
+  await expect(page.getByText('It works: the account is ada.')).toBeVisible();
+  await expect(page.getByText('Waiting for the keyring…')).toHaveCount(0);
+});
+
 test('where there is no keyring it is said, and a wrong token is refused', async ({ page }) => {
   await open(page, '?keyring=0#/models');
   await page.getByLabel('Access token').fill('wrong');

@@ -97,3 +97,14 @@ test('a stream is followed only at the end, and never pulls someone who reads ab
   await page.getByRole('button', { name: 'Jump to latest' }).click();
   await expect.poll(() => thread.evaluate((one) => one.scrollHeight - one.scrollTop - one.clientHeight)).toBeLessThan(60);
 });
+
+test('a download of 257 files keeps the page smooth', async ({ page }) => {
+  await open(page, '?model=none&downloads=running&downloadMs=20000#/models');
+  await expect(page.getByText(/ of 25\d files/)).toBeVisible();
+  const size = () => page.evaluate(() => document.querySelectorAll('*').length);
+  const before = await size();
+  await startFrames(page);
+  await page.waitForTimeout(3000);
+  console.log(`      downloading 257 files: ${await readFrames(page)}`);
+  expect(Math.abs((await size()) - before)).toBeLessThan(20);
+});

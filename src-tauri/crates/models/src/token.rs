@@ -199,13 +199,21 @@ impl TokenKeeper {
 fn keyring<T: Send + 'static>(
     act: impl FnOnce(&keyring::Entry) -> keyring::Result<T> + Send + 'static,
 ) -> Result<T, String> {
+    within(PATIENCE, move || {
+        keyring::Entry::new(SERVICE, USER).and_then(|entry| act(&entry))
+    })
+}
+
+fn within<T: Send + 'static>(
+    patience: Duration,
+    act: impl FnOnce() -> keyring::Result<T> + Send + 'static,
+) -> Result<T, String> {
     let (sender, answer) = mpsc::channel();
     std::thread::spawn(move || {
-        let done = keyring::Entry::new(SERVICE, USER).and_then(|entry| act(&entry));
         // Nobody may be waiting any more.
-        let _ = sender.send(done);
+        let _ = sender.send(act());
     });
-    match answer.recv_timeout(PATIENCE) {
+    match answer.recv_timeout(patience) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(keyring::Error::NoDefaultStore)) => {
             Err("no program of this desktop offers one".to_owned())
@@ -228,6 +236,25 @@ mod tests {
         keeper.set(Some(token.clone()));
         assert!(!format!("{token:?} {keeper:?}").contains("secret"));
         assert!(Token::new("two words").is_err() && Token::new("").is_err());
+    }
+
+    #[test]
+    fn a_keyring_that_does_not_answer_is_given_up() {
+        let (unlock, locked) = mpsc::channel::<()>();
+        let reason = within(Duration::from_millis(20), move || {
+            let _ = locked.recv();
+            Ok(())
+        });
+        assert_eq!(reason.unwrap_err(), "it is locked, or does not answer");
+        // It ends without harm where nobody waits any more.
+        drop(unlock);
+        assert_eq!(within(PATIENCE, || Ok(7)), Ok(7));
+        let failed = within(PATIENCE, || Err::<(), _>(keyring::Error::NoEntry));
+        assert!(failed.is_err());
+        let panicked = within(PATIENCE, || -> keyring::Result<()> {
+            panic!("in a library")
+        });
+        assert_eq!(panicked.unwrap_err(), "its library failed");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use crate::{Result, StoreError, backup, chats, drafts, messages, search};
 
 /// The schema that this version reads and writes; `PRAGMA user_version` of the file.
 ///
-/// 1: chats, messages, drafts. 2: full-text search.
-pub const SCHEMA_VERSION: i64 = 2;
+/// 1: chats, messages, drafts. 2: full-text search. 3: search for symbols.
+pub const SCHEMA_VERSION: i64 = 3;
 
 /// What brings a table to a version of the schema. Never changed once released.
 pub(crate) struct Migration {
@@ -72,4 +72,15 @@ fn apply(connection: &Connection, found: i64, wanted: i64) -> Result<()> {
 
 fn version(connection: &Connection) -> Result<i64> {
     Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_migration_is_the_version_of_the_schema() {
+        let versions = TABLES.iter().copied().flatten().map(|one| one.version);
+        assert_eq!(versions.max(), Some(SCHEMA_VERSION));
+    }
 }

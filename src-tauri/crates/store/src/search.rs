@@ -28,20 +28,28 @@ macro_rules! has_unspaced {
     };
 }
 
+/// Whether a message has a character of [`is_symbol`].
+macro_rules! has_symbol {
+    () => {
+        "text GLOB '*[\u{a1}-\u{bf}\u{20a0}-\u{20cf}\u{2100}-\u{2bff}\u{1f000}-\u{1faff}]*'"
+    };
+}
+
 /// Answers enter the index when they end, and deleted messages leave it.
 ///
 /// The index holds no text of its own: what is taken out of it has to be exactly what was put
 /// in, hence triggers rather than code that could forget. One trigger an event, because SQLite
 /// does not say in which order it runs several.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 2,
-    sql: concat!(
-        "
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 2,
+        sql: concat!(
+            "
         CREATE VIRTUAL TABLE messages_fts USING fts5 (
             text, content = 'messages', content_rowid = 'key', prefix = '2 3',
             ",
-        tokenizer!(),
-        "
+            tokenizer!(),
+            "
         );
         CREATE TRIGGER messages_fts_insert AFTER INSERT ON messages
         WHEN new.state <> 'streaming' AND new.deletion IS NULL BEGIN
@@ -66,8 +74,8 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
         CREATE VIRTUAL TABLE chats_fts USING fts5 (
             title, content = 'chats', content_rowid = 'key', prefix = '2 3',
             ",
-        tokenizer!(),
-        "
+            tokenizer!(),
+            "
         );
         CREATE TRIGGER chats_fts_insert AFTER INSERT ON chats BEGIN
             INSERT INTO chats_fts (rowid, title) VALUES (new.key, new.title);
@@ -82,11 +90,20 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
         INSERT INTO chats_fts (rowid, title) SELECT key, title FROM chats;
 
         CREATE INDEX messages_unspaced ON messages (key) WHERE ",
-        has_unspaced!(),
-        ";
+            has_unspaced!(),
+            ";
     "
-    ),
-}];
+        ),
+    },
+    Migration {
+        version: 3,
+        sql: concat!(
+            "CREATE INDEX messages_symbols ON messages (key) WHERE ",
+            has_symbol!(),
+            ";"
+        ),
+    },
+];
 
 /// Thai and Lao, Myanmar and Hangul, Khmer, kana, Han.
 fn is_unspaced(c: char) -> bool {
@@ -94,6 +111,13 @@ fn is_unspaced(c: char) -> bool {
         '\u{e00}'..='\u{eff}' | '\u{1000}'..='\u{11ff}' | '\u{1780}'..='\u{17ff}'
         | '\u{3040}'..='\u{31ff}' | '\u{3400}'..='\u{9fff}' | '\u{ac00}'..='\u{d7af}'
         | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}')
+}
+
+/// Signs, currencies, arrows, mathematics, pictures: what people may look for without a word.
+fn is_symbol(c: char) -> bool {
+    matches!(c,
+        '\u{a1}'..='\u{bf}' | '\u{20a0}'..='\u{20cf}' | '\u{2100}'..='\u{2bff}'
+        | '\u{1f000}'..='\u{1faff}')
 }
 
 /// Matches that are ranked: the newest. Ranking all of a common word's would take too long.
@@ -464,6 +488,8 @@ fn message_substrings(
 ) -> Result<Vec<SearchHit>> {
     let among = if terms.iter().any(|term| term.contains(is_unspaced)) {
         has_unspaced!()
+    } else if terms.iter().any(|term| term.contains(is_symbol)) {
+        has_symbol!()
     } else {
         "TRUE"
     };

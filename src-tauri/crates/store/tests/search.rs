@@ -127,8 +127,10 @@ fn scripts_without_spaces_are_searched_by_substring() {
 
 #[test]
 fn emoji_and_marks_alone_are_searched_by_substring() {
-    let (_folder, store, _) = store_with(&["ship it 🚀", "100% sure", "a -> b"]);
+    let (_folder, store, _) = store_with(&["ship it 🚀", "100% sure", "a -> b", "5 € → 6 $"]);
     assert_eq!(found(&store, "🚀"), ["ship it 🚀"]);
+    assert_eq!(found(&store, "→ €"), ["5 € → 6 $"]);
+    assert_eq!(found(&store, "€ $"), ["5 € → 6 $"]);
     assert_eq!(found(&store, "%"), ["100% sure"]);
     assert_eq!(found(&store, "->"), ["a -> b"]);
     assert_eq!(found(&store, "_"), [""; 0], "no wildcard");

@@ -85,6 +85,22 @@ describe('growing markdown', () => {
     }
   );
 
+  it.each([
+    'One two,  three\nfour five. Six  \nseven\n\nEight',
+    'a *b c* d **e\nf** g `h i` j\nk_l m_n o',
+    'See http://example.org/a and so on http:\n//x www.a.org mailto:ada b@c.org d',
+    'Title\n===\ntext\n---\nmore\n1. one\n\na | b\n--|--\nc | d\ne',
+    '> quote\nlazy\n\nno \\\nescape \\a b &amp; c &am p; <b>d</b> e',
+    'It costs $5 and $6 b\n$$\nx y\n$$\nz \\(a b\\) c \\[d\ne\\] f',
+    '- a\nb\n\nc\n\n    code\nd\n```\ne\nf\n```\ng\n![h i](j) k'
+  ])('is at every letter what that much text is: %j', (text) => {
+    const growing = new GrowingMarkdown(labels);
+    for (let end = 0; end <= text.length; end++) {
+      const part = text.slice(0, end);
+      expect(growing.render(part)).toEqual(new GrowingMarkdown(labels).render(part));
+    }
+  });
+
   it('renders only the last block again', () => {
     const growing = new GrowingMarkdown(labels);
     const before = growing.render('One\n\nTwo\n\nThr');

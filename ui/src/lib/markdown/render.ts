@@ -134,6 +134,20 @@ function lineOffset(text: string, line: number): number {
   return at;
 }
 
+/** A line of a paragraph in which nothing has a meaning of its own, and nothing gets one as more such text comes. */
+const PLAIN_LINE = /^\p{L}[\p{L}\p{N} ,;.!?'’]*$/u;
+const PARAGRAPH_END = '</p>\n';
+
+/** What the last block is with more plain text in its last line; undefined: that has to be parsed. */
+function longerParagraph(html: string, before: string, text: string): string | undefined {
+  const start = text.lastIndexOf('\n') + 1;
+  const lineBefore = before.slice(start).trimEnd();
+  const line = text.slice(start);
+  if (lineBefore === '' || !PLAIN_LINE.test(line)) return undefined;
+  if (!html.startsWith('<p>') || !html.endsWith(lineBefore + PARAGRAPH_END)) return undefined;
+  return html.slice(0, -PARAGRAPH_END.length) + line.slice(lineBefore.length).trimEnd() + PARAGRAPH_END;
+}
+
 /**
  * Renders a text that grows. A block is finished once another one has begun behind it; finished blocks keep
  * their identity, and only what comes after them is parsed again.
@@ -151,16 +165,22 @@ export class GrowingMarkdown {
 
   render(text: string): Block[] {
     if (!text.startsWith(this.#text)) this.#reset();
+    const before = this.#text;
     this.#text = text;
+    const longer = this.#last && longerParagraph(this.#last.html, before, text);
+    if (longer !== undefined) return this.#withLast({ html: longer });
     const tail = text.slice(this.#finishedChars);
     const blocks = topLevel(markdown.parse(tail, this.#env));
     const last = blocks.pop();
     for (const block of blocks) this.#finished.push(this.#html(block));
     if (!last) return [...this.#finished];
     if (blocks.length > 0) this.#finishedChars += lineOffset(tail, last.firstLine);
-    const drawn = this.#html(last);
-    if (this.#last?.html !== drawn.html) this.#last = drawn;
-    return this.#last ? [...this.#finished, this.#last] : [...this.#finished];
+    return this.#withLast(this.#html(last));
+  }
+
+  #withLast(block: Block): Block[] {
+    if (this.#last?.html !== block.html) this.#last = block;
+    return [...this.#finished, this.#last];
   }
 
   #html(block: TopLevel): Block {

@@ -2,7 +2,7 @@ import type { GenerationEvent, Message, QueueReason } from '$lib/backend';
 import { FrameBuffer } from '$lib/chat/frame_buffer';
 
 /** What changes with every token cannot be read, and drawing it costs the model time. */
-const FIGURES_EVERY_MS = 300;
+const FIGURES_EVERY_MS = 1000;
 
 interface Progress {
   tokens: number;

@@ -301,7 +301,10 @@ function keeping(fake: Fake): Pick<
     revealModel: async (id) => void witness.opened.push(fake.models.entry(id).path),
     revealModels: async () => void witness.opened.push(library.state.settings.folder),
     setEndpoint: async (endpoint) => library.setEndpoint(endpoint),
-    setToken: async (token) => library.setToken(token),
+    setToken: async (token) => {
+      await pause(fake.options.keyringMs);
+      return library.setToken(token);
+    },
     checkToken: async () => library.checkToken()
   };
 }

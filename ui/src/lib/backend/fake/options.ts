@@ -21,6 +21,8 @@ export interface Options {
   disk: string | null;
   token: string | null;
   hasKeyring: boolean;
+  /** How long the keyring asks for its password. */
+  keyringMs: number;
   /**
    * Name of the call that fails, and how. `answer` fails in the middle of an answer; `download`, `retry` and `stall`
    * happen to a download under way.
@@ -57,6 +59,7 @@ export function readOptions(params: URLSearchParams): Options {
     disk: params.get('disk'),
     token: params.get('token'),
     hasKeyring: params.get('keyring') !== '0',
+    keyringMs: count('keyringMs', 0),
     failures,
     answer: params.get('answer'),
     notice: params.get('notice'),
