@@ -98,7 +98,12 @@ async fn download(app: &App<'_>, hub: &TestHub) -> anyhow::Result<()> {
         .await?;
     app.step("it arrives", app.find_in("Installed", "Delete"))
         .await?;
-    app.screenshot("installed").await
+    app.screenshot("installed").await?;
+    app.step("check its files", app.click_in("Installed", "Check files"))
+        .await?;
+    app.step("they are sound", app.text("as they were published"))
+        .await?;
+    Ok(())
 }
 
 async fn chat(app: &App<'_>) -> anyhow::Result<()> {
