@@ -35,6 +35,18 @@ fn main() {}
 
 The end.`;
 
+/** A block of the page, and what draws a text into it as it streams. */
+function streamed() {
+  const root = document.createElement('div');
+  document.body.append(root);
+  const growing = new GrowingMarkdown(labels);
+  const show = (text: string) => {
+    patch(root, growing.render(text).at(-1)?.html ?? '');
+    enhance(root, true);
+  };
+  return { root, show };
+}
+
 describe('patch', () => {
   it('shows what it was given, whatever was there before', () => {
     const root = document.createElement('div');
@@ -63,12 +75,7 @@ describe('patch', () => {
   });
 
   it('keeps a formula that was drawn, and draws another', async () => {
-    const root = document.createElement('div');
-    document.body.append(root);
-    const show = (text: string) => {
-      patch(root, htmlOf(text));
-      enhance(root, true);
-    };
+    const { root, show } = streamed();
     show('so $a^2$');
     await vi.waitFor(() => expect(root.querySelector('.katex')).not.toBeNull());
     const drawn = root.querySelector('.katex');
@@ -81,13 +88,7 @@ describe('patch', () => {
   });
 
   it('colours code again as it grows', async () => {
-    const root = document.createElement('div');
-    document.body.append(root);
-    const growing = new GrowingMarkdown(labels);
-    const show = (text: string) => {
-      patch(root, growing.render(text).at(-1)?.html ?? '');
-      enhance(root, true);
-    };
+    const { root, show } = streamed();
     show('```rust\nfn a');
     await vi.waitFor(() => expect(root.querySelector('.hljs-keyword')).not.toBeNull());
     const bar = root.querySelector('.code-bar');
