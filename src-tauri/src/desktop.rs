@@ -88,7 +88,13 @@ impl<R: Runtime> Desktop for TauriDesktop<R> {
     }
 
     fn reveal(&self, path: &Path) -> Result<()> {
-        tauri_plugin_opener::reveal_item_in_dir(path)
+        let shown = tauri_plugin_opener::reveal_item_in_dir(path);
+        shown
+            // Not every file manager can be told to mark something; all open a folder.
+            .or_else(|error| match path.is_dir() {
+                true => tauri_plugin_opener::open_path(path, None::<&str>),
+                false => Err(error),
+            })
             .map_err(|error| not_opened(&path.display().to_string(), &error))
     }
 }

@@ -12,6 +12,12 @@ use crate::page::PATIENCE;
 /// The demo model's files, as somebody's repository.
 const REPO: &str = "smoke/small-mixtral";
 
+/// The same, with terms that have to be accepted.
+const GATED: &str = "smoke/gated-mixtral";
+
+/// Good for an account that has accepted them.
+const TOKEN: &str = "hf_smoke";
+
 /// Slow enough to be paused in the middle.
 const SLOW_BYTES_PER_SEC: u64 = 200_000;
 
@@ -19,7 +25,9 @@ pub async fn hub() -> anyhow::Result<TestHub> {
     let hub = TestHub::start(0).await?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src-tauri/crates/demo/model");
     let repo = Repo::from_folder(&folder).with_context(|| folder.display().to_string())?;
+    hub.publish(GATED, repo.clone().gated(&["ada"]));
     hub.publish(REPO, repo);
+    hub.allow(TOKEN, "ada");
     Ok(hub)
 }
 
@@ -30,7 +38,7 @@ pub async fn from_the_hub(home: &Home, hub: &TestHub) -> anyhow::Result<()> {
     chat(&app).await.context("the downloaded model")?;
     delete(&app).await.context("deleting it")?;
     slow_down(hub);
-    app.step("begin again", begin(&app)).await?;
+    app.step("begin again", begin(&app, REPO)).await?;
     app.step("bytes arrive", app.until(PROGRESS)).await?;
     app.close().await?;
 
@@ -47,8 +55,52 @@ pub async fn from_the_hub(home: &Home, hub: &TestHub) -> anyhow::Result<()> {
         .await?;
     app.step("it arrives", app.find_in("Installed", "Delete"))
         .await?;
+    with_a_token(&app).await.context("a gated model")?;
     app.close().await
 }
+
+/// Is refused without a token and with a wrong one.
+async fn with_a_token(app: &App<'_>) -> anyhow::Result<()> {
+    const REFUSED: &str = "Its terms have to be accepted first.";
+    app.step("look up a gated model", look_up(app, GATED))
+        .await?;
+    app.step("it says that it is gated", app.text(REFUSED))
+        .await?;
+    app.screenshot("gated").await?;
+    app.step("to the token", app.click("Enter a token")).await?;
+    app.step("keep a wrong one", enter_token(app, "hf_wrong"))
+        .await?;
+    app.step("it is wrong", app.text("The access token is not valid."))
+        .await?;
+    app.step("keep a right one", enter_token(app, TOKEN))
+        .await?;
+    app.step(
+        "it says whose it is",
+        app.text("It works: the account is ada."),
+    )
+    .await?;
+    app.screenshot("token").await?;
+    app.step("look it up again and download it", begin(app, GATED))
+        .await?;
+    app.step("it arrives", app.until(BOTH)).await?;
+    app.step("remove the token", app.click("Remove")).await?;
+    app.step(
+        "none is kept",
+        app.find("input[type=password][placeholder^='hf_']"),
+    )
+    .await?;
+    Ok(())
+}
+
+async fn enter_token(app: &App<'_>, token: &str) -> anyhow::Result<()> {
+    let field = app.find("input[type=password]").await?;
+    field.send_keys(token).await?;
+    app.click("Keep it").await
+}
+
+/// The demo and two models from the hub.
+const BOTH: &str =
+    "return document.querySelectorAll('ul[aria-label=\"Installed\"] article').length === 3";
 
 /// Something has arrived and not all.
 const PROGRESS: &str =
@@ -63,15 +115,19 @@ fn slow_down(hub: &TestHub) {
     hub.misbehave(Fault::bytes("-of-", u32::MAX, slow));
 }
 
-/// Looks the model up by its name and starts the download.
-async fn begin(app: &App<'_>) -> anyhow::Result<()> {
+async fn look_up(app: &App<'_>, repo: &str) -> anyhow::Result<()> {
     app.go("#/models").await?;
     let field = app.find("form input[placeholder='owner/name']").await?;
     field.clear().await?;
-    field.send_keys(REPO).await?;
-    app.click("Look it up").await?;
+    field.send_keys(repo).await?;
+    app.click("Look it up").await
+}
+
+/// Looks a model up by its name and starts the download.
+async fn begin(app: &App<'_>, repo: &str) -> anyhow::Result<()> {
+    look_up(app, repo).await?;
     let found = format!(
-        "//article[.//*[normalize-space()={REPO:?}]]//button[normalize-space()='Download']"
+        "//article[.//*[normalize-space()={repo:?}]]//button[normalize-space()='Download']"
     );
     app.client
         .wait()
@@ -85,7 +141,7 @@ async fn begin(app: &App<'_>) -> anyhow::Result<()> {
 
 async fn download(app: &App<'_>, hub: &TestHub) -> anyhow::Result<()> {
     slow_down(hub);
-    app.step("look up a model and download it", begin(app))
+    app.step("look up a model and download it", begin(app, REPO))
         .await?;
     app.step("bytes arrive", app.until(PROGRESS)).await?;
     app.screenshot("download").await?;
