@@ -183,9 +183,6 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Plan(error) => error.into(),
-            EngineError::NoTokenizer { dir } => {
-                Self::from_event("tokenizer", &format!("{dir} has no tokenizer.json"))
-            }
             other => Self::from_event(other.code(), &other.to_string()),
         }
     }

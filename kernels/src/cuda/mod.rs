@@ -18,13 +18,15 @@
 
 mod device;
 mod error;
+mod jobs;
 mod matrix;
 mod ops;
 
 pub use device::{Buffer, Event, Gpu, Pinned, Slice, Stream};
 pub use error::CudaError;
+pub use jobs::{AttentionShape, MAX_PICKS, MAX_TOP_K, Picks, Reuse, RouterJob, Rows};
 pub use matrix::{DeviceExpert, DeviceMatrix, Placement};
-pub use ops::{AttentionShape, MAX_PICKS, MAX_TOP_K, Ops, Picks, Reuse, RouterJob, Rows};
+pub use ops::Ops;
 
 /// Whether the NVIDIA driver's library is on this machine.
 pub fn is_available() -> bool {

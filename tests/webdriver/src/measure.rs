@@ -195,6 +195,7 @@ async fn answer(app: &App<'_>, question: &str, screen: Option<&str>) -> anyhow::
     app.until("return document.querySelector('article.answer') === null")
         .await?;
     app.model_is_ready().await?;
+    let logged = tokens_logged(&app.home.log());
     app.send(question).await?;
     app.until("return /chat\\/./.test(location.hash)").await?;
     let hash = app.script("return location.hash").await?;
@@ -203,11 +204,14 @@ async fn answer(app: &App<'_>, question: &str, screen: Option<&str>) -> anyhow::
     if let Some(screen) = screen {
         app.go(screen).await?;
     }
-    // Every look is work for the page, so there are few.
+    // Every look is work for the page, so that it is not asked before the engine's log has the end.
     let begun = Instant::now();
-    loop {
+    while tokens_logged(&app.home.log()) < logged + TOKENS {
         ensure!(begun.elapsed() < Duration::from_secs(300), "no end");
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    loop {
+        ensure!(begun.elapsed() < Duration::from_secs(300), "not stored");
         let stored = call(app, "get_chat", json!({ "id": chat })).await?;
         let answers = stored["messages"].as_array().into_iter().flatten();
         let mut ended = answers.filter(|message| !message["stats"].is_null());
@@ -216,7 +220,12 @@ async fn answer(app: &App<'_>, question: &str, screen: Option<&str>) -> anyhow::
             ensure!(stats["newTokens"] == TOKENS, "it ended early: {stats}");
             return stats["tokensPerSec"].as_f64().context("a speed");
         }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+fn tokens_logged(log: &str) -> usize {
+    log.matches("sampled n=").count()
 }
 
 /// From the moment a token was chosen (the engine's log) to the page: until the frame that has it
@@ -235,13 +244,17 @@ async fn latency(app: &App<'_>, question: &str) -> anyhow::Result<()> {
              drawn.port2.postMessage(0);
              requestAnimationFrame(() => { row[2] = now(); });
          };
-         new MutationObserver(look).observe(document.body, {
+         window.looking = new MutationObserver(look);
+         window.looking.observe(document.body, {
              subtree: true, attributes: true, attributeFilter: ['data-tokens'],
          })",
     )
     .await?;
     answer(app, question, None).await?;
-    let painted = app.script("return window.painted").await?;
+    // It asks for a frame of its own for every token, which would count as the window's.
+    let painted = app
+        .script("window.looking.disconnect(); return window.painted")
+        .await?;
     let log = app.home.log();
     let sampled = sampled(&log);
     ensure!(!sampled.is_empty(), "the engine logged no tokens");

@@ -2,14 +2,19 @@
 
 const cache = new Map<string, Intl.NumberFormat>();
 
-export function number(value: number, locale: string, digits = 0, minDigits = digits): string {
-  const key = `${locale} ${digits} ${minDigits}`;
+/** To make one takes longer than to use it a hundred times. */
+function formatOf(key: string, locale: string, options: Intl.NumberFormatOptions): Intl.NumberFormat {
   let format = cache.get(key);
   if (!format) {
-    format = new Intl.NumberFormat(locale, { maximumFractionDigits: digits, minimumFractionDigits: minDigits });
+    format = new Intl.NumberFormat(locale, options);
     cache.set(key, format);
   }
-  return format.format(value);
+  return format;
+}
+
+export function number(value: number, locale: string, digits = 0, minDigits = digits): string {
+  const options = { maximumFractionDigits: digits, minimumFractionDigits: minDigits };
+  return formatOf(`${locale} ${digits} ${minDigits}`, locale, options).format(value);
 }
 
 const UNITS = ['B', 'kB', 'MB', 'GB', 'TB'] as const;
@@ -35,7 +40,7 @@ export function bytesOf(value: number, of: number, locale: string): string {
 }
 
 export function percent(share: number, locale: string): string {
-  return new Intl.NumberFormat(locale, { style: 'percent', maximumFractionDigits: 0 }).format(share);
+  return formatOf(`${locale} %`, locale, { style: 'percent', maximumFractionDigits: 0 }).format(share);
 }
 
 /** One digit below 100: 14.2, 0.8, 230. */

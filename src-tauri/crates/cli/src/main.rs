@@ -96,9 +96,10 @@ fn usage(error: &clap::Error) -> ExitCode {
                 .lines()
                 .take_while(|line| !line.starts_with("Usage:") && !line.contains("'--help'"))
                 .map(str::trim)
-                .filter(|line| !line.is_empty())
+                // How to pass as a value what was meant as an option helps nobody.
+                .filter(|line| !line.is_empty() && !line.starts_with("tip: to pass"))
                 .collect();
-            let what = what.join(" ");
+            let what = what.join(" ").replace(" tip: ", ": ");
             let what = what.strip_prefix("error: ").unwrap_or(&what);
             complain(&format!("{what} (octet --help shows the options)"));
             ExitCode::from(USAGE)

@@ -198,30 +198,28 @@ fn inspect_shows_shape_quantization_and_plan() {
     assert!(shown.contains("3 bits in groups of 64"), "{shown}");
 }
 
+/// What `octet bench` prints, on the processor or with the libraries in `driver` on a card.
+fn bench(cache: &Path, driver: Option<&Path>, args: &[&str]) -> String {
+    let device = if driver.is_some() { "cuda" } else { "cpu" };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
+    command
+        .args(["bench", "--device", device])
+        .args(["--model", path(&fixture("tiny-2bit"))])
+        .args(args)
+        .env("OCTET_CACHE_DIR", cache);
+    if let Some(driver) = driver {
+        command.env("LD_LIBRARY_PATH", driver);
+    }
+    let output = command.output().expect("octet runs");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
 #[test]
 fn bench_prints_both_routings_and_what_the_machine_can_do() {
     let cache = tempfile::tempdir().expect("a folder");
-    let bench = |more: &[&str]| {
-        let fixture = fixture("tiny-2bit");
-        let args = [
-            "bench",
-            "--prompt-tokens",
-            "8",
-            "--new-tokens",
-            "4",
-            "--device",
-            "cpu",
-        ];
-        let output = Command::new(env!("CARGO_BIN_EXE_octet"))
-            .args(args)
-            .args(["--model", path(&fixture)])
-            .args(more)
-            .env("OCTET_CACHE_DIR", cache.path())
-            .output()
-            .expect("octet runs");
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        text(&output.stdout)
-    };
+    let short = ["--prompt-tokens", "8", "--new-tokens", "4"];
+    let bench = |more: &[&str]| bench(cache.path(), None, &[&short, more].concat());
     let both = bench(&["--routing-reuse", "0.25"]);
     assert!(both.contains("the model's own routing"), "{both}");
     assert!(both.contains("with probability 0.25"), "{both}");
@@ -251,28 +249,8 @@ fn bench_on_a_card_tells_what_it_took_and_how_misses_were_met() {
         return;
     };
     let cache = tempfile::tempdir().expect("a folder");
-    let bench = |more: &[&str]| {
-        let fixture = fixture("tiny-2bit");
-        let args = [
-            "bench",
-            "--prompt-tokens",
-            "4",
-            "--new-tokens",
-            "3",
-            "--ctx",
-            "64",
-        ];
-        let output = Command::new(env!("CARGO_BIN_EXE_octet"))
-            .args(args)
-            .args(["--device", "cuda", "--model", path(&fixture)])
-            .args(more)
-            .env("LD_LIBRARY_PATH", driver)
-            .env("OCTET_CACHE_DIR", cache.path())
-            .output()
-            .expect("octet runs");
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        text(&output.stdout)
-    };
+    let short = ["--prompt-tokens", "4", "--new-tokens", "3", "--ctx", "64"];
+    let bench = |more: &[&str]| bench(cache.path(), Some(driver), &[&short, more].concat());
     let report = bench(&["--experts-on-gpu", "3", "--misses", "fetch", "--json"]);
     let report: Value = serde_json::from_str(&report).expect("JSON");
     assert_eq!(report["device"]["kind"], "cuda");

@@ -63,7 +63,7 @@ pub enum EngineError {
     #[error("the prompt is empty: give at least one token")]
     EmptyPrompt,
     /// Text was given but the model folder has no tokenizer.
-    #[error("{dir} has no tokenizer.json: add the model's tokenizer, or give --tokens")]
+    #[error("{dir} has no tokenizer.json, which turns text into tokens: add the model's own")]
     NoTokenizer {
         /// The model folder.
         dir: String,

@@ -1,6 +1,6 @@
 import { backend, type ExpertsFrame } from '$lib/backend';
 
-/** Frames of the speed line: a minute and a half at four a second, six at one. */
+/** Frames of the speed line: a minute and a half at four a second, twelve minutes at one every two. */
 export const HISTORY = 360;
 
 class Experts {

@@ -72,7 +72,8 @@ impl Planner<'_> {
         }
         let reserve_bytes = match self.request.ram_budget {
             Some(_) => 0,
-            None => self.system_reserve_bytes(),
+            // No more than half of what is free.
+            None => self.system_reserve_bytes().min(needed_bytes),
         };
         let wanted_bytes = needed_bytes.saturating_add(reserve_bytes);
         if wanted_bytes > pool.free_bytes {

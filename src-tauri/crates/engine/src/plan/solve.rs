@@ -445,13 +445,14 @@ impl Planner<'_> {
                 asked_bytes.min(available_bytes)
             }
             None => {
-                let reserve_bytes = self.system_reserve_bytes();
+                // A small model fits beside a full system, too.
+                let reserve_bytes = self.system_reserve_bytes().min(available_bytes / 2);
                 notes.reasons.push(format!(
                     "{} of the {} of RAM available are left to the system",
-                    format_bytes(reserve_bytes.min(available_bytes)),
+                    format_bytes(reserve_bytes),
                     format_bytes(available_bytes)
                 ));
-                available_bytes.saturating_sub(reserve_bytes)
+                available_bytes - reserve_bytes
             }
         };
         Pool {
@@ -461,6 +462,7 @@ impl Planner<'_> {
         }
     }
 
+    /// Left to the system where as much is available.
     pub(super) fn system_reserve_bytes(&self) -> u64 {
         MIN_SYSTEM_RESERVE_BYTES.max(self.hardware.ram_total_bytes / 10)
     }

@@ -1,0 +1,179 @@
+//! What a launch works on: shapes, rows, the experts that were picked. What goes to a kernel by value is laid out
+//! as its source says.
+
+use super::device::Slice;
+
+/// The largest number of experts that one token may use on the card.
+pub const MAX_TOP_K: usize = MAX_PICKS;
+/// Experts of one launch.
+pub const MAX_PICKS: usize = 8;
+/// Splits of the cache that the attention for few tokens aims at: enough blocks for a large card.
+const SPLITS: usize = 16;
+/// Positions of a split, at least and at most.
+const SPLIT_LEN: (usize, usize) = (32, 256);
+
+/// Which experts one launch computes: `Picks` of `octet.cuh`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Picks {
+    count: i32,
+    j: [i32; MAX_PICKS],
+    slot: [i32; MAX_PICKS],
+}
+
+impl Picks {
+    /// All of the router's `top_k` choices, each in the slot that the table of places says.
+    ///
+    /// # Panics
+    /// If `top_k` is above [`MAX_PICKS`].
+    pub fn all(top_k: usize) -> Self {
+        let mut picks = Self::default();
+        for j in 0..top_k {
+            picks.push(j, None);
+        }
+        picks
+    }
+
+    /// Adds the router's choice number `j`, in `slot`.
+    ///
+    /// # Panics
+    /// Beyond [`MAX_PICKS`].
+    pub fn push(&mut self, j: usize, slot: Option<usize>) {
+        let at = self.count as usize;
+        self.j[at] = j as i32;
+        self.slot[at] = slot.map_or(-1, |slot| slot as i32);
+        self.count += 1;
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.count as usize
+    }
+
+    /// Choice and slot of those whose slot was given.
+    pub fn in_slots(&self) -> impl Iterator<Item = (usize, usize)> {
+        let all = self.j.iter().zip(&self.slot).take(self.len());
+        all.filter_map(|(j, slot)| Some((*j as usize, usize::try_from(*slot).ok()?)))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// A bench's imitation of text: choices of the token before that are kept. `Reuse` of the router.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Reuse {
+    /// The probability that a choice is kept; 0: routing is left alone.
+    pub p: f32,
+    /// Of the coin.
+    pub seed: u32,
+    /// The token's position.
+    pub position: i32,
+}
+
+/// One router's work in a launch.
+#[derive(Clone, Copy)]
+pub struct RouterJob<'a> {
+    /// The norm in front of the router, `(width)`.
+    pub norm: Slice<'a, f32>,
+    /// f16 `(n_experts, width)`.
+    pub gate: Slice<'a, u16>,
+    /// Takes the normed state, `(t, width)`, and its largest magnitudes, `(t)`.
+    pub normed: Option<(Slice<'a, f32>, Slice<'a, f32>)>,
+    /// Takes the chosen experts, `(t, top_k)`.
+    pub ids: Slice<'a, i32>,
+    /// Takes their weights, `(t, top_k)`.
+    pub weights: Slice<'a, f32>,
+    /// The experts of the token before, `(top_k)`.
+    pub previous: Option<Slice<'a, i32>>,
+    /// Is set to zero.
+    pub clear: Option<Slice<'a, f32>>,
+    /// Number of the layer.
+    pub layer: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(super) struct RawRouterJob {
+    pub(super) norm: u64,
+    pub(super) gate: u64,
+    pub(super) normed: u64,
+    pub(super) amax: u64,
+    pub(super) ids: u64,
+    pub(super) weights: u64,
+    pub(super) previous: u64,
+    pub(super) clear: u64,
+    pub(super) n_clear: i32,
+    pub(super) layer: i32,
+}
+
+/// The shape of an attention.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads.
+    pub n_kv_heads: usize,
+    /// Values a head.
+    pub head_dim: usize,
+    /// Positions that the cache has room for.
+    pub capacity: usize,
+    /// Positions a query sees, itself included.
+    pub window: usize,
+}
+
+impl AttentionShape {
+    pub(super) fn window(&self) -> i32 {
+        i32::try_from(self.window).unwrap_or(i32::MAX)
+    }
+
+    pub(super) fn cache_len(&self) -> usize {
+        self.n_kv_heads * self.capacity * self.head_dim
+    }
+
+    /// How `len` positions are split: positions of a split, and splits.
+    pub(super) fn splits(len: usize) -> (usize, usize) {
+        let wanted = len.div_ceil(SPLITS).next_power_of_two();
+        let split_len = wanted.clamp(SPLIT_LEN.0, SPLIT_LEN.1);
+        (split_len, len.div_ceil(split_len))
+    }
+
+    /// Values of the partial results of a token over up to `len` positions.
+    pub fn partial_len(&self, len: usize) -> usize {
+        let splits = SPLITS.max(len.div_ceil(SPLIT_LEN.1));
+        self.n_heads * splits * (self.head_dim + 2)
+    }
+}
+
+/// Which rows of a batch a product takes and gives, and how.
+#[derive(Clone, Copy, Default)]
+pub struct Rows<'a> {
+    /// Tokens.
+    pub t: usize,
+    /// Input row of each token; `None`: in order.
+    pub gather: Option<Slice<'a, i32>>,
+    /// Output row of each token; `None`: in order.
+    pub scatter: Option<Slice<'a, i32>>,
+    /// A factor for each token; `None`: 1.
+    pub weights: Option<Slice<'a, f32>>,
+    /// Whether results are added to what is there.
+    pub add: bool,
+}
+
+impl Rows<'_> {
+    pub(super) fn check(&self) {
+        let t = self.t;
+        self.gather.inspect(|s| {
+            s.at_least(t);
+        });
+        self.scatter.inspect(|s| {
+            s.at_least(t);
+        });
+        self.weights.inspect(|s| {
+            s.at_least(t);
+        });
+    }
+}

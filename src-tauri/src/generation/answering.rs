@@ -1,0 +1,409 @@
+//! An answer being made: from the queue through the engine's events to its stored end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use octet_engine::Generation;
+use octet_engine::experts::Experts;
+use octet_engine::generate::{DoneReason, Event, Stats};
+use octet_store::settings::SamplingSettings;
+use octet_store::{AnswerStats, ChatId, Message, MessageId, MessageState, StopReason, Store};
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+
+use super::request::{conversation, request};
+use super::{GenerationEvent, Generations, QueueReason, Sink};
+use crate::error::{ApiError, ErrorCode, Result};
+use crate::experts::{Activity, fastest};
+use crate::models::{ModelState, Ready};
+use crate::queue::Ticket;
+use crate::task::blocking;
+
+/// Text goes to the page at most once a frame.
+const FRAME: Duration = Duration::from_millis(33);
+
+/// A growing answer is written this often: a crash loses no more, and the half is for the write.
+const SAVE_EVERY: Duration = Duration::from_millis(500);
+
+/// An answer being made.
+pub(super) struct Answering<'a> {
+    pub(super) generations: &'a Generations,
+    pub(super) store: Arc<Store>,
+    pub(super) chat: ChatId,
+    pub(super) answer: Message,
+    /// All of it so far.
+    pub(super) text: String,
+    pub(super) stop: watch::Receiver<bool>,
+    pub(super) sink: Sink,
+}
+
+/// How an answer ended.
+struct Ended {
+    reason: DoneReason,
+    stats: Option<Stats>,
+    context_used: usize,
+    context_length: usize,
+}
+
+impl Ended {
+    /// Before anything was computed.
+    fn unbegun() -> Self {
+        Self {
+            reason: DoneReason::Cancelled,
+            stats: None,
+            context_used: 0,
+            context_length: 0,
+        }
+    }
+}
+
+impl Answering<'_> {
+    /// Makes the answer and stores its end.
+    pub(super) async fn run(&mut self, sampling: &SamplingSettings) {
+        let ended = match self.generate(sampling).await {
+            Ok(ended) => self.finish(ended).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            self.fail(error).await;
+        }
+    }
+
+    async fn generate(&mut self, sampling: &SamplingSettings) -> Result<Ended> {
+        let ticket = self.generations.queue.enter();
+        let mut stop = self.stop.clone();
+        let ready = tokio::select! {
+            ready = self.wait(&ticket) => ready?,
+            () = stopped(&mut stop) => return Ok(Ended::unbegun()),
+        };
+        let (store, chat, leaf) = (Arc::clone(&self.store), self.chat, self.leaf());
+        let sampling = sampling.clone();
+        let request = blocking(move || {
+            let chat = store.chat(chat)?;
+            Ok(request(conversation(&chat, leaf, &sampling), &sampling))
+        })
+        .await?;
+        let context_length = ready.engine.plan().ctx;
+        let experts = Arc::clone(ready.engine.experts());
+        let generation = ready.engine.generate(request);
+        // The engine is waited for when its last handle goes, and that must not be here.
+        drop(ready);
+        let activity = &self.generations.activity;
+        activity.send_replace(Activity {
+            generating: true,
+            tokens_per_sec: None,
+        });
+        let followed = self.follow(generation, experts).await;
+        activity.send_replace(Activity::default());
+        let (reason, stats, context_used) = followed?;
+        Ok(Ended {
+            reason,
+            stats: Some(stats),
+            context_used: context_used.min(context_length),
+            context_length,
+        })
+    }
+
+    /// Where the conversation for this answer ends.
+    fn leaf(&self) -> MessageId {
+        match self.answer.parent_id {
+            Some(parent) if self.answer.text.is_empty() => parent,
+            _ => self.answer.id,
+        }
+    }
+
+    /// Waits for its turn and for the model.
+    async fn wait(&self, ticket: &Ticket) -> Result<Ready> {
+        let models = &self.generations.models;
+        let queued = |position| {
+            let reason = match models.state() {
+                ModelState::Loading { .. } => QueueReason::ModelLoading,
+                _ => QueueReason::Busy,
+            };
+            (self.sink)(GenerationEvent::Queued { reason, position });
+        };
+        ticket.turn(queued).await;
+        if matches!(models.state(), ModelState::Loading { .. }) {
+            queued(0);
+        }
+        models.ready().await
+    }
+
+    /// Reads events to their end: why it ended, its figures, and the tokens of the context.
+    async fn follow(
+        &mut self,
+        generation: Generation,
+        experts: Arc<Experts>,
+    ) -> Result<(DoneReason, Stats, usize)> {
+        let mut stream = Stream::new(Arc::clone(&self.sink), experts);
+        let ended = self.follow_with(generation, &mut stream).await;
+        // However it ended, all text that came is shown.
+        stream.end();
+        ended
+    }
+
+    async fn follow_with(
+        &mut self,
+        mut generation: Generation,
+        stream: &mut Stream,
+    ) -> Result<(DoneReason, Stats, usize)> {
+        let cancel = generation.cancel_handle();
+        let mut stop = self.stop.clone();
+        let mut saver = Saver::new(Arc::clone(&self.store), self.answer.id);
+        let (mut prompt_tokens, mut reused, mut stopping) = (0, 0, false);
+        loop {
+            let event = tokio::select! {
+                event = generation.next() => event,
+                () = until(stream.due()) => {
+                    self.generations.activity.send_replace(stream.flush());
+                    continue;
+                }
+                saved = saver.step(&self.text) => {
+                    saved.inspect_err(|_| cancel.cancel())?;
+                    continue;
+                }
+                () = stopped(&mut stop), if !stopping => {
+                    stopping = true;
+                    cancel.cancel();
+                    continue;
+                }
+            };
+            match event.ok_or(octet_engine::EngineError::Unloaded)? {
+                Event::Started {
+                    prompt_tokens: tokens,
+                    reused_tokens,
+                } => (prompt_tokens, reused) = (tokens, reused_tokens),
+                Event::ContextShift {
+                    dropped_messages,
+                    prompt_tokens: tokens,
+                } => {
+                    prompt_tokens = tokens;
+                    (self.sink)(GenerationEvent::ContextShift { dropped_messages });
+                }
+                Event::Prefill { done, total } => (self.sink)(GenerationEvent::Prefill {
+                    done,
+                    total,
+                    reused,
+                }),
+                Event::Token { text, .. } => {
+                    self.text.push_str(&text);
+                    saver.changed();
+                    stream.push(&text);
+                }
+                Event::Done {
+                    reason,
+                    text,
+                    stats,
+                } => {
+                    self.text.push_str(&text);
+                    stream.rest(&text);
+                    saver.end().await?;
+                    return Ok((reason, *stats, prompt_tokens + stats.new_tokens));
+                }
+                Event::Error { code, message } => {
+                    let error = ApiError::from_event(&code, &message);
+                    if error.code == ErrorCode::Gpu {
+                        self.generations.models.lose_gpu(&error.message);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn finish(&self, ended: Ended) -> Result<()> {
+        let (store, id, text) = (Arc::clone(&self.store), self.answer.id, self.text.clone());
+        let reason = stop_reason(ended.reason);
+        let stats = ended.stats.map(|stats| answer_stats(&stats, reason));
+        let message = blocking(move || Ok(store.finish_answer(id, &text, stats, reason)?)).await?;
+        (self.sink)(GenerationEvent::Done {
+            message,
+            context_used: ended.context_used,
+            context_length: ended.context_length,
+        });
+        Ok(())
+    }
+
+    /// Stores the failure; where that fails too, the page still gets the text.
+    async fn fail(&self, error: ApiError) {
+        tracing::warn!(code = ?error.code, "an answer failed");
+        let (store, id, text) = (Arc::clone(&self.store), self.answer.id, self.text.clone());
+        let why = error.message.clone();
+        let stored = blocking(move || Ok(store.fail_answer(id, &text, &why)?)).await;
+        let message = stored.unwrap_or_else(|_| Message {
+            text: self.text.clone(),
+            state: MessageState::Error,
+            error: Some(error.message.clone()),
+            ..self.answer.clone()
+        });
+        (self.sink)(GenerationEvent::Failed { message, error });
+    }
+}
+
+/// Ends when the person stops the answer.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn stop_reason(reason: DoneReason) -> StopReason {
+    match reason {
+        DoneReason::Eos => StopReason::Eos,
+        DoneReason::Stop => StopReason::Stop,
+        DoneReason::Length => StopReason::Length,
+        DoneReason::ContextFull => StopReason::ContextFull,
+        DoneReason::Cancelled => StopReason::Cancelled,
+    }
+}
+
+fn answer_stats(stats: &Stats, stop_reason: StopReason) -> AnswerStats {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    AnswerStats {
+        new_tokens: count(stats.new_tokens),
+        tokens_per_sec: stats.decode_tokens_per_sec,
+        time_to_first_token_ms: stats.time_to_first_token_ms,
+        hit_rate: fastest(&stats.experts).hit_rate(),
+        stop_reason,
+        prompt_tokens: count(stats.prompt_tokens),
+        reused_tokens: count(stats.reused_tokens),
+        seed: stats.seed.to_string(),
+    }
+}
+
+/// Text on its way to the page, a frame at a time.
+struct Stream {
+    sink: Sink,
+    experts: Arc<Experts>,
+    pending: String,
+    waiting: bool,
+    sent_at: Option<Instant>,
+    first_token_at: Option<Instant>,
+    tokens: u32,
+}
+
+impl Stream {
+    fn new(sink: Sink, experts: Arc<Experts>) -> Self {
+        Self {
+            sink,
+            experts,
+            pending: String::new(),
+            waiting: false,
+            sent_at: None,
+            first_token_at: None,
+            tokens: 0,
+        }
+    }
+
+    /// Takes a token's text.
+    fn push(&mut self, text: &str) {
+        self.pending.push_str(text);
+        self.tokens += 1;
+        self.first_token_at.get_or_insert_with(Instant::now);
+        self.waiting = true;
+    }
+
+    /// When the next frame is to go out.
+    fn due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.waiting
+            .then(|| self.sent_at.map_or(now, |sent_at| sent_at + FRAME))
+    }
+
+    /// Sends what is there; how fast it comes.
+    fn flush(&mut self) -> Activity {
+        let tokens_per_sec = self.tokens_per_sec();
+        let mut last_experts = Vec::new();
+        self.experts.newest_in_last_layer(&mut last_experts);
+        (self.sink)(GenerationEvent::Text {
+            delta: std::mem::take(&mut self.pending),
+            tokens: self.tokens,
+            tokens_per_sec,
+            last_experts,
+        });
+        self.waiting = false;
+        self.sent_at = Some(Instant::now());
+        Activity {
+            generating: true,
+            tokens_per_sec: Some(tokens_per_sec),
+        }
+    }
+
+    /// Takes what became certain at the end, which is no token of its own.
+    fn rest(&mut self, text: &str) {
+        self.pending.push_str(text);
+    }
+
+    /// Sends what is left.
+    fn end(&mut self) {
+        if self.waiting || !self.pending.is_empty() {
+            self.flush();
+        }
+    }
+
+    fn tokens_per_sec(&self) -> f64 {
+        let since = self
+            .first_token_at
+            .map(|first| first.elapsed().as_secs_f64());
+        match since {
+            Some(seconds) if self.tokens > 1 && seconds > 0.0 => {
+                f64::from(self.tokens - 1) / seconds
+            }
+            _ => 0.0,
+        }
+    }
+}
+
+/// Writes a growing answer, off the runtime and one write at a time.
+struct Saver {
+    store: Arc<Store>,
+    id: MessageId,
+    /// When the text first differed from what is stored.
+    changed_at: Option<Instant>,
+    writing: Option<tokio::task::JoinHandle<octet_store::Result<()>>>,
+}
+
+impl Saver {
+    fn new(store: Arc<Store>, id: MessageId) -> Self {
+        Self {
+            store,
+            id,
+            changed_at: None,
+            writing: None,
+        }
+    }
+
+    fn changed(&mut self) {
+        self.changed_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Waits for the write under way, or until one is due and begins it. Cancelling loses
+    /// nothing.
+    async fn step(&mut self, text: &str) -> Result<()> {
+        if self.writing.is_some() {
+            return self.end().await;
+        }
+        until(self.changed_at.map(|changed_at| changed_at + SAVE_EVERY)).await;
+        self.changed_at = None;
+        let (store, id, text) = (Arc::clone(&self.store), self.id, text.to_owned());
+        let write = move || store.update_answer(id, &text);
+        self.writing = Some(tokio::task::spawn_blocking(write));
+        Ok(())
+    }
+
+    /// Waits for the write under way.
+    async fn end(&mut self) -> Result<()> {
+        let Some(writing) = &mut self.writing else {
+            return Ok(());
+        };
+        let written = writing.await;
+        self.writing = None;
+        written.map_err(|_| ApiError::internal("Writing the answer ended early."))??;
+        Ok(())
+    }
+}
