@@ -46,8 +46,8 @@ struct Packing {
 // Blocks a multiprocessor for those registers.
 #define RESIDENT(bits) ((bits) == 3 || (bits) == 8 ? 2 : 3)
 
-// What the warps of a block leave for each other.
-struct Shared {
+// What the warps of a block leave for each other. `u` is read in vectors.
+struct alignas(16) Shared {
     u32 u[8][2][64];               // by warp, step % 2, in pairs of f16: columns 0 and 2, 1 and 3 of a lane
     float q[8][MAX_TILE_ROWS][4];  // by warp, row of the tile, columns of the step
     float zero[8];

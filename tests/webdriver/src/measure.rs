@@ -179,12 +179,13 @@ async fn prepare(app: &App<'_>) -> anyhow::Result<()> {
         .find(|model| model["kind"] != "demo")
         .context("no model was imported")?;
     println!("model: {}", model["name"]);
-    call(
-        app,
-        "load_model",
-        json!({"id": model["id"], "force": false}),
-    )
-    .await?;
+    // From a disk it takes longer than a script may; the first question waits for it.
+    app.client
+        .execute(
+            "window.__TAURI_INTERNALS__.invoke('load_model', { id: arguments[0], force: false })",
+            vec![model["id"].clone()],
+        )
+        .await?;
     Ok(())
 }
 
