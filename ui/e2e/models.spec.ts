@@ -139,7 +139,8 @@ test('any repository is found by its name or address', async ({ page }) => {
   await found.getByRole('button', { name: 'The page of' }).click();
   expect((await witness(page)).opened).toEqual(['https://huggingface.co/ada/Nous-Hermes-2-Mixtral-8x7B-HQQ']);
   await found.getByRole('button', { name: 'Download' }).click();
-  await expect(list(page, 'Under way').getByRole('article', { name: 'Nous-Hermes-2-Mixtral-8x7B-HQQ' })).toBeVisible();
+  const download = list(page, 'Under way').getByRole('article', { name: 'Nous-Hermes-2-Mixtral-8x7B-HQQ' });
+  await expect(download.getByRole('button', { name: 'Pause' })).toBeInViewport({ ratio: 1 });
 });
 
 test('a loaded model is not deleted, and deleting says what it frees', async ({ page }) => {

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use fantoccini::error::CmdError;
 use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::json;
@@ -180,6 +181,10 @@ impl<'a> App<'a> {
             Err(_) => anyhow::anyhow!("it took longer than {} s", STEP_LIMIT.as_secs()),
         };
         println!("FAIL {what}\n{}", self.home.log());
+        // Its text leaves out what kind of error it is.
+        if let Some(error) = failed.downcast_ref::<CmdError>() {
+            println!("{error:?}");
+        }
         let _ = self.screenshot("failed").await;
         Err(failed.context(what.to_owned()))
     }

@@ -3,11 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, ensure};
-use fantoccini::Locator;
 use octet_test_hub::{Fault, FaultKind, Repo, TestHub};
 
 use crate::driver::{App, Home};
-use crate::page::PATIENCE;
 
 /// The demo model's files, as somebody's repository.
 const REPO: &str = "smoke/small-mixtral";
@@ -129,14 +127,7 @@ async fn begin(app: &App<'_>, repo: &str) -> anyhow::Result<()> {
     let found = format!(
         "//article[.//*[normalize-space()={repo:?}]]//button[normalize-space()='Download']"
     );
-    app.client
-        .wait()
-        .at_most(PATIENCE)
-        .for_element(Locator::XPath(&found))
-        .await?
-        .click()
-        .await?;
-    Ok(())
+    app.click_at(&found).await
 }
 
 async fn download(app: &App<'_>, hub: &TestHub) -> anyhow::Result<()> {

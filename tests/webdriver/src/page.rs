@@ -1,10 +1,11 @@
 //! What a person sees and does on the page.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use fantoccini::Locator;
 use fantoccini::elements::Element;
+use fantoccini::error::{CmdError, ErrorStatus};
 use fantoccini::key::Key;
 use serde_json::{Value, json};
 
@@ -13,8 +14,34 @@ use crate::driver::App;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// A page comes to rest within this time.
+const MOVING: Duration = Duration::from_secs(5);
+
 /// More than any step takes: steps have limits of their own.
-pub const PATIENCE: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// The path to a button.
+fn button(label: &str) -> String {
+    format!("//button[normalize-space()={label:?}]")
+}
+
+/// The path to a button of the last card in a list of the models.
+fn in_list(list: &str, label: &str) -> String {
+    format!("//ul[@aria-label={list:?}]/li[last()]{}", button(label))
+}
+
+/// What was to be clicked is covered or another by now.
+fn has_moved(error: &CmdError) -> bool {
+    let CmdError::Standard(answer) = error else {
+        return false;
+    };
+    matches!(
+        answer.error,
+        ErrorStatus::ElementClickIntercepted
+            | ErrorStatus::ElementNotInteractable
+            | ErrorStatus::StaleElementReference
+    )
+}
 
 impl App<'_> {
     /// Waits for an element.
@@ -23,46 +50,61 @@ impl App<'_> {
         Ok(wait.for_element(Locator::Css(css)).await?)
     }
 
+    async fn at(&self, path: &str) -> anyhow::Result<Element> {
+        let wait = self.client.wait().at_most(PATIENCE);
+        Ok(wait.for_element(Locator::XPath(path)).await?)
+    }
+
     /// Waits for a button.
     pub async fn button(&self, label: &str) -> anyhow::Result<Element> {
-        let path = format!("//button[normalize-space()={label:?}]");
-        let wait = self.client.wait().at_most(PATIENCE);
-        Ok(wait.for_element(Locator::XPath(&path)).await?)
+        self.at(&button(label)).await
     }
 
     pub async fn click(&self, label: &str) -> anyhow::Result<()> {
-        self.button(label).await?.click().await?;
-        Ok(())
+        self.click_at(&button(label)).await
     }
 
     /// Waits for a button of the last card in a list of the models.
     pub async fn find_in(&self, list: &str, label: &str) -> anyhow::Result<Element> {
-        let path =
-            format!("//ul[@aria-label={list:?}]/li[last()]//button[normalize-space()={label:?}]");
-        let wait = self.client.wait().at_most(PATIENCE);
-        Ok(wait.for_element(Locator::XPath(&path)).await?)
+        self.at(&in_list(list, label)).await
     }
 
     pub async fn click_in(&self, list: &str, label: &str) -> anyhow::Result<()> {
-        self.find_in(list, label).await?.click().await?;
-        Ok(())
+        self.click_at(&in_list(list, label)).await
     }
 
     pub async fn click_in_dialog(&self, label: &str) -> anyhow::Result<()> {
-        let path = format!("//*[@role='alertdialog']//button[normalize-space()={label:?}]");
-        let wait = self.client.wait().at_most(PATIENCE);
-        wait.for_element(Locator::XPath(&path))
-            .await?
-            .click()
-            .await?;
-        Ok(())
+        let path = format!("//*[@role='alertdialog']{}", button(label));
+        self.click_at(&path).await
+    }
+
+    /// Waits for what `path` leads to and clicks it, again where the page moved meanwhile.
+    pub async fn click_at(&self, path: &str) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let element = self.at(path).await?;
+            let Err(error) = self.click_on(element).await else {
+                return Ok(());
+            };
+            if !has_moved(&error) || begun.elapsed() > MOVING {
+                return Err(error).with_context(|| path.to_owned());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The web view does not scroll to what is covered in part, and refuses to click its middle.
+    async fn click_on(&self, element: Element) -> Result<(), CmdError> {
+        let scroll = "arguments[0].scrollIntoView({block: 'center'})";
+        let this = serde_json::to_value(&element)?;
+        self.client.execute(scroll, vec![this]).await?;
+        element.click().await
     }
 
     /// Waits for a text anywhere.
     pub async fn text(&self, text: &str) -> anyhow::Result<Element> {
         let path = format!("//*[contains(text(), {text:?})]");
-        let wait = self.client.wait().at_most(PATIENCE);
-        Ok(wait.for_element(Locator::XPath(&path)).await?)
+        self.at(&path).await
     }
 
     pub async fn script(&self, script: &str) -> anyhow::Result<Value> {

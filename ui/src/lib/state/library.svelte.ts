@@ -14,6 +14,8 @@ class Library {
   offers = $state.raw<Offer[]>([]);
   /** Looked up by name. */
   found = $state.raw<Offer | null>(null);
+  /** Asked for just now: its card shows itself once it is there. */
+  begun: string | null = null;
   readonly problems = new SvelteMap<Place, ApiError>();
   readonly reports = new SvelteMap<string, VerifyReport>();
   /** Repositories under way, joined: the same text as long as the same ones are, so that lists stay as they are. */
@@ -98,6 +100,7 @@ class Library {
   }
 
   async download(repo: string): Promise<void> {
+    this.begun = repo;
     await this.attempt(`offer ${repo}`, () => backend.downloadModel(repo));
   }
 
