@@ -56,7 +56,7 @@ test('on a phone the sidebar and the settings are drawers', async ({ page }) => 
 test('the first start tells of the machine and leads to the demo', async ({ page }) => {
   await open(page, '?first=1&model=none&gpu=0&loadMs=300&rate=2000');
   await expect(page.getByRole('heading', { name: 'Welcome to Octet' })).toBeVisible();
-  await expect(page.getByText('no NVIDIA driver library was found')).toBeVisible();
+  await expect(page.getByText('No NVIDIA driver was found')).toBeVisible();
   await expect(page.getByRole('article', { name: /offloading demo/ })).toContainText('18.2 GB in 259 files');
   await page.getByRole('button', { name: 'Try the demo model' }).click();
   await expect(composer(page)).toBeVisible();

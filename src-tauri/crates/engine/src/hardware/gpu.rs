@@ -73,13 +73,15 @@ impl GpuStatus {
 #[derive(Debug, Error)]
 enum ProbeError {
     #[error(
-        "no NVIDIA driver library found (tried {library}: {detail}); \
+        "no NVIDIA driver was found (no {LIBRARY}); \
          with an NVIDIA GPU in this machine, install driver {MIN_DRIVER} or newer"
     )]
-    NoLibrary {
-        library: &'static str,
-        detail: String,
-    },
+    NoLibrary,
+    #[error(
+        "the NVIDIA driver's library cannot be loaded ({detail}); \
+         reinstall the driver, {MIN_DRIVER} or newer"
+    )]
+    BadLibrary { detail: String },
     #[error("NVIDIA GPUs do not work with macOS")]
     Macos,
     #[error(
@@ -140,10 +142,8 @@ fn probe() -> Result<Vec<Gpu>, ProbeError> {
 
 fn init_error(error: NvmlError) -> ProbeError {
     match error {
-        NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound => ProbeError::NoLibrary {
-            library: LIBRARY,
-            detail: error.to_string(),
-        },
+        NvmlError::LibraryNotFound => ProbeError::NoLibrary,
+        NvmlError::LibloadingError(source) => loading_error(whole(&source)),
         NvmlError::DriverNotLoaded => ProbeError::DriverNotLoaded,
         NvmlError::LibRmVersionMismatch => ProbeError::DriverMismatch,
         source => ProbeError::Nvml {
@@ -151,6 +151,24 @@ fn init_error(error: NvmlError) -> ProbeError {
             source,
         },
     }
+}
+
+/// What the system's loader says, as text only: that the library is not there is no failure.
+fn loading_error(detail: String) -> ProbeError {
+    if ["No such file", "os error 126"]
+        .iter()
+        .any(|absent| detail.contains(absent))
+    {
+        ProbeError::NoLibrary
+    } else {
+        ProbeError::BadLibrary { detail }
+    }
+}
+
+/// An error with what caused it: on Windows, the error itself names only the call.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Versions read `525.60.13`. One that does not start with a number passes: better to try the
@@ -255,13 +273,26 @@ mod tests {
         .map(|error| init_error(error).to_string())
         .collect();
         for (reason, words) in reasons.iter().zip([
-            "no NVIDIA driver library found",
+            "no NVIDIA driver was found",
             "driver is not loaded",
             "differ in version",
             "does not have permission",
         ]) {
             assert!(reason.contains(words), "{reason}");
         }
+    }
+
+    #[test]
+    fn a_library_that_is_broken_is_not_one_that_is_absent() {
+        for detail in [
+            "libnvidia-ml.so.1: cannot open shared object file: No such file or directory",
+            "LoadLibraryExW failed: The specified module could not be found. (os error 126)",
+        ] {
+            let reason = loading_error(detail.to_owned()).to_string();
+            assert!(reason.starts_with("no NVIDIA driver was found"), "{reason}");
+        }
+        let broken = loading_error("libnvidia-ml.so.1: file too short".to_owned()).to_string();
+        assert!(broken.contains("file too short"), "{broken}");
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn with_vram(free_bytes: u64) -> Hardware {
 }
 
 fn without_gpu(ram_available_bytes: u64) -> Hardware {
-    let reason = "no NVIDIA driver library found".to_owned();
+    let reason = "no NVIDIA driver was found".to_owned();
     machine(
         GpuStatus::Absent { reason },
         ram_available_bytes + 2 * GB,
@@ -605,7 +605,7 @@ fn a_gpu_that_cannot_be_used_is_explained() {
     };
     assert!(refusal(&mixtral(), &hardware, &request).contains("6.1"));
     let absent = refusal(&mixtral(), &without_gpu(28 * GIB), &request);
-    assert!(absent.contains("no NVIDIA driver library"), "{absent}");
+    assert!(absent.contains("no NVIDIA driver"), "{absent}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ const GPU: GpuInfo = {
 export function hardware(options: Options): HardwareInfo {
   return {
     gpu: options.hasGpu ? GPU : null,
-    gpuReason: options.hasGpu ? null : 'no NVIDIA driver library was found (libcuda.so.1)',
+    gpuReason: options.hasGpu ? null : 'No NVIDIA driver was found (no libnvidia-ml.so.1); with an NVIDIA GPU in this machine, install driver 525 or newer',
     ramTotalBytes: 33.5e9,
     ramFreeBytes: 21.3e9,
     cpuName: 'AMD Ryzen 7 5800X',
