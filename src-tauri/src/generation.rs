@@ -132,10 +132,10 @@ pub enum Ask {
         /// What the person said.
         text: String,
     },
-    /// Another answer to the same message.
+    /// Another answer to the same message, or the first one.
     Regenerate {
-        /// The answer there is.
-        answer: MessageId,
+        /// The answer there is, or the person's message, whose answers may all be deleted.
+        message: MessageId,
     },
     /// An answer to a message said otherwise; the old one stays on its branch.
     Edit {
@@ -366,12 +366,19 @@ fn begin(store: &Store, chat: ChatId, ask: Ask, model: &str) -> Result<(Option<M
             let old = message_of(store, chat, message, Role::User)?;
             say(old.parent_id, &text)
         }
-        Ask::Regenerate { answer } => {
-            let old = message_of(store, chat, answer, Role::Assistant)?;
-            let parent = old
-                .parent_id
-                .ok_or_else(|| ApiError::internal("An answer follows no message."))?;
-            Ok((None, store.begin_answer(chat, parent, Some(model))?))
+        Ask::Regenerate { message } => {
+            let said = match store.message(message)? {
+                Message {
+                    role: Role::Assistant,
+                    parent_id,
+                    ..
+                } => {
+                    parent_id.ok_or_else(|| ApiError::internal("An answer follows no message."))?
+                }
+                Message { id, .. } => id,
+            };
+            let said = message_of(store, chat, said, Role::User)?;
+            Ok((None, store.begin_answer(chat, said.id, Some(model))?))
         }
         Ask::Continue { answer } => {
             message_of(store, chat, answer, Role::Assistant)?;

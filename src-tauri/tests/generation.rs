@@ -168,12 +168,29 @@ async fn a_long_answer_is_on_disk_while_it_grows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_question_whose_answer_was_deleted_is_answered_again() {
+    let fixture = Fixture::new();
+    fixture.load().await;
+    let (chat, events) = fixture.send(None, "Question").await;
+    let first = done(&events).clone();
+    let question = first.parent_id.expect("a question");
+    let store = fixture.app.store().expect("open");
+    store.delete_message(first.id).expect("it is there");
+    let again = Ask::Regenerate { message: question };
+    let (_, events) = fixture.ask(Some(chat), again).await.expect("accepted");
+    let second = done(&events);
+    assert_eq!(second.parent_id, Some(question));
+    assert_eq!(second.text, first.text, "greedy twice");
+    assert_eq!(fixture.chat(chat).messages.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn regenerating_and_editing_make_branches() {
     let fixture = Fixture::new();
     fixture.load().await;
     let (chat, events) = fixture.send(None, "Question").await;
     let first = done(&events).clone();
-    let again = Ask::Regenerate { answer: first.id };
+    let again = Ask::Regenerate { message: first.id };
     let (_, events) = fixture.ask(Some(chat), again).await.expect("accepted");
     assert!(matches!(
         events[0],

@@ -199,3 +199,105 @@ test('hostile answers run nothing and fetch nothing, while they stream and after
   await expect(page.locator('main :is(script, img, iframe, form[action], base, meta)')).toHaveCount(0);
   expect(complaints).toEqual([]);
 });
+
+test('a suggested question leaves the draft alone', async ({ page }) => {
+  await open(page, '?rate=2000');
+  await composer(page).fill('my long precious draft');
+  await page.getByRole('button', { name: 'What is Octet?' }).click();
+  await finished(page);
+  await expect(composer(page)).toHaveValue('');
+  await page.getByRole('link', { name: 'New chat' }).click();
+  await expect(composer(page)).toHaveValue('my long precious draft');
+});
+
+test('whoever points at a chat writes in it at once', async ({ page }) => {
+  await open(page);
+  for (const name of ['New chat', 'Trip to Lisbon in March', 'New chat']) {
+    await page.getByRole('link', { name, exact: true }).click();
+    await expect(composer(page)).toBeFocused();
+  }
+  await page.getByRole('link', { name: 'Models' }).click();
+  await page.keyboard.press('Control+Shift+o');
+  await expect(composer(page)).toBeFocused();
+});
+
+test('the focus is never lost with the button that was pressed', async ({ page }) => {
+  await open(page, '?rate=60');
+  await ask(page, 'How do experts work?');
+  await expect(answers(page).last()).toContainText('A layer');
+  await page.getByRole('button', { name: 'Stop', exact: true }).click();
+  await expect(composer(page)).toBeFocused();
+  await finished(page);
+  for (const name of ['Continue', 'Regenerate']) {
+    await answers(page).last().getByRole('button', { name }).press('Enter');
+    await expect(answers(page).last()).toHaveAttribute('aria-busy', 'true');
+    await expect(composer(page)).toBeFocused();
+    await page.keyboard.press('Escape');
+    await finished(page);
+  }
+  await page.getByRole('button', { name: 'Previous version' }).press('Enter');
+  await expect(page.getByRole('group', { name: 'Version 1 of 2' })).toBeVisible();
+  await expect(page.getByRole('button', { name: 'Previous version' })).toBeFocused();
+  await answers(page).last().getByRole('button', { name: 'More for this answer' }).press('Enter');
+  await page.getByRole('menuitem', { name: 'Delete' }).press('Enter');
+  await expect(composer(page)).toBeFocused();
+  await page.keyboard.press('Control+z');
+  await expect(page.getByRole('group', { name: 'Version 1 of 2' })).toBeVisible();
+});
+
+test('Escape stops an answer wherever the focus is, but closes a menu first', async ({ page }) => {
+  await open(page, '?rate=20');
+  await ask(page, 'How do experts work?');
+  const answer = answers(page).last();
+  await expect(answer).toContainText('A layer');
+  await page.getByRole('button', { name: 'Import and export chats' }).press('Enter');
+  await expect(page.getByRole('menu')).toBeVisible();
+  await page.keyboard.press('Escape');
+  await expect(page.getByRole('menu')).toHaveCount(0);
+  await expect(answer).toHaveAttribute('aria-busy', 'true');
+  await page.getByRole('log', { name: 'Conversation' }).focus();
+  await page.keyboard.press('Escape');
+  await expect(answer).toContainText('stopped');
+});
+
+test('an answer is stopped from the experts, too', async ({ page }) => {
+  await open(page, '?rate=20');
+  await ask(page, 'How do experts work?');
+  await expect(answers(page).last()).toContainText('A layer');
+  await page.getByRole('link', { name: 'Experts', exact: true }).click();
+  await page.getByRole('button', { name: 'Stop the answer' }).click();
+  await expect(page.getByRole('button', { name: 'Stop the answer' })).toHaveCount(0);
+});
+
+test('a question whose answer was deleted can be answered', async ({ page }) => {
+  await open(page, '?rate=2000');
+  await ask(page, 'What is Octet?');
+  await finished(page);
+  await expect(page.getByRole('button', { name: 'Answer this' })).toHaveCount(0);
+  await answers(page).getByRole('button', { name: 'More for this answer' }).click();
+  await page.getByRole('menuitem', { name: 'Delete' }).click();
+  await page.getByRole('button', { name: 'Answer this' }).click();
+  await finished(page);
+  await expect(answers(page)).toHaveCount(1);
+  await expect(page.getByRole('article', { name: 'Your message' })).toHaveCount(1);
+});
+
+test('a model that failed says why in a chat that is open, and is tried again', async ({ page }) => {
+  await open(page, '?model=failed&loadMs=200');
+  await page.getByRole('link', { name: 'How experts work' }).click();
+  const alert = page.getByRole('main').getByRole('alert');
+  await expect(alert).toBeVisible();
+  await alert.getByRole('button', { name: 'Try again' }).click();
+  await expect(alert).toHaveCount(0);
+});
+
+test('a message that was searched for in a short chat is not far from the latest', async ({ page }) => {
+  await open(page);
+  await page.getByRole('searchbox').fill('autolyse');
+  await expect(page.locator('mark')).toBeVisible();
+  await page.getByRole('searchbox').press('Enter');
+  await expect(page.getByText('Strong flour, an hour of autolyse')).toBeVisible();
+  await page.waitForTimeout(300);
+  const isScrolling = await page.getByRole('log', { name: 'Conversation' }).evaluate((it) => it.scrollHeight > it.clientHeight + 48);
+  await expect(page.getByRole('button', { name: 'Jump to latest' })).toHaveCount(isScrolling ? 1 : 0);
+});

@@ -134,3 +134,70 @@ test('10,000 chats scroll with few rows in the page', async ({ page }) => {
   expect(await scroller.evaluate((element) => element.scrollHeight)).toBeGreaterThan(10_000);
   await expect(page.locator(list).last()).toBeVisible();
 });
+
+test('a chat that is deleted by key leads to the next, and comes back with Ctrl Z', async ({ page }) => {
+  await open(page);
+  const gone = page.getByRole('link', { name: 'Trip to Lisbon in March' });
+  await gone.click();
+  await gone.focus();
+  await page.keyboard.press('Delete');
+  await expect(gone).toHaveCount(0);
+  await expect(page.locator(`${list}:focus`)).toHaveCount(1);
+  await page.keyboard.press('Control+z');
+  await expect(gone).toHaveAttribute('aria-current', 'page');
+});
+
+test('a chat that is pinned keeps the focus', async ({ page }) => {
+  await open(page);
+  const row = page.getByRole('link', { name: 'Regex for ISO dates' });
+  await row.hover();
+  await page.getByRole('button', { name: 'Actions for “Regex for ISO dates”' }).click();
+  await page.getByRole('menuitem', { name: 'Pin', exact: true }).press('Enter');
+  await expect(row).toBeFocused();
+});
+
+test('the search is left by key and emptied by a new chat', async ({ page }) => {
+  await open(page);
+  const search = page.getByRole('searchbox');
+  await search.fill('expert');
+  await expect(page.locator('.hits a').first()).toBeVisible();
+  await search.press('ArrowDown');
+  await page.keyboard.press('ArrowUp');
+  await expect(search).toBeFocused();
+  await page.getByRole('link', { name: 'New chat' }).click();
+  await expect(search).toHaveValue('');
+  await expect(page.locator(list).first()).toBeVisible();
+});
+
+test('the sidebar is hidden and shown', async ({ page }) => {
+  await open(page);
+  await page.getByRole('button', { name: 'Import and export chats' }).click();
+  await page.getByRole('menuitem', { name: 'Hide the sidebar' }).click();
+  await expect(page.getByRole('navigation')).toHaveCount(0);
+  await page.keyboard.press('Control+b');
+  await expect(page.getByRole('navigation')).toBeVisible();
+});
+
+test('in a narrow window one drawer is open at a time, and leads back to the chat', async ({ page }) => {
+  await page.setViewportSize({ width: 360, height: 640 });
+  await open(page, '?rate=2000');
+  await page.keyboard.press('Control+.');
+  await expect(page.getByRole('dialog')).toHaveCount(1);
+  await page.keyboard.press('Control+k');
+  await expect(page.getByRole('searchbox')).toBeFocused();
+  await expect(page.getByRole('dialog')).toHaveCount(1);
+  await page.keyboard.type('autolyse');
+  await expect(page.locator('.hits a').first()).toBeVisible();
+  await page.keyboard.press('Enter');
+  await expect(page.getByRole('dialog')).toHaveCount(0);
+  await expect(page.getByRole('textbox', { name: /^Message/ })).toHaveValue('');
+  await page.getByRole('button', { name: 'Menu' }).click();
+  await page.getByRole('dialog').getByRole('link', { name: 'New chat' }).click();
+  await expect(page.getByRole('dialog')).toHaveCount(0);
+  await page.getByRole('button', { name: 'Menu' }).click();
+  await page.getByRole('dialog').getByRole('link', { name: 'New chat' }).click();
+  await expect(page.getByRole('dialog')).toHaveCount(0);
+  await page.getByRole('button', { name: 'Menu' }).click();
+  await page.getByRole('dialog').getByRole('button', { name: 'Close' }).click();
+  await expect(page.getByRole('dialog')).toHaveCount(0);
+});

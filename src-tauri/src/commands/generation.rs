@@ -36,16 +36,18 @@ pub async fn send_message(
     app.generations.run(chat_id, ask, sink(channel)).await
 }
 
-/// Asks for another answer.
+/// Asks for another answer: `message_id` is the one there is, or what it is to answer.
 #[tauri::command]
 #[specta::specta]
 pub async fn regenerate(
     app: State<'_, App>,
     chat_id: ChatId,
-    answer_id: MessageId,
+    message_id: MessageId,
     channel: Channel<GenerationEvent>,
 ) -> Result<()> {
-    let ask = Ask::Regenerate { answer: answer_id };
+    let ask = Ask::Regenerate {
+        message: message_id,
+    };
     app.generations
         .run(Some(chat_id), ask, sink(channel))
         .await?;

@@ -111,7 +111,8 @@ export interface Backend {
   retryChats(): Promise<Notice[]>;
 
   sendMessage(chatId: string | null, parentId: string | null, text: string, on: OnGeneration): Promise<string>;
-  regenerate(chatId: string, answerId: string, on: OnGeneration): Promise<void>;
+  /** `messageId`: the answer there is, or what it is to answer. */
+  regenerate(chatId: string, messageId: string, on: OnGeneration): Promise<void>;
   editMessage(chatId: string, messageId: string, text: string, on: OnGeneration): Promise<void>;
   continueAnswer(chatId: string, answerId: string, on: OnGeneration): Promise<void>;
   stopGeneration(chatId: string): Promise<void>;

@@ -114,8 +114,8 @@ export const commands = {
 	retryChats: () => __TAURI_INVOKE<Notice[]>("retry_chats"),
 	/**  Sends a message, in a new chat if there is none; gives the chat. */
 	sendMessage: (chatId: ChatId | null, parentId: MessageId | null, text: string, channel: Channel<GenerationEvent>) => __TAURI_INVOKE<ChatId>("send_message", { chatId, parentId, text, channel }),
-	/**  Asks for another answer. */
-	regenerate: (chatId: ChatId, answerId: MessageId, channel: Channel<GenerationEvent>) => __TAURI_INVOKE<null>("regenerate", { chatId, answerId, channel }),
+	/**  Asks for another answer: `message_id` is the one there is, or what it is to answer. */
+	regenerate: (chatId: ChatId, messageId: MessageId, channel: Channel<GenerationEvent>) => __TAURI_INVOKE<null>("regenerate", { chatId, messageId, channel }),
 	/**  Says a message otherwise, on a branch of its own. */
 	editMessage: (chatId: ChatId, messageId: MessageId, text: string, channel: Channel<GenerationEvent>) => __TAURI_INVOKE<null>("edit_message", { chatId, messageId, text, channel }),
 	/**  Goes on with an answer. */

@@ -71,7 +71,7 @@ export const tauriBackend: Backend = {
   retryChats: commands.retryChats,
 
   sendMessage: (chatId, parentId, text, on) => commands.sendMessage(chatId, parentId, text, channel(on)),
-  regenerate: (chatId, answerId, on) => done(commands.regenerate(chatId, answerId, channel(on))),
+  regenerate: (chatId, messageId, on) => done(commands.regenerate(chatId, messageId, channel(on))),
   editMessage: (chatId, messageId, text, on) => done(commands.editMessage(chatId, messageId, text, channel(on))),
   continueAnswer: (chatId, answerId, on) => done(commands.continueAnswer(chatId, answerId, channel(on))),
   stopGeneration: (chatId) => done(commands.stopGeneration(chatId)),

@@ -52,4 +52,14 @@ export const i18n = new I18n();
 /** The words for `key` in the language of the window. Read in a template, it follows the language. */
 export const t = (key: Key, values?: Values): string => i18n.text(key, values);
 
+/** What is printed on the keys, where it differs: `Ctrl K` is `Strg K` on a German keyboard. */
+const KEYS: Record<Language, Record<string, string>> = { en: {}, de: { Ctrl: 'Strg', Shift: 'Umschalt', Del: 'Entf' } };
+
+/** The keys of a shortcut, as their names in the language of the window. */
+export const keys = (shortcut: string): string =>
+  shortcut
+    .split(' ')
+    .map((key) => KEYS[i18n.language][key] ?? key)
+    .join(' ');
+
 export type { Key } from './en';

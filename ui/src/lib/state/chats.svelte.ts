@@ -76,12 +76,14 @@ class Chats {
     if (!(await this.#do(() => backend.deleteChat(chat.id)))) return;
     this.list = this.list.filter((one) => one.id !== chat.id);
     const { current } = router;
-    if (current.name === 'chat' && current.id === chat.id) router.chat(null);
+    const wasOpen = current.name === 'chat' && current.id === chat.id;
+    if (wasOpen) router.chat(null);
     const undo = async () => {
-      await this.#do(() => backend.restoreChat(chat.id));
+      const isBack = await this.#do(() => backend.restoreChat(chat.id));
       await this.refresh(true);
+      if (isBack && wasOpen) router.chat(chat.id);
     };
-    toasts.show(t('chats.deleted', { title }), { action: { label: t('common.undo'), run: () => void undo() } });
+    toasts.show(t('chats.deleted', { title }), { action: { label: t('common.undo'), run: () => void undo(), isUndo: true } });
   }
 
   async export(id: string | null, format: 'json' | 'markdown'): Promise<void> {
@@ -118,8 +120,7 @@ class Chats {
       await call();
       return true;
     } catch (thrown) {
-      const error = asApiError(thrown);
-      toasts.show(`${t(`error.${error.code}`)} ${error.message}`, { tone: 'bad' });
+      toasts.fail(asApiError(thrown));
       return false;
     }
   }

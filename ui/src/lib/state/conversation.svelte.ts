@@ -79,7 +79,8 @@ class Conversation {
   async #leaveUnstarted(chatId: string, text: string): Promise<void> {
     const { rejected } = this;
     if (this.id !== chatId || rejected === null || this.messages.length > 0) return;
-    await this.#try(backend.setDraft(null, text));
+    // What was being written beside a suggestion stays.
+    if ((await backend.getDraft(null).catch(() => '')) === '') await this.#try(backend.setDraft(null, text));
     await this.#try(backend.deleteChat(chatId));
     this.#opens++;
     this.#clear(null);
@@ -87,8 +88,9 @@ class Conversation {
     this.rejected = rejected;
   }
 
-  regenerate(answer: Message): Promise<void> {
-    return this.#again(null, (chatId, on) => backend.regenerate(chatId, answer.id, on));
+  /** Another answer to what `message` answers; if it is a person's own, one to it. */
+  regenerate(message: Message): Promise<void> {
+    return this.#again(null, (chatId, on) => backend.regenerate(chatId, message.id, on));
   }
 
   edit(message: Message, text: string): Promise<void> {
@@ -127,7 +129,7 @@ class Conversation {
       await this.#try(backend.undoDeleteMessage(token));
       if (this.id === id) await this.open(id);
     };
-    toasts.show(t('message.deleted'), { action: { label: t('common.undo'), run: () => void undo() } });
+    toasts.show(t('message.deleted'), { action: { label: t('common.undo'), run: () => void undo(), isUndo: true } });
   }
 
   async readUsage(): Promise<void> {
@@ -224,8 +226,7 @@ class Conversation {
       await call;
       return true;
     } catch (thrown) {
-      const error = asApiError(thrown);
-      toasts.show(`${t(`error.${error.code}`)} ${error.message}`, { tone: 'bad' });
+      toasts.fail(asApiError(thrown));
       return false;
     }
   }

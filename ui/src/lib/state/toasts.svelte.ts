@@ -1,11 +1,23 @@
+import type { ApiError } from '$lib/backend';
+import { t } from '$lib/i18n/index.svelte';
+
+interface Action {
+  label: string;
+  run: () => void;
+  /** Takes back what was just done. */
+  isUndo?: boolean;
+}
+
 export interface Toast {
   id: number;
   text: string;
   tone: 'plain' | 'bad';
-  action: { label: string; run: () => void } | null;
+  action: Action | null;
 }
 
 const SHOWN_MS = 8_000;
+/** There is something to decide. */
+const UNDO_MS = 20_000;
 
 class Toasts {
   list = $state.raw<Toast[]>([]);
@@ -18,6 +30,24 @@ class Toasts {
     this.resume(toast.id);
   }
 
+  /** With what can be done about it; stays until it is put away. */
+  fail(error: ApiError): void {
+    this.show(`${t(`error.${error.code}`)} ${error.message} ${t(`errorNext.${error.code}`)}`, { tone: 'bad' });
+  }
+
+  /** Takes back what the newest toast offers to; whether one did. */
+  undo(): boolean {
+    const toast = this.list.findLast(({ action }) => action?.isUndo);
+    if (!toast) return false;
+    this.act(toast);
+    return true;
+  }
+
+  act({ id, action }: Toast): void {
+    this.dismiss(id);
+    action?.run();
+  }
+
   /** Someone who reads it or is on the way to its button is not hurried. */
   hold(id: number): void {
     clearTimeout(this.#timers.get(id));
@@ -25,7 +55,9 @@ class Toasts {
 
   resume(id: number): void {
     this.hold(id);
-    this.#timers.set(id, setTimeout(() => this.dismiss(id), SHOWN_MS));
+    const toast = this.list.find((one) => one.id === id);
+    if (!toast || toast.tone === 'bad') return;
+    this.#timers.set(id, setTimeout(() => this.dismiss(id), toast.action?.isUndo ? UNDO_MS : SHOWN_MS));
   }
 
   dismiss(id: number): void {

@@ -1,3 +1,4 @@
+import { tick } from 'svelte';
 import { MediaQuery } from 'svelte/reactivity';
 import { router } from './route.svelte';
 import { settings } from './settings.svelte';
@@ -11,6 +12,8 @@ class View {
   /** The search field of the sidebar, while there is one. */
   searchField: HTMLInputElement | null = null;
   #isSearchWanted = false;
+  /** Where messages are written, while it is on screen. */
+  composer: HTMLTextAreaElement | null = null;
 
   readonly hasPane: boolean = $derived(router.current.name === 'chat' || router.current.name === 'experts');
   readonly isSidebarBeside: boolean = $derived(this.#hasRoomForSidebar.current && settings.current.sidebarOpen);
@@ -20,7 +23,10 @@ class View {
   togglePane(): void {
     if (!this.hasPane) return;
     if (this.#hasRoomForPane.current) settings.change((all) => (all.paneOpen = !all.paneOpen));
-    else this.isPaneDrawn = !this.isPaneDrawn;
+    else {
+      this.isSidebarDrawn = false;
+      this.isPaneDrawn = !this.isPaneDrawn;
+    }
   }
 
   toggleSidebar(): void {
@@ -35,6 +41,7 @@ class View {
       return;
     }
     this.#isSearchWanted = true;
+    this.isPaneDrawn = false;
     this.toggleSidebar();
   }
 
@@ -42,6 +49,20 @@ class View {
     this.searchField = field;
     if (this.#isSearchWanted) requestAnimationFrame(() => field.focus());
     this.#isSearchWanted = false;
+  }
+
+  /** On a touch screen, the keyboard would cover what was asked for. */
+  focusComposer(): void {
+    if (matchMedia('(hover: hover)').matches) this.composer?.focus();
+  }
+
+  /** What had the focus went away: goes on where one writes, else where the screen begins. */
+  async catchFocus(): Promise<void> {
+    await tick();
+    const { activeElement } = document;
+    if (activeElement?.isConnected && activeElement !== document.body) return;
+    this.focusComposer();
+    if (document.activeElement === document.body) document.getElementById('main')?.focus();
   }
 
   closeDrawers(): void {

@@ -198,10 +198,11 @@ function answering(fake: Fake): Pick<Backend, 'sendMessage' | 'regenerate' | 'ed
       await fake.run({ chat, userMessage, answer: fresh(userMessage), on });
       return chat.id;
     },
-    async regenerate(chatId, answerId, on) {
+    async regenerate(chatId, messageId, on) {
       requireModel();
       const chat = fake.chats.get(chatId);
-      const question = find(chat, find(chat, answerId).parentId ?? '');
+      const named = find(chat, messageId);
+      const question = named.role === 'user' ? named : find(chat, named.parentId ?? '');
       await fake.run({ chat, userMessage: null, answer: fresh(question), on });
     },
     async editMessage(chatId, messageId, text, on) {
