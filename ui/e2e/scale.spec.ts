@@ -108,3 +108,23 @@ test('a download of 257 files keeps the page smooth', async ({ page }) => {
   console.log(`      downloading 257 files: ${await readFrames(page)}`);
   expect(Math.abs((await size()) - before)).toBeLessThan(20);
 });
+
+test('a long chat is come back to where one was reading', async ({ page }) => {
+  await open(page, '?messages=2000');
+  await page.getByRole('link', { name: 'A long chat' }).click();
+  await expect(answers(page).last()).toBeVisible();
+  const thread = page.getByRole('log', { name: 'Conversation' });
+  await thread.hover();
+  await page.mouse.wheel(0, -6000);
+  await expect(page.getByRole('button', { name: 'Jump to latest' })).toBeVisible();
+  await page.waitForTimeout(300);
+  const read = await page.locator('.row[data-message]').evaluateAll((rows) => rows.find((row) => row.getBoundingClientRect().bottom > 200)?.getAttribute('data-message'));
+  await page.getByRole('link', { name: 'Models' }).click();
+  await expect(thread).toHaveCount(0);
+  await page.goBack();
+  await expect(page.locator(`[data-message="${read}"]`)).toBeInViewport();
+  await page.getByRole('button', { name: 'Jump to latest' }).click();
+  await page.getByRole('link', { name: 'New chat' }).click();
+  await page.getByRole('link', { name: 'A long chat' }).click();
+  await expect(answers(page).last()).toBeInViewport();
+});

@@ -25,6 +25,8 @@ class Conversation {
   /** Errors of answers, by message: kept for their code and hint, which the store does not keep. */
   failures = $state.raw<ReadonlyMap<string, ApiError>>(new Map());
   usage = $state.raw<ContextUsage | null>(null);
+  /** Where someone was reading, by chat: a message and how far into it. Not where the end is followed. */
+  readonly places = new Map<string, { key: string; intoPx: number }>();
   readonly generations = new SvelteMap<string, Generation>();
 
   readonly tree: MessageTree = $derived(indexTree(this.messages));
