@@ -194,7 +194,7 @@ export const de: Record<Key, string> = {
   'fit.demo': 'läuft überall',
   'fit.gpu': 'passt: {onGpu} Experten je Schicht auf der GPU',
   'fit.cpu': 'passt in den RAM',
-  'fit.tight': 'knapp: einige Experten kommen von der Platte',
+  'fit.tight': 'knapp: einige Experten von der Platte',
   'fit.tooBig': 'zu groß für diesen Rechner',
   'fit.broken': 'beschädigt',
   'fit.tightText': 'Knapp: Experten werden während der Antwort von der Platte gelesen, oder der Kontext wurde gekürzt. Es geht, nur langsamer.',

@@ -124,6 +124,7 @@ class Library {
   }
 
   async repair(id: string): Promise<void> {
+    this.begun = id;
     await this.attempt(`model ${id}`, () => backend.repairModel(id));
   }
 
