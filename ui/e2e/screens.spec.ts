@@ -210,6 +210,34 @@ test('presets are saved, chosen, renamed and deleted with undo', async ({ page }
   await expect(page.getByRole('option', { name: 'Wild' })).toBeVisible();
 });
 
+test('a preset of a person’s own is replaced under its name', async ({ page }) => {
+  await open(page);
+  const more = page.getByRole('button', { name: 'Save, rename or delete presets' });
+  const name = page.getByRole('textbox', { name: 'Name' });
+  const save = async (as: string) => {
+    await more.click();
+    await page.getByRole('menuitem', { name: 'Save as a preset' }).click();
+    await name.fill(as);
+  };
+  await save('balanced');
+  await expect(page.getByText('There is a preset of this name already')).toBeVisible();
+  await expect(page.getByRole('button', { name: 'Save', exact: true })).toBeDisabled();
+  await name.fill('Mine');
+  await page.keyboard.press('Enter');
+  await page.getByRole('textbox', { name: 'Top-p' }).fill('0.5');
+  await page.keyboard.press('Enter');
+  await expect(page.getByRole('combobox', { name: 'Preset: Own values' })).toBeVisible();
+  await more.click();
+  // Red, it looked as if it could be pressed.
+  const colorOf = (item: string) => page.getByRole('menuitem', { name: item }).evaluate((one) => getComputedStyle(one).color);
+  expect(await colorOf('Delete preset')).toBe(await colorOf('Rename preset'));
+  await page.getByRole('menuitem', { name: 'Save as a preset' }).click();
+  await expect(name).toHaveValue('Mine');
+  await page.getByRole('button', { name: 'Replace' }).click();
+  await expect(page.getByRole('combobox', { name: 'Preset: Mine' })).toBeVisible();
+  await expect.poll(() => page.evaluate(() => window.octetFake?.settings.presets.map(({ name, sampling }) => [name, sampling.topP]))).toEqual([['Mine', 0.5]]);
+});
+
 test('offload settings show the plan and reload with one press', async ({ page }) => {
   await open(page, '?loadMs=300');
   await page.getByRole('radio', { name: '12 GB' }).click();

@@ -337,6 +337,8 @@ export const de: Record<Key, string> = {
   'preset.name': 'Name',
   'preset.long': 'Höchstens 60 Zeichen',
   'preset.taken': 'Eine Voreinstellung dieses Namens gibt es schon',
+  'preset.replaces': 'Die Voreinstellung „{name}“ bekommt die Werte, die jetzt gelten.',
+  'preset.replace': 'Ersetzen',
 
   'sampling.title': 'Auswahl der Token',
   'sampling.temperature': 'Temperatur',

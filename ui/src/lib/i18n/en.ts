@@ -336,6 +336,8 @@ export const en = {
   'preset.name': 'Name',
   'preset.long': 'At most 60 characters',
   'preset.taken': 'There is a preset of this name already',
+  'preset.replaces': 'The preset “{name}” gets the values that are set now.',
+  'preset.replace': 'Replace',
 
   'sampling.title': 'Sampling',
   'sampling.temperature': 'Temperature',
