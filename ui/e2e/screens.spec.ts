@@ -143,6 +143,29 @@ test('the experts move while an answer streams', async ({ page }) => {
   await expectAccessible(page);
 });
 
+test('rings of experts and borders of fields are seen in both themes', async ({ page }) => {
+  await page.setViewportSize({ width: 1180, height: 780 });
+  for (const theme of ['light', 'dark']) {
+    await open(page, `?theme=${theme}#/experts`);
+    const contrast = (selector: string) =>
+      page.locator(selector).first().evaluate((one) => {
+        const luminance = (color: string) => {
+          const [r = 0, g = 0, b = 0] = (color.match(/[\d.]+/g) ?? []).map((part) => (Number(part) / 255 + 0.055) ** 2.4 / 1.055 ** 2.4);
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+        };
+        let around = one.parentElement;
+        while (around && getComputedStyle(around).backgroundColor === 'rgba(0, 0, 0, 0)') around = around.parentElement;
+        const pair = [getComputedStyle(one).borderTopColor, getComputedStyle(around ?? document.body).backgroundColor].map(luminance);
+        return Math.max(...pair) / Math.min(...pair);
+      });
+    for (const one of ['.grid .cell.disk', 'aside .input', 'aside .value input', 'aside .chips', 'aside .preset-trigger']) {
+      expect(await contrast(one), `${one}, ${theme}`).toBeGreaterThan(3);
+    }
+    const shape = (place: string) => page.locator(`.grid .cell.${place}`).first().evaluate((one) => getComputedStyle(one).borderTopColor);
+    expect(await shape('ram')).not.toBe(await shape('disk'));
+  }
+});
+
 test('a small model has a small grid', async ({ page }) => {
   await open(page, '?model=demo#/experts');
   await expect(page.getByRole('gridcell')).toHaveCount(48);
