@@ -261,6 +261,31 @@ test('a preset of a person’s own is replaced under its name', async ({ page })
   await expect.poll(() => page.evaluate(() => window.octetFake?.settings.presets.map(({ name, sampling }) => [name, sampling.topP]))).toEqual([['Mine', 0.5]]);
 });
 
+test('the plan stays in sight while it is changed', async ({ page }) => {
+  await open(page, '?loadMs=300');
+  for (const [width, height] of [[1180, 780], [360, 640]] as const) {
+    await page.setViewportSize({ width, height });
+    if (width < 700) await page.getByRole('button', { name: 'Settings', exact: true }).click();
+    const slider = page.getByRole('slider', { name: 'Experts per layer on the GPU' });
+    await slider.focus();
+    await page.keyboard.press('ArrowLeft');
+    const reload = page.getByRole('button', { name: 'Reload with these settings' });
+    await expect(reload).toBeInViewport({ ratio: 1 });
+    for (const name of ['Context length', 'VRAM budget', 'Threads']) {
+      const field = page.getByRole('textbox', { name });
+      await field.focus();
+      expect(await field.evaluate((one) => {
+        const { x, y } = one.getBoundingClientRect();
+        return document.elementFromPoint(x + 9, y + 9) === one;
+      })).toBe(true);
+    }
+    await reload.focus();
+    await page.keyboard.press('Enter');
+    await expect(page.getByRole('group', { name: 'Mixtral 8x7B Instruct would take:' })).toBeFocused();
+    await expect(page.getByText('The model is loaded with these settings.')).toBeVisible();
+  }
+});
+
 test('offload settings show the plan and reload with one press', async ({ page }) => {
   await open(page, '?loadMs=300');
   await page.getByRole('radio', { name: '12 GB' }).click();
