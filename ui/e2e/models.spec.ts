@@ -417,6 +417,22 @@ test('the first page downloads the model while the demo answers', async ({ page 
   await expect(page.getByText('CPU, 245 of 256 experts in RAM').or(page.getByText(/CPU, \d+ of 256 experts in RAM/))).toBeVisible();
 });
 
+test('the first page offers the full model first, once it is here', async ({ page }) => {
+  await open(page, '?first=1&model=none&loadMs=200&downloadMs=800');
+  await expect(page.getByRole('heading', { name: /^The plan for/ })).toHaveCount(0);
+  await card(page, MIXTRAL).getByRole('button', { name: 'Download' }).click();
+  const load = page.getByRole('button', { name: `Load ${MIXTRAL}` });
+  await expect(load).toHaveClass(/primary/);
+  await expect(page.getByRole('button', { name: 'Try the demo model' })).not.toHaveClass(/primary/);
+  await expect(page.getByRole('heading', { name: 'Get the full model' })).toHaveCount(0);
+  await expect(page.getByRole('heading', { name: `The plan for ${MIXTRAL}` })).toBeVisible();
+  await page.setViewportSize({ width: 360, height: 640 });
+  await expect.poll(() => load.evaluate((one) => one.getBoundingClientRect().right)).toBeLessThan(344);
+  await load.click();
+  await expect(composer(page)).toBeVisible();
+  await expect(page.getByText('GPU 4 of 8 experts a layer')).toBeVisible();
+});
+
 const STATES = '?downloads=running,queued,paused,stalled,retrying,network,gated&token=session&disk=small';
 
 for (const theme of ['light', 'dark'] as const) {

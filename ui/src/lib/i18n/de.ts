@@ -440,6 +440,7 @@ export const de: Record<Key, string> = {
   'welcome.free': '{free} von {total} frei',
   'welcome.start': 'Loslegen',
   'welcome.startText': 'Das Demomodell ist eingebaut und antwortet sofort. Es ist klein: Es kennt Octet und sonst nichts.',
+  'welcome.ownText': '{name} ist auf diesem Rechner. Das Demomodell ist klein: Es kennt Octet und sonst nichts.',
   'welcome.tryDemo': 'Demomodell ausprobieren',
   'welcome.plan': 'Der Plan für {name}',
 

@@ -439,6 +439,7 @@ export const en = {
   'welcome.free': '{free} of {total} free',
   'welcome.start': 'Start',
   'welcome.startText': 'The demo model is built in and answers at once. It is small: it knows about Octet and nothing else.',
+  'welcome.ownText': '{name} is on this computer. The demo model is small: it knows about Octet and nothing else.',
   'welcome.tryDemo': 'Try the demo model',
   'welcome.plan': 'The plan for {name}',
 
