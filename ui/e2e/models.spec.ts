@@ -224,7 +224,7 @@ test('a loaded model is not deleted, and deleting says what it frees', async ({ 
   await model.getByRole('button', { name: 'Delete' }).click();
   await dialog.getByRole('button', { name: 'Delete' }).click();
   await expect(model).toHaveCount(0);
-  await expect(page.getByText('was deleted, 18.2 GB are free')).toBeVisible();
+  await expect(page.getByText('was deleted, 18.2 GB were freed')).toBeVisible();
   await expect(list(page, 'To download').getByRole('article', { name: MIXTRAL })).toBeVisible();
 });
 
@@ -346,6 +346,12 @@ test('the models folder moves, but not under a download', async ({ page }) => {
   await page.getByRole('button', { name: 'Move…' }).click();
   await page.getByRole('alertdialog').getByRole('button', { name: 'Move' }).click();
   await expect(page.getByRole('alert')).toContainText('The models folder is in use by a download');
+});
+
+test('a models folder without models moves none', async ({ page }) => {
+  await open(page, '?first=1&model=none#/models');
+  await page.getByRole('button', { name: 'Move…' }).click();
+  await expect(page.getByRole('alertdialog')).toContainText('No model lies in the old folder.');
 });
 
 test('a token is kept, tried, never shown again, and removed', async ({ page }) => {
