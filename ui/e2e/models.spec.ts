@@ -37,6 +37,69 @@ test('a download is paused, resumed and loaded with one click', async ({ page })
   await expect(list(page, 'To download').getByRole('article', { name: MIXTRAL })).toHaveCount(0);
 });
 
+// The focus fell to nothing with the button that was pressed: the next Tab began at the top of the page.
+test('who presses a button keeps their place', async ({ page }) => {
+  await open(page, '?model=none&loadMs=600&downloadMs=20000&taskMs=800&token=session#/models');
+  const press = async (button: Locator, key = 'Enter') => {
+    await button.focus();
+    await page.keyboard.press(key);
+  };
+  const download = list(page, 'Under way').getByRole('article', { name: MIXTRAL });
+  await press(card(page, MIXTRAL).getByRole('button', { name: 'Download' }));
+  await expect(download).toBeFocused();
+  await press(download.getByRole('button', { name: 'Pause' }));
+  await expect(download.getByRole('button', { name: 'Resume' })).toBeFocused();
+  await page.keyboard.press('Enter');
+  await expect(download.getByRole('button', { name: 'Pause' })).toBeFocused();
+  await expect.poll(() => share(download.getByRole('progressbar'))).toBeGreaterThan(1);
+  await press(download.getByRole('button', { name: 'Cancel' }));
+  await press(page.getByRole('alertdialog').getByRole('button', { name: 'Cancel the download' }));
+  await expect(page.getByRole('heading', { name: 'Installed' })).toBeFocused();
+
+  const linked = card(page, 'Mixtral 8x7B Instruct');
+  await press(linked.getByRole('button', { name: 'Check files' }));
+  await expect(linked.getByRole('progressbar')).toBeVisible();
+  await expect(linked.getByRole('button', { name: 'Check files' })).toBeFocused();
+  await press(linked.getByRole('button', { name: 'Cancel' }));
+  await expect(linked).toBeFocused();
+  await press(linked.getByRole('button', { name: 'Load', exact: true }));
+  await expect(linked.getByRole('button', { name: 'Cancel' })).toBeFocused();
+  await expect(linked.getByRole('button', { name: 'Chat' })).toBeFocused();
+  await press(linked.getByRole('button', { name: 'Unload' }));
+  await expect(linked).toBeFocused();
+  await expect(linked.getByRole('button', { name: 'Load', exact: true })).toHaveAccessibleDescription('Mixtral 8x7B Instruct');
+  await press(linked.getByRole('button', { name: 'Forget' }));
+  await press(page.getByRole('alertdialog').getByRole('button', { name: 'Forget' }));
+  await expect(card(page, 'Nous Hermes 2 Mixtral')).toBeFocused();
+  await press(page.getByRole('button', { name: 'Remove', exact: true }));
+  await expect(page.getByLabel('Access token')).toBeFocused();
+
+  await open(page, '?first=1&model=none&downloadMs=20000');
+  await press(card(page, MIXTRAL).getByRole('button', { name: 'Download' }));
+  await expect(card(page, MIXTRAL)).toBeFocused();
+});
+
+test('a focus that was given up is not taken back', async ({ page }) => {
+  await open(page, '?downloads=queued,running#/models');
+  await card(page, MIXTRAL).getByRole('button', { name: 'Pause' }).focus();
+  await page.getByRole('banner').click({ position: { x: 2, y: 2 } });
+  await page.evaluate(() => document.querySelector('main article')?.closest('li')?.remove());
+  await page.waitForTimeout(200);
+  expect(await page.evaluate(() => document.activeElement?.tagName)).toBe('BODY');
+});
+
+test('a model that loads keeps its card in shape', async ({ page }) => {
+  await page.setViewportSize({ width: 800, height: 600 });
+  await open(page, '?lang=de&model=loading&loadMs=60000#/models');
+  const loading = card(page, 'Mixtral 8x7B Instruct');
+  const widthOf = async (part: Locator) => (await part.boundingBox())?.width ?? 0;
+  expect(await widthOf(loading.locator('.about'))).toBeGreaterThan(280);
+  expect(await widthOf(loading.getByRole('progressbar'))).toBeGreaterThan((await widthOf(loading)) * 0.8);
+  for (const badge of await page.locator('main .badge').all()) {
+    expect((await badge.boundingBox())?.height).toBeLessThan(26);
+  }
+});
+
 test('cancelling asks first and says what is lost', async ({ page }) => {
   await open(page, '?downloads=running#/models');
   const download = card(page, MIXTRAL);
@@ -161,7 +224,7 @@ test('a loaded model is not deleted, and deleting says what it frees', async ({ 
   await model.getByRole('button', { name: 'Delete' }).click();
   await dialog.getByRole('button', { name: 'Delete' }).click();
   await expect(model).toHaveCount(0);
-  await expect(page.getByText('was deleted, 18.2 GB are free')).toBeVisible();
+  await expect(page.getByText('was deleted, 18.2 GB were freed')).toBeVisible();
   await expect(list(page, 'To download').getByRole('article', { name: MIXTRAL })).toBeVisible();
 });
 
@@ -285,6 +348,12 @@ test('the models folder moves, but not under a download', async ({ page }) => {
   await expect(page.getByRole('alert')).toContainText('The models folder is in use by a download');
 });
 
+test('a models folder without models moves none', async ({ page }) => {
+  await open(page, '?first=1&model=none#/models');
+  await page.getByRole('button', { name: 'Move…' }).click();
+  await expect(page.getByRole('alertdialog')).toContainText('No model lies in the old folder.');
+});
+
 test('a token is kept, tried, never shown again, and removed', async ({ page }) => {
   await open(page, '#/models');
   const field = page.getByLabel('Access token');
@@ -352,6 +421,22 @@ test('the first page downloads the model while the demo answers', async ({ page 
   await expect(page.getByText(`${MIXTRAL} is here`)).toBeVisible();
   await page.getByRole('status').getByRole('button', { name: 'Load' }).click();
   await expect(page.getByText('CPU, 245 of 256 experts in RAM').or(page.getByText(/CPU, \d+ of 256 experts in RAM/))).toBeVisible();
+});
+
+test('the first page offers the full model first, once it is here', async ({ page }) => {
+  await open(page, '?first=1&model=none&loadMs=200&downloadMs=800');
+  await expect(page.getByRole('heading', { name: /^The plan for/ })).toHaveCount(0);
+  await card(page, MIXTRAL).getByRole('button', { name: 'Download' }).click();
+  const load = page.getByRole('button', { name: `Load ${MIXTRAL}` });
+  await expect(load).toHaveClass(/primary/);
+  await expect(page.getByRole('button', { name: 'Try the demo model' })).not.toHaveClass(/primary/);
+  await expect(page.getByRole('heading', { name: 'Get the full model' })).toHaveCount(0);
+  await expect(page.getByRole('heading', { name: `The plan for ${MIXTRAL}` })).toBeVisible();
+  await page.setViewportSize({ width: 360, height: 640 });
+  await expect.poll(() => load.evaluate((one) => one.getBoundingClientRect().right)).toBeLessThan(344);
+  await load.click();
+  await expect(composer(page)).toBeVisible();
+  await expect(page.getByText('GPU 4 of 8 experts a layer')).toBeVisible();
 });
 
 const STATES = '?downloads=running,queued,paused,stalled,retrying,network,gated&token=session&disk=small';

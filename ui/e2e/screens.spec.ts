@@ -143,6 +143,29 @@ test('the experts move while an answer streams', async ({ page }) => {
   await expectAccessible(page);
 });
 
+test('rings of experts and borders of fields are seen in both themes', async ({ page }) => {
+  await page.setViewportSize({ width: 1180, height: 780 });
+  for (const theme of ['light', 'dark']) {
+    await open(page, `?theme=${theme}#/experts`);
+    const contrast = (selector: string) =>
+      page.locator(selector).first().evaluate((one) => {
+        const luminance = (color: string) => {
+          const [r = 0, g = 0, b = 0] = (color.match(/[\d.]+/g) ?? []).map((part) => (Number(part) / 255 + 0.055) ** 2.4 / 1.055 ** 2.4);
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+        };
+        let around = one.parentElement;
+        while (around && getComputedStyle(around).backgroundColor === 'rgba(0, 0, 0, 0)') around = around.parentElement;
+        const pair = [getComputedStyle(one).borderTopColor, getComputedStyle(around ?? document.body).backgroundColor].map(luminance);
+        return Math.max(...pair) / Math.min(...pair);
+      });
+    for (const one of ['.grid .cell.disk', 'aside .input', 'aside .value input', 'aside .chips', 'aside .preset-trigger']) {
+      expect(await contrast(one), `${one}, ${theme}`).toBeGreaterThan(3);
+    }
+    const shape = (place: string) => page.locator(`.grid .cell.${place}`).first().evaluate((one) => getComputedStyle(one).borderTopColor);
+    expect(await shape('ram')).not.toBe(await shape('disk'));
+  }
+});
+
 test('a small model has a small grid', async ({ page }) => {
   await open(page, '?model=demo#/experts');
   await expect(page.getByRole('gridcell')).toHaveCount(48);
@@ -208,6 +231,59 @@ test('presets are saved, chosen, renamed and deleted with undo', async ({ page }
   await page.getByRole('button', { name: 'Undo' }).click();
   await page.getByRole('combobox', { name: /^Preset/ }).click();
   await expect(page.getByRole('option', { name: 'Wild' })).toBeVisible();
+});
+
+test('a preset of a person’s own is replaced under its name', async ({ page }) => {
+  await open(page);
+  const more = page.getByRole('button', { name: 'Save, rename or delete presets' });
+  const name = page.getByRole('textbox', { name: 'Name' });
+  const save = async (as: string) => {
+    await more.click();
+    await page.getByRole('menuitem', { name: 'Save as a preset' }).click();
+    await name.fill(as);
+  };
+  await save('balanced');
+  await expect(page.getByText('There is a preset of this name already')).toBeVisible();
+  await expect(page.getByRole('button', { name: 'Save', exact: true })).toBeDisabled();
+  await name.fill('Mine');
+  await page.keyboard.press('Enter');
+  await page.getByRole('textbox', { name: 'Top-p' }).fill('0.5');
+  await page.keyboard.press('Enter');
+  await expect(page.getByRole('combobox', { name: 'Preset: Own values' })).toBeVisible();
+  await more.click();
+  // Red, it looked as if it could be pressed.
+  const colorOf = (item: string) => page.getByRole('menuitem', { name: item }).evaluate((one) => getComputedStyle(one).color);
+  expect(await colorOf('Delete preset')).toBe(await colorOf('Rename preset'));
+  await page.getByRole('menuitem', { name: 'Save as a preset' }).click();
+  await expect(name).toHaveValue('Mine');
+  await page.getByRole('button', { name: 'Replace' }).click();
+  await expect(page.getByRole('combobox', { name: 'Preset: Mine' })).toBeVisible();
+  await expect.poll(() => page.evaluate(() => window.octetFake?.settings.presets.map(({ name, sampling }) => [name, sampling.topP]))).toEqual([['Mine', 0.5]]);
+});
+
+test('the plan stays in sight while it is changed', async ({ page }) => {
+  await open(page, '?loadMs=300');
+  for (const [width, height] of [[1180, 780], [360, 640]] as const) {
+    await page.setViewportSize({ width, height });
+    if (width < 700) await page.getByRole('button', { name: 'Settings', exact: true }).click();
+    const slider = page.getByRole('slider', { name: 'Experts per layer on the GPU' });
+    await slider.focus();
+    await page.keyboard.press('ArrowLeft');
+    const reload = page.getByRole('button', { name: 'Reload with these settings' });
+    await expect(reload).toBeInViewport({ ratio: 1 });
+    for (const name of ['Context length', 'VRAM budget', 'Threads']) {
+      const field = page.getByRole('textbox', { name });
+      await field.focus();
+      expect(await field.evaluate((one) => {
+        const { x, y } = one.getBoundingClientRect();
+        return document.elementFromPoint(x + 9, y + 9) === one;
+      })).toBe(true);
+    }
+    await reload.focus();
+    await page.keyboard.press('Enter');
+    await expect(page.getByRole('group', { name: 'Mixtral 8x7B Instruct would take:' })).toBeFocused();
+    await expect(page.getByText('The model is loaded with these settings.')).toBeVisible();
+  }
 });
 
 test('offload settings show the plan and reload with one press', async ({ page }) => {

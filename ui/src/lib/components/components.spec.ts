@@ -6,6 +6,7 @@ import { createFake } from '$lib/backend/fake';
 import { makePlan, MIXTRAL } from '$lib/backend/fake/models';
 import { readOptions } from '$lib/backend/fake/options';
 import { i18n } from '$lib/i18n/index.svelte';
+import { announcer } from '$lib/state/announcer.svelte';
 import { models } from '$lib/state/models.svelte';
 import { settings } from '$lib/state/settings.svelte';
 import ErrorNote from './ErrorNote.svelte';
@@ -62,6 +63,17 @@ describe('a number with a slider', () => {
     const onchange = field({ value: 0.5 });
     await userEvent.click(screen.getByRole('button', { name: 'Reset Top-p to 0.95' }));
     expect(onchange).toHaveBeenLastCalledWith(0.95);
+    expect(screen.getByRole('textbox', { name: 'Top-p' })).toHaveFocus();
+  });
+
+  // "8,192" was read as 8.192, and became the least there is.
+  it('reads marks between thousands where there are no decimals', async () => {
+    const onchange = field({ value: 8192, fallback: null, min: 512, max: 32768, step: 512, digits: 0 });
+    const input = screen.getByRole('textbox', { name: 'Top-p' });
+    expect(input).toHaveValue('8192');
+    await userEvent.clear(input);
+    await userEvent.type(input, '16,384{Enter}');
+    expect(onchange).toHaveBeenLastCalledWith(16384);
   });
 
   // The slider reported the step next to an automatic 11.4 as a change, which set a budget nobody had asked for.
@@ -87,6 +99,31 @@ describe('the sampling settings', () => {
     expect(settings.current.sampling.stop).toEqual(['END', '\n\n']);
     await userEvent.click(screen.getByRole('button', { name: 'Remove “END”' }));
     expect(settings.current.sampling.stop).toEqual(['\n\n']);
+  });
+
+  it('say the range when they take something else than what was typed', async () => {
+    render(SamplingSection);
+    const input = screen.getByRole('textbox', { name: 'Temperature' });
+    for (const typed of ['9', 'abc']) {
+      await userEvent.clear(input);
+      expect(screen.queryByText('A number from 0.00 to 2.00')).toBeNull();
+      await userEvent.type(input, `${typed}{Enter}`);
+      expect(screen.getByText('A number from 0.00 to 2.00')).toBeVisible();
+      expect(input).toHaveAccessibleDescription('A number from 0.00 to 2.00');
+      expect(announcer.lines.at(-1)?.text).toBe('Temperature: A number from 0.00 to 2.00');
+      expect(settings.current.sampling.temperature).toBe(2);
+    }
+    settings.change((all) => (all.sampling.temperature = 1));
+    expect(await screen.findByText('Higher: more varied. 0: always the likeliest.')).toBeVisible();
+    expect(screen.queryByText('A number from 0.00 to 2.00')).toBeNull();
+  });
+
+  it('let an answer be as long as the context', async () => {
+    useBackend(createFake(new URLSearchParams('model=none')));
+    await models.start();
+    render(SamplingSection);
+    await userEvent.type(screen.getByRole('textbox', { name: 'Max tokens' }), '20000{Enter}');
+    expect(settings.current.sampling.maxTokens).toBe(20000);
   });
 
   it('refuse a seed that is no number and say so', async () => {
@@ -124,7 +161,8 @@ describe('the offload settings', () => {
     await start('gpu=0');
     render(OffloadSection);
     expect(screen.getByRole('slider', { name: 'Experts per layer on the GPU' })).toHaveAttribute('aria-disabled', 'true');
-    expect(screen.getAllByText(/No GPU is used: No NVIDIA driver/)[0]).toBeVisible();
+    expect(screen.getAllByText(/No GPU is used: No NVIDIA driver was found/)).toHaveLength(1);
+    expect(screen.queryByRole('slider', { name: 'VRAM budget' })).toBeNull();
     expect(screen.getByRole('radio', { name: '16 GB' })).toBeDisabled();
   });
 });

@@ -10,7 +10,7 @@ const keys = Object.keys(en) as Key[];
 
 /** Words that are the same in both languages. */
 const SAME = new Set<string>([
-  'common.autoValue', 'offload.cpu', 'memory.ram', 'item.cuda', 'sampling.topP', 'sampling.minP',
+  'common.autoValue', 'offload.cpu', 'offload.threads', 'memory.ram', 'item.cuda', 'sampling.topP', 'sampling.minP',
   'sampling.topK', 'appearance.system', 'preset.name', 'token.placeholder', 'about.chats', 'welcome.gpu', 'experts.none', 'place.vram', 'place.ram'
 ]);
 

@@ -30,7 +30,7 @@ describe('a download in words', () => {
     [{ kind: 'retrying', inSeconds: 8, problem: network }, 'interrupted, goes on in 8 s'],
     [{ kind: 'paused', reason: 'asked' }, 'paused'],
     [{ kind: 'paused', reason: 'interrupted' }, 'paused: Octet ended in the middle of it'],
-    [{ kind: 'failed', problem: network }, 'stopped']
+    [{ kind: 'failed', problem: network }, 'failed']
   ])('%o', (state, text) => {
     expect(downloadText(download(state))).toBe(text);
   });

@@ -43,17 +43,18 @@ export function sameSampling(a: SamplingSettings, b: SamplingSettings): boolean 
   );
 }
 
-/** Why `name` cannot be the name of a preset; null: it can. `except` is the one being renamed. */
-export function presetNameProblem(
-  name: string,
-  presets: readonly Preset[],
-  except: string | null = null
-): 'empty' | 'long' | 'taken' | null {
+const isSameName = (a: string, b: string) => a.trim().toLowerCase() === b.trim().toLowerCase();
+
+/** The one that a person means by `name`. */
+export const presetNamed = (name: string, presets: readonly Preset[]): Preset | undefined =>
+  presets.find((preset) => isSameName(preset.name, name));
+
+/** Why `name` cannot be the name of a preset; null: it can. */
+export function presetNameProblem(name: string, taken: readonly string[]): 'empty' | 'long' | 'taken' | null {
   const wanted = name.trim();
   if (wanted === '') return 'empty';
   if (wanted.length > 60) return 'long';
-  const taken = presets.some((preset) => preset.name !== except && preset.name.toLowerCase() === wanted.toLowerCase());
-  return taken ? 'taken' : null;
+  return taken.some((one) => isSameName(one, wanted)) ? 'taken' : null;
 }
 
 /** What a model that is loaded with `loaded` would have to be loaded again for. */

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { OffloadSettings, SamplingSettings } from '$lib/backend';
 import { parseNumber, snap } from './fields';
-import { builtIn, matchBuiltIn, needsReload, parseSeed, presetNameProblem, sameSampling } from './presets';
+import { builtIn, matchBuiltIn, needsReload, parseSeed, presetNamed, presetNameProblem, sameSampling } from './presets';
 
 const defaults: SamplingSettings = {
   temperature: 0.7,
@@ -48,11 +48,13 @@ describe('presets', () => {
   });
 
   it('need a name of their own', () => {
-    const presets = [{ name: 'Terse', sampling: defaults }];
-    expect(presetNameProblem('  ', presets)).toBe('empty');
-    expect(presetNameProblem('terse', presets)).toBe('taken');
-    expect(presetNameProblem('terse', presets, 'Terse')).toBeNull();
-    expect(presetNameProblem('x'.repeat(61), presets)).toBe('long');
+    expect(presetNameProblem('  ', [])).toBe('empty');
+    expect(presetNameProblem(' balanced', ['Balanced'])).toBe('taken');
+    expect(presetNameProblem('terse', ['Balanced'])).toBeNull();
+    expect(presetNameProblem('x'.repeat(61), [])).toBe('long');
+    const terse = { name: 'Terse', sampling: defaults };
+    expect(presetNamed('terse ', [terse])).toBe(terse);
+    expect(presetNamed('ters', [terse])).toBeUndefined();
   });
 });
 

@@ -5,6 +5,7 @@ import { CATALOGUE, REPO } from '$lib/backend/fake/offers';
 import { i18n } from '$lib/i18n/index.svelte';
 import { library } from './library.svelte';
 import { models } from './models.svelte';
+import { router } from './route.svelte';
 import { settings } from './settings.svelte';
 import { toasts } from './toasts.svelte';
 
@@ -41,6 +42,28 @@ describe('a download', () => {
     expect(library.share).toBeNull();
     toasts.list[0]?.action?.run();
     await until(() => expect(models.state.type === 'ready' && models.state.model.id).toBe(REPO));
+  });
+
+  it('that has arrived elsewhere is marked until the models are shown, or it is loaded', async () => {
+    const arrive = async () => {
+      await start('downloadMs=400');
+      await library.download(REPO);
+      await until(() => expect(library.underWay.has(REPO)).toBe(false));
+      await until(() => expect(toasts.list).toHaveLength(1));
+    };
+    router.chat(null);
+    await arrive();
+    expect(library.hasArrived).toBe(true);
+    library.noteSeen();
+    expect(library.hasArrived).toBe(false);
+    await arrive();
+    expect(library.hasArrived).toBe(true);
+    await models.load(REPO);
+    expect(library.hasArrived).toBe(false);
+    router.go({ name: 'models' });
+    await arrive();
+    expect(library.hasArrived).toBe(false);
+    router.chat(null);
   });
 
   it('that is cancelled is offered again, and is not said to have arrived', async () => {

@@ -1,8 +1,9 @@
-import { SvelteMap } from 'svelte/reactivity';
+import { SvelteMap, SvelteSet } from 'svelte/reactivity';
 import { backend, type ApiError, type ImportHow, type ModelEntry, type ModelsState, type Offer, type Task, type VerifyReport } from '$lib/backend';
 import { asApiError } from '$lib/errors';
 import { t } from '$lib/i18n/index.svelte';
 import { models } from './models.svelte';
+import { router } from './route.svelte';
 import { toasts } from './toasts.svelte';
 
 /** Where a failure is shown: beside what was tried. */
@@ -32,13 +33,24 @@ class Library {
     if (moving.length === 0) return null;
     return total === 0 ? 0 : moving.reduce((sum, download) => sum + download.doneBytes, 0) / total;
   });
+  /** Models that came while something else was looked at. */
+  readonly #arrived = new SvelteSet<string>();
+  readonly hasArrived: boolean = $derived(this.#arrived.size > 0);
   /** Gone from the downloads; those that are in the library now have arrived. */
   #gone = new Set<string>();
 
   async start(): Promise<void> {
     await backend.onModelsState((state) => void this.#take(state));
+    await backend.onModelState((state) => {
+      if (state.type !== 'none') this.#arrived.delete(state.model.id);
+    });
     const state = await this.attempt('offers', () => backend.modelsState());
     if (state) await this.#take(state);
+  }
+
+  /** The models are on the screen. */
+  noteSeen(): void {
+    this.#arrived.clear();
   }
 
   async readOffers(): Promise<void> {
@@ -77,6 +89,7 @@ class Library {
       if (!this.#gone.delete(entry.id) || entry.health.kind === 'damaged') continue;
       this.problems.delete(`model ${entry.id}`);
       this.reports.delete(entry.id);
+      if (router.current.name !== 'models') this.#arrived.add(entry.id);
       const action = { label: t('model.load'), run: () => void models.load(entry.id) };
       toasts.show(t('downloads.arrived', { name: entry.name }), { action });
     }
@@ -124,6 +137,7 @@ class Library {
   }
 
   async repair(id: string): Promise<void> {
+    this.begun = id;
     await this.attempt(`model ${id}`, () => backend.repairModel(id));
   }
 
