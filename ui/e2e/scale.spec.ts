@@ -114,6 +114,8 @@ test('a long chat is come back to where one was reading', async ({ page }) => {
   await page.getByRole('link', { name: 'A long chat' }).click();
   await expect(answers(page).last()).toBeVisible();
   const thread = page.getByRole('log', { name: 'Conversation' });
+  // Rows are measured and the end is found once more as they come.
+  await page.waitForTimeout(500);
   await thread.hover();
   await page.mouse.wheel(0, -6000);
   await expect(page.getByRole('button', { name: 'Jump to latest' })).toBeVisible();

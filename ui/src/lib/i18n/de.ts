@@ -231,6 +231,7 @@ export const de: Record<Key, string> = {
   'damage.againText': 'Lösche es und lade oder importiere es neu.',
   'damage.repair': 'Reparieren',
   'damage.underWay': 'wird repariert',
+  'downloads.new': 'neu',
   'downloads.title': 'Unterwegs',
   'downloads.of': 'Download von {name}',
   'downloads.share': '{share} heruntergeladen',

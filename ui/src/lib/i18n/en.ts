@@ -230,6 +230,7 @@ export const en = {
   'damage.againText': 'Delete it, and download or import it again.',
   'damage.repair': 'Repair',
   'damage.underWay': 'is being repaired',
+  'downloads.new': 'new',
   'downloads.title': 'Under way',
   'downloads.of': 'Download of {name}',
   'downloads.share': '{share} downloaded',
