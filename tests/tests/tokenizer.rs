@@ -367,6 +367,33 @@ fn failing_templates_say_why() {
     assert!(cannot.contains("message 1"), "{cannot}");
 }
 
+/// Each hung, took all memory or overflowed the stack.
+#[test]
+fn hostile_templates_end_with_an_error() {
+    let loops = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
+    let tens = "{% set s.t = s.t.replace('a', 'aaaaaaaaaa') %}".repeat(30);
+    for template in [
+        loops.to_owned(),
+        format!("{{% set s = namespace(t='a') %}}{tens}{{{{ s.t }}}}"),
+        "{{ [1] | batch(10000000000, 0) | list }}".to_owned(),
+        "{{ [1] | slice(10000000000, 0) | list }}".to_owned(),
+        "{{ 'x\nx' | indent(10000000000) }}".to_owned(),
+        format!("{{{{ {}1 }}}}", "-".repeat(60_000)),
+        format!("{{{{ {}x }}}}", "not ".repeat(16_000)),
+        format!("{{{{ 1{} }}}}", "+1".repeat(30_000)),
+        format!("{{{{ 1{} }}}}", "|string".repeat(9_000)),
+        format!("{{{{ x{} }}}}", ".a".repeat(30_000)),
+        " ".repeat(1 << 17),
+    ] {
+        let tokenizer = mixtral_with_template(&template);
+        let shown = template.get(..60).unwrap_or(&template);
+        // Some only nest, and mean something.
+        if let Err(error) = tokenizer.encode_chat(&[user("a")]) {
+            assert!(error.to_string().len() < 1000, "{shown}: {error}");
+        }
+    }
+}
+
 #[test]
 fn templates_see_what_the_reference_environment_offers() {
     let render = |template: &str| {

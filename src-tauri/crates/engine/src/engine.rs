@@ -115,6 +115,7 @@ impl Loaded {
             }
         }
         report(watch, LoadStage::Trunk, 0, total)?;
+        checkpoint.check_lm_head()?;
         let hardware = Hardware::detect(dir);
         let threads = options
             .threads

@@ -79,7 +79,10 @@ pub enum EngineError {
         model: usize,
     },
     /// A tier too small to work with.
-    #[error("{slots} expert slots are too few: at least {least} are needed, so raise the budget")]
+    #[error(
+        "{slots} expert slots are too few: at least {least} are needed, and more where every layer \
+             has its own; raise the budget (--ram), or let the layers share them (--eviction global)"
+    )]
     TooFewSlots {
         /// Slots there would be.
         slots: usize,

@@ -31,6 +31,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::tokenizer::{Span, SpecialTokens, TokenId, TokenizerError};
 
+/// Published chat templates have up to 20 kB.
+const MAX_TEMPLATE_BYTES: usize = 1 << 16;
+/// Instructions of a template's program. A message takes some tens.
+const MAX_TEMPLATE_STEPS: u64 = 10_000_000;
+/// Of a text that a template's `replace` gives.
+const MAX_RENDERED_BYTES: usize = 1 << 24;
+/// A template of [`MAX_TEMPLATE_BYTES`] that is nothing but one nested expression fits.
+const TEMPLATE_STACK_BYTES: usize = 256 << 20;
+
 /// Who wrote a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -467,6 +476,8 @@ fn map_contents(messages: &[Message], map: impl Fn(&str) -> String) -> Vec<Messa
     messages.iter().map(mapped).collect()
 }
 
+/// Renders `source`, which may be hostile: in bounded steps, and on a stack that nested
+/// expressions of the longest source do not overflow.
 fn render(
     source: &str,
     messages: &[Message],
@@ -474,7 +485,48 @@ fn render(
     eos_token: &str,
     add_generation_prompt: bool,
 ) -> Result<String, minijinja::Error> {
+    let failed = |message: String| minijinja::Error::new(ErrorKind::InvalidOperation, message);
+    if source.len() > MAX_TEMPLATE_BYTES {
+        return Err(failed(format!(
+            "the template has {} bytes, and at most {MAX_TEMPLATE_BYTES} are read",
+            source.len()
+        )));
+    }
+    std::thread::scope(|scope| {
+        let rendering = std::thread::Builder::new()
+            .name("chat template".to_owned())
+            .stack_size(TEMPLATE_STACK_BYTES)
+            .spawn_scoped(scope, || {
+                render_here(
+                    source,
+                    messages,
+                    bos_token,
+                    eos_token,
+                    add_generation_prompt,
+                )
+            });
+        let rendering = rendering
+            .map_err(|error| failed(format!("no thread to render the template: {error}")))?;
+        rendering
+            .join()
+            .unwrap_or_else(|_| Err(failed("rendering the template failed".to_owned())))
+    })
+}
+
+fn render_here(
+    source: &str,
+    messages: &[Message],
+    bos_token: &str,
+    eos_token: &str,
+    add_generation_prompt: bool,
+) -> Result<String, minijinja::Error> {
     let mut environment = Environment::new();
+    environment.set_fuel(Some(MAX_TEMPLATE_STEPS));
+    // They take a length and allocate it.
+    for filter in ["batch", "slice", "indent"] {
+        environment.remove_filter(filter);
+    }
+    environment.add_filter("replace", replace);
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -491,6 +543,18 @@ fn render(
         tools => (),
         documents => (),
     })
+}
+
+/// `replace`, which repeated makes a text as long as one likes.
+fn replace(text: &str, from: &str, to: &str) -> Result<String, minijinja::Error> {
+    let grown = text.matches(from).count().saturating_mul(to.len());
+    if grown.saturating_add(text.len()) > MAX_RENDERED_BYTES {
+        return Err(minijinja::Error::new(
+            ErrorKind::InvalidOperation,
+            format!("replace would make more than {MAX_RENDERED_BYTES} bytes"),
+        ));
+    }
+    Ok(text.replace(from, to))
 }
 
 /// The error with its causes, on one line.

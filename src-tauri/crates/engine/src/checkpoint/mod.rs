@@ -206,6 +206,14 @@ impl Checkpoint {
         self.trunk.lm_head()
     }
 
+    /// Reads the output matrix and checks that every value is finite.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NonFinite`] for the first that is not.
+    pub fn check_lm_head(&self) -> Result<(), CheckpointError> {
+        self.trunk.check_lm_head()
+    }
+
     /// The norm in front of the output matrix, (hidden).
     pub fn final_norm(&self) -> &[f32] {
         self.trunk.final_norm()

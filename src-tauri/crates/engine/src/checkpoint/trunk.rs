@@ -8,7 +8,7 @@ use safetensors::Dtype;
 
 use super::LayerTrunk;
 use super::error::CheckpointError;
-use super::file::TensorFile;
+use super::file::{TensorFile, first_non_finite};
 use super::matrix::MatrixLayout;
 use crate::config::Config;
 
@@ -19,6 +19,7 @@ const LM_HEAD: &str = "lm_head.weight";
 /// The mapped trunk file and the place of its tensors.
 #[derive(Debug)]
 pub(super) struct TrunkFile {
+    path: PathBuf,
     len_bytes: u64,
     map: Mmap,
     embed_tokens: Dense,
@@ -75,6 +76,7 @@ impl TrunkFile {
             }
         }
         Ok(Self {
+            path: file.path().to_owned(),
             len_bytes: file.len_bytes(),
             map,
             embed_tokens,
@@ -101,6 +103,24 @@ impl TrunkFile {
             .as_ref()
             .unwrap_or(&self.embed_tokens)
             .bytes(&self.map)
+    }
+
+    /// Checks that every value of the output matrix is finite: rounding it to 8 bits would hide
+    /// one that is not. Reads the matrix, so this is left to who is about to use it.
+    pub(super) fn check_lm_head(&self) -> Result<(), CheckpointError> {
+        let tensor = match self.lm_head {
+            Some(_) => LM_HEAD,
+            None => EMBED_TOKENS,
+        };
+        match first_non_finite(self.lm_head()) {
+            None => Ok(()),
+            Some((element, value)) => Err(CheckpointError::NonFinite {
+                path: self.path.clone(),
+                tensor: tensor.to_owned(),
+                element,
+                value,
+            }),
+        }
     }
 
     pub(super) fn final_norm(&self) -> &[f32] {

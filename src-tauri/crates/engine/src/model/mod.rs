@@ -258,6 +258,13 @@ impl Mixtral {
                 octet_kernels::matmul_f16(&self.pool, w, c.vocab_size, normed, out);
             }
         }
+        // Rounding activations takes NaN for 0: what is lost on the way must not look like an answer.
+        let (states, scores) = (last.chunks(c.hidden_size), out.chunks_mut(c.vocab_size));
+        for (state, scores) in states.zip(scores) {
+            if !state.iter().all(|value| value.is_finite()) {
+                scores.fill(f32::NAN);
+            }
+        }
         Ok(out)
     }
 

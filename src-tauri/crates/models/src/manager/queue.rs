@@ -9,7 +9,7 @@ use crate::cache::RepoDir;
 use crate::catalogue::mixtral_tokenizer;
 use crate::download::{Job, Live, discard, is_pause};
 use crate::names::RepoName;
-use crate::record::{Ticket, now_ms};
+use crate::record::{Manifest, Ticket, now_ms};
 use crate::transfer::{Meter, Stop, TransferOptions, blocking, seconds_left};
 use crate::{Download, DownloadState, ModelsError, PauseReason, Problem, ProblemCode, Result};
 
@@ -419,8 +419,11 @@ impl Manager {
                             };
                         }
                         (entry.done_bytes, entry.files_done) = on_disk(&dir, &entry.ticket);
-                        if entry.ticket.commit.is_none() && is_wrong_name(&error) {
-                            // Tried again it comes back; a restart need not tell of it.
+                        let is_idle = is_wrong_name(&error)
+                            || (!is_pause(&error) && Manifest::read(&dir).is_some());
+                        if entry.ticket.commit.is_none() && is_idle {
+                            // Tried again it comes back; a restart need not tell of it, and a
+                            // model that is here is not taken for one that is on its way.
                             if let Err(error) = discard(&dir, &entry.ticket) {
                                 tracing::debug!(%error, "what a wrong name left stays");
                             }
