@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Something that goes wrong for some requests. As JSON, for the control endpoint:
-/// `{"part": "file", "name": "model", "times": 2, "kind": {"drop": {"after": 1000}}}`.
+/// Something that goes wrong for some requests. The control endpoint takes a list of them as JSON:
+/// `[{"part": "bytes", "name": "model", "times": 2, "kind": {"drop": {"after": 1000}}}]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Fault {
     /// For which requests.

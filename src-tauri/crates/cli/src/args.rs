@@ -1,7 +1,8 @@
 //! The command line.
 
+use std::io::Read;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,8 +14,13 @@ use octet_engine::prompt::{Message, Role};
 use octet_engine::sampling::SamplingParams;
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
+use octet_kernels::Bits;
+use octet_models::{ModelsError, RepoName};
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::UsageError;
+use crate::output::note_threads;
 
 /// Mixtral 8x7B on the machine you have.
 #[derive(Parser)]
@@ -60,28 +66,28 @@ pub struct EngineArgs {
     #[arg(long, default_value_t)]
     preset: Preset,
     /// VRAM to take at most, as in 12GB
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true)]
     vram: Option<u64>,
     /// RAM for experts and KV cache at most, as in 8GB
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true)]
     ram: Option<u64>,
     /// Experts per layer kept on the GPU (attention always is)
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = whole, allow_negative_numbers = true)]
     experts_on_gpu: Option<usize>,
     /// Experts that are not on the GPU: auto, fetch, cpu
     #[arg(long, default_value_t)]
     misses: Misses,
     /// Experts of the next layer fetched ahead: 0, 1 or 2
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = prefetch, allow_negative_numbers = true)]
     prefetch: Option<usize>,
     /// Which expert gives way when slots are short: global, layer
     #[arg(long, default_value = "global", value_parser = eviction, value_name = "LRU")]
     eviction: Eviction,
-    /// Worker threads (default: one per core)
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Worker threads (default: one per physical core); more than there are processors are slower
+    #[arg(long, value_name = "T", value_parser = threads, allow_negative_numbers = true)]
     threads: Option<u16>,
     /// Context length in tokens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive, allow_negative_numbers = true)]
     ctx: Option<usize>,
     /// f32 activations everywhere: slower, the reference for tests
     #[arg(long)]
@@ -118,6 +124,11 @@ impl EngineArgs {
         }
     }
 
+    /// The tokenizer's file, if one was given.
+    pub fn tokenizer(&self) -> Option<&Path> {
+        self.tokenizer.as_deref()
+    }
+
     /// Whether it is the demo model that is asked for.
     pub fn is_demo(&self) -> bool {
         self.model.is_none()
@@ -134,6 +145,7 @@ impl EngineArgs {
     /// Loads the model; on a GPU with all that the plan keeps there and in RAM, while on the CPU
     /// files are read as they are used.
     pub fn load(&self) -> anyhow::Result<Loaded> {
+        note_threads(self.threads);
         let mut loaded = Loaded::open(&self.model_dir()?, &self.options())?;
         if loaded.model.gpu().is_some() {
             fill(&mut loaded)?;
@@ -144,6 +156,7 @@ impl EngineArgs {
     /// Loads the model with all that the plan keeps in memory, so that nothing is left to the
     /// first tokens.
     pub fn load_all(&self, options: &LoadOptions) -> anyhow::Result<Loaded> {
+        note_threads(self.threads);
         let mut loaded = Loaded::open(&self.model_dir()?, options)?;
         fill(&mut loaded)?;
         Ok(loaded)
@@ -152,9 +165,9 @@ impl EngineArgs {
 
 /// Reads what belongs in memory, with a bar where somebody watches.
 fn fill(loaded: &mut Loaded) -> anyhow::Result<()> {
-    let style = "Loading {bar:30} {bytes} of {total_bytes}";
+    let style = "Loading {bar:30} {decimal_bytes} of {decimal_total_bytes}";
     // Hidden by itself where standard error is no terminal.
-    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
+    let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
     let done = loaded.fill(&mut |progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.done_bytes);
@@ -174,7 +187,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Keep this many likeliest tokens (0: all)
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = whole, allow_negative_numbers = true)]
     top_k: Option<usize>,
     /// Drop tokens less likely than this share of the likeliest
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
@@ -183,10 +196,10 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
     /// The same seed gives the same answer
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = seed, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// New tokens at most
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     max_new_tokens: Option<usize>,
     /// Text that ends the answer; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -239,7 +252,7 @@ pub struct LogitsArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Token ids, separated by commas
-    #[arg(long, value_name = "IDS", value_parser = tokens)]
+    #[arg(long, value_name = "IDS", value_parser = tokens, allow_hyphen_values = true)]
     pub tokens: Tokens,
     /// File to write: tensor "logits", f32 (len, vocab)
     #[arg(long, value_name = "FILE")]
@@ -268,11 +281,11 @@ pub struct InputArgs {
     /// Text to go on from, as it is
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// Conversation: a JSON list of {"role": "...", "content": "..."}
+    /// Conversation: a JSON list of {"role": "...", "content": "..."}; - reads standard input
     #[arg(long, value_name = "FILE")]
     messages: Option<PathBuf>,
     /// Token ids, separated by commas; needs no tokenizer
-    #[arg(long, value_name = "IDS", value_parser = tokens)]
+    #[arg(long, value_name = "IDS", value_parser = tokens, allow_hyphen_values = true)]
     tokens: Option<Tokens>,
 }
 
@@ -308,7 +321,7 @@ pub struct TokenizeArgs {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub struct TextArgs {
-    /// Conversation: a JSON list of {"role": "...", "content": "..."}
+    /// Conversation: a JSON list of {"role": "...", "content": "..."}; - reads standard input
     #[arg(long, value_name = "FILE")]
     pub messages: Option<PathBuf>,
     /// Plain text, encoded without BOS
@@ -332,23 +345,23 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Tokens of the prompt
-    #[arg(long, value_name = "P", default_value_t = 512)]
+    #[arg(long, value_name = "P", default_value_t = 512, value_parser = positive, allow_negative_numbers = true)]
     pub prompt_tokens: usize,
     /// Tokens decoded behind it
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = whole, allow_negative_numbers = true)]
     pub new_tokens: usize,
     /// Runs; medians are printed
-    #[arg(long, value_name = "R", default_value_t = 1)]
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = positive, allow_negative_numbers = true)]
     pub repeat: usize,
     /// Seed of the random tokens
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = seed, allow_negative_numbers = true)]
     pub seed: u64,
     /// Probability with which a decoded token keeps an expert of the token before, in the second
     /// of the two figures (0: leave that one out)
     ///
     /// Real text keeps 40 to 60 % of experts from token to token; random weights route almost
     /// uniformly, so that caches look worse on them. The first figure is the model's own routing.
-    #[arg(long, value_name = "P", default_value_t = 0.5, value_parser = probability)]
+    #[arg(long, value_name = "P", default_value_t = 0.5, value_parser = probability, allow_negative_numbers = true)]
     pub routing_reuse: f32,
     /// Measure how fast this machine computes an expert and copies one to the GPU, remember it for
     /// later runs, and print it
@@ -368,22 +381,22 @@ pub struct SynthArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Layers, if not as many as the config says
-    #[arg(long, value_name = "L")]
+    #[arg(long, value_name = "L", value_parser = layers, allow_negative_numbers = true)]
     pub layers: Option<usize>,
     /// The same seed gives the same bytes
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = seed, allow_negative_numbers = true)]
     pub seed: u64,
     /// Bits of an expert's weight: 2, 3, 4 or 8
-    #[arg(long, value_name = "B", default_value_t = 2)]
-    pub expert_bits: u32,
-    /// Expert weights that share a scale
-    #[arg(long, value_name = "G", default_value_t = 16)]
+    #[arg(long, value_name = "B", allow_negative_numbers = true, value_parser = bits, default_value = "2")]
+    pub expert_bits: Bits,
+    /// Expert weights that share a scale, at most: the largest size that divides every matrix
+    #[arg(long, value_name = "G", default_value_t = 16, value_parser = positive, allow_negative_numbers = true)]
     pub expert_group: usize,
     /// Bits of an attention weight: 2, 3, 4 or 8
-    #[arg(long, value_name = "B", default_value_t = 4)]
-    pub attention_bits: u32,
-    /// Attention weights that share a scale
-    #[arg(long, value_name = "G", default_value_t = 64)]
+    #[arg(long, value_name = "B", allow_negative_numbers = true, value_parser = bits, default_value = "4")]
+    pub attention_bits: Bits,
+    /// Attention weights that share a scale, at most, likewise
+    #[arg(long, value_name = "G", default_value_t = 64, value_parser = positive, allow_negative_numbers = true)]
     pub attention_group: usize,
 }
 
@@ -396,25 +409,25 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Bits of an expert's weight: 2, 3, 4 or 8
-    #[arg(long, value_name = "B", default_value_t = 2)]
-    pub expert_bits: u32,
+    #[arg(long, value_name = "B", allow_negative_numbers = true, value_parser = bits, default_value = "2")]
+    pub expert_bits: Bits,
     /// Expert weights that share a scale
-    #[arg(long, value_name = "G", default_value_t = 16)]
+    #[arg(long, value_name = "G", default_value_t = 16, value_parser = positive, allow_negative_numbers = true)]
     pub expert_group: usize,
     /// Expert scales that share a scale of their own (0: scales stay f16)
-    #[arg(long, value_name = "S", default_value_t = 128)]
+    #[arg(long, value_name = "S", default_value_t = 128, value_parser = whole, allow_negative_numbers = true)]
     pub expert_scale_group: usize,
     /// Bits of an attention weight: 2, 3, 4 or 8
-    #[arg(long, value_name = "B", default_value_t = 4)]
-    pub attention_bits: u32,
+    #[arg(long, value_name = "B", allow_negative_numbers = true, value_parser = bits, default_value = "4")]
+    pub attention_bits: Bits,
     /// Attention weights that share a scale
-    #[arg(long, value_name = "G", default_value_t = 64)]
+    #[arg(long, value_name = "G", default_value_t = 64, value_parser = positive, allow_negative_numbers = true)]
     pub attention_group: usize,
     /// Attention scales that share a scale of their own (0: scales stay f16)
-    #[arg(long, value_name = "S", default_value_t = 256)]
+    #[arg(long, value_name = "S", default_value_t = 256, value_parser = whole, allow_negative_numbers = true)]
     pub attention_scale_group: usize,
-    /// Worker threads (default: one per core; fewer where memory would pass 3.5 GB)
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Worker threads (default: one per logical core; fewer where memory would pass 3.5 GB)
+    #[arg(long, value_name = "T", value_parser = threads, allow_negative_numbers = true)]
     pub threads: Option<u16>,
     /// Plain rounding in place of HQQ's solver, for comparison
     #[arg(long)]
@@ -445,7 +458,7 @@ pub enum ModelsCommand {
     /// HF_ENDPOINT names another hub, HF_TOKEN an access token, HF_HOME or HF_HUB_CACHE the folder.
     Pull {
         /// Repository on the hub, as in owner/name; without it, the recommended model
-        #[arg(value_name = "OWNER/NAME")]
+        #[arg(value_name = "OWNER/NAME", value_parser = repository)]
         name: Option<String>,
         /// Show what it is, its size and how it would run here; download nothing
         #[arg(long)]
@@ -492,6 +505,58 @@ fn tokens(text: &str) -> Result<Tokens, String> {
         .map(Tokens)
 }
 
+/// A whole number within bounds, or what to give instead.
+fn number<T: std::str::FromStr + PartialOrd + std::fmt::Display>(
+    text: &str,
+    least: T,
+    most: Option<T>,
+) -> Result<T, String> {
+    let in_bounds = |n: &T| *n >= least && most.as_ref().is_none_or(|most| n <= most);
+    let parsed = text.parse().ok().filter(in_bounds);
+    parsed.ok_or_else(|| match &most {
+        Some(most) => format!("give a whole number from {least} to {most}"),
+        None => format!("give a whole number, {least} or more"),
+    })
+}
+
+fn whole(text: &str) -> Result<usize, String> {
+    number(text, 0, None)
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    number(text, 1, None)
+}
+
+fn prefetch(text: &str) -> Result<usize, String> {
+    number(text, 0, Some(2))
+}
+
+/// The bounds are those of a model's config.json.
+fn layers(text: &str) -> Result<usize, String> {
+    number(text, 1, Some(1024))
+}
+
+fn threads(text: &str) -> Result<u16, String> {
+    number(text, 1, Some(1024))
+}
+
+fn bits(text: &str) -> Result<Bits, String> {
+    let all = [Bits::B2, Bits::B3, Bits::B4, Bits::B8];
+    let known = all.into_iter().find(|b| b.count().to_string() == text);
+    known.ok_or_else(|| "choose 2, 3, 4 or 8".to_owned())
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    number(text, 0, None)
+}
+
+fn repository(text: &str) -> Result<String, String> {
+    let name: RepoName = text
+        .parse()
+        .map_err(|error: ModelsError| error.to_string())?;
+    Ok(name.as_str().to_owned())
+}
+
 fn bytes(text: &str) -> Result<u64, String> {
     parse_bytes(text).map_err(|error| error.to_string())
 }
@@ -511,22 +576,61 @@ fn eviction(text: &str) -> Result<Eviction, String> {
     }
 }
 
-/// A conversation from a JSON file: a list of messages, or an object that has one.
-pub fn read_messages(path: &std::path::Path) -> anyhow::Result<Vec<Message>> {
-    #[derive(serde::Deserialize)]
-    #[serde(untagged)]
-    enum File {
-        List(Vec<Message>),
-        Object { messages: Vec<Message> },
-    }
-    let shown = path.display();
-    let text = std::fs::read(path).map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
-    match serde_json::from_slice(&text) {
-        Ok(File::List(messages) | File::Object { messages }) => Ok(messages),
-        Err(_) => anyhow::bail!(
-            "{shown}: expected a JSON list of {{\"role\": \"user\" | \"assistant\" | \"system\", \
-             \"content\": \"...\"}}"
-        ),
+/// A conversation from a JSON file, or from standard input (`-`): a list of messages, or an object
+/// that has one.
+pub fn read_messages(path: &Path) -> anyhow::Result<Vec<Message>> {
+    let (shown, read) = if path == Path::new("-") {
+        let mut text = Vec::new();
+        let read = std::io::stdin().read_to_end(&mut text);
+        ("standard input".to_owned(), read.map(|_| text))
+    } else {
+        (path.display().to_string(), std::fs::read(path))
+    };
+    let text = read.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+    parse_messages(&text).map_err(|why| {
+        anyhow::anyhow!(
+            "{shown}: {why}; expected a JSON list of {{\"role\": \"user\" | \"assistant\" | \
+             \"system\", \"content\": \"...\"}}"
+        )
+    })
+}
+
+fn parse_messages(text: &[u8]) -> Result<Vec<Message>, String> {
+    // Editors on Windows begin UTF-8 files with a byte order mark, which JSON does not know.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let value: Value = serde_json::from_slice(text).map_err(|error| format!("no JSON: {error}"))?;
+    let list = match value {
+        Value::Object(mut object) => object.remove("messages"),
+        value => Some(value),
+    };
+    let Some(Value::Array(list)) = list else {
+        return Err("there is no list of messages".to_owned());
+    };
+    let message = |(index, value): (usize, Value)| {
+        let wrong = |what: String| format!("message {} of the list: {what}", index + 1);
+        let content = match value.get("content") {
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => return Err(wrong(format!("content is {}, not text", kind(other)))),
+            None => return Err(wrong("content is missing".to_owned())),
+        };
+        let role = value
+            .get("role")
+            .ok_or_else(|| wrong("role is missing".to_owned()))?;
+        let role = Role::deserialize(role).map_err(|_| wrong(format!("role is {role}")))?;
+        Ok(Message { role, content })
+    };
+    list.into_iter().enumerate().map(message).collect()
+}
+
+/// What a JSON value is, in words.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }
 
@@ -548,6 +652,59 @@ mod tests {
         for text in ["1.01", "-0.1", "NaN", "half", ""] {
             assert!(probability(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_are_refused_with_the_bounds() {
+        assert_eq!((whole("0"), positive("1")), (Ok(0), Ok(1)));
+        assert_eq!((prefetch("2"), threads("1024")), (Ok(2), Ok(1024)));
+        for (refused, bounds) in [
+            (whole("-1"), "0 or more"),
+            (positive("0"), "1 or more"),
+            (prefetch("3"), "0 to 2"),
+            (layers("2000"), "1 to 1024"),
+            (positive("1e3"), "whole number"),
+        ] {
+            let message = refused.expect_err("refused");
+            assert!(message.contains(bounds), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_messages_is_told_by_its_place() {
+        let good = r#"[{"role": "user", "content": "Hi"}]"#;
+        let with_mark = format!("\u{feff}{good}");
+        let object = format!(r#"{{"messages": {good}}}"#);
+        for text in [good, &with_mark, &object] {
+            let messages = parse_messages(text.as_bytes()).expect(text);
+            assert_eq!(messages, [Message::new(Role::User, "Hi")]);
+        }
+        let first = r#"{"role": "user", "content": "Hi"}"#;
+        for (second, expected) in [
+            (
+                r#"{"role": "tool", "content": "x"}"#,
+                "message 2 of the list: role is \"tool\"",
+            ),
+            (
+                r#"{"role": "user", "content": []}"#,
+                "message 2 of the list: content is a list",
+            ),
+            (
+                r#"{"content": "x"}"#,
+                "message 2 of the list: role is missing",
+            ),
+            ("7", "message 2 of the list: content is missing"),
+            ("{", "line 2 column"),
+        ] {
+            let text = format!("[{first},\n{second}]");
+            let message = parse_messages(text.as_bytes()).expect_err("refused");
+            assert!(message.contains(expected), "{message}");
+        }
+        assert!(
+            parse_messages(b"3")
+                .expect_err("refused")
+                .contains("no list")
+        );
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! almost uniformly, a second run has tokens keep experts of the token before
 //! ([`RoutingReuse`]), as real text does.
 
+use std::fs;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Instant;
 
 use octet_engine::calibration::{Calibration, CalibrationCache};
@@ -17,8 +19,8 @@ use octet_engine::tokenizer::TokenId;
 use octet_engine::{EngineError, LoadOptions, Loaded};
 use serde_json::{Value, json};
 
-use crate::UsageError;
 use crate::args::BenchArgs;
+use crate::output::{note, stdout};
 use crate::peak_rss::peak_rss_bytes;
 use crate::peak_vram::PeakVram;
 
@@ -52,10 +54,6 @@ struct Report<'a> {
 }
 
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    if args.prompt_tokens == 0 || args.repeat == 0 {
-        let what = "--prompt-tokens and --repeat must be at least 1";
-        return Err(UsageError(what.into()).into());
-    }
     let peak_vram = PeakVram::start();
     let loaded = args.engine.load_all(&LoadOptions {
         calibrate: args.calibrate,
@@ -100,8 +98,15 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         reuse,
         peak_vram_bytes,
     };
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     if args.json {
+        if args.calibrate
+            && let (Some(path), Some(calibration)) =
+                (CalibrationCache::of_user().path(), &loaded.calibration)
+            && let Some(why) = unkept(path, calibration)
+        {
+            note(&format!("{} could not be written: {why}", path.display()));
+        }
         writeln!(out, "{}", report.json())?;
         return Ok(());
     }
@@ -345,7 +350,41 @@ fn print_calibration(out: &mut impl Write, calibration: &Calibration) -> io::Res
     let cpu = speed(calibration.cpu_bytes_per_sec);
     writeln!(out, "Misses at  {cpu} on the CPU, {upload}")?;
     match CalibrationCache::of_user().path() {
-        Some(path) => writeln!(out, "           kept in {}", path.display()),
+        Some(path) => match unkept(path, calibration) {
+            None => writeln!(out, "           kept in {}", path.display()),
+            Some(why) => writeln!(
+                out,
+                "           could not be kept in {}: {why}; OCTET_CACHE_DIR names another folder",
+                path.display()
+            ),
+        },
         None => Ok(()),
     }
+}
+
+/// Why `calibration` is not in the file at `path`; `None` where it is. The engine goes on without
+/// a word if it cannot write the file.
+fn unkept(path: &Path, calibration: &Calibration) -> Option<String> {
+    let kept = || -> Option<bool> {
+        let file: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        let entries = file["entries"].as_array()?;
+        // A number may come back from text a rounding step away.
+        let is_it = |entry: &Value| {
+            let speed = entry["calibration"]["cpu_bytes_per_sec"].as_f64();
+            speed.is_some_and(|speed| (speed / calibration.cpu_bytes_per_sec - 1.0).abs() < 1e-9)
+        };
+        Some(entries.iter().any(is_it))
+    };
+    if kept() == Some(true) {
+        return None;
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let probe = folder.join(format!(".octet-{}.tmp", std::process::id()));
+    let tried = fs::create_dir_all(folder).and_then(|()| fs::write(&probe, b"octet"));
+    // It may never have been there.
+    let _ = fs::remove_file(&probe);
+    Some(tried.map_or_else(
+        |error| error.to_string(),
+        |()| "the file does not hold what was measured".to_owned(),
+    ))
 }

@@ -10,6 +10,7 @@ use rustyline::error::ReadlineError;
 
 use crate::args::ChatArgs;
 use crate::generate::{Current, follow, summary};
+use crate::output::{note, stdout};
 
 const HELP: &str = "\
 /help              this list
@@ -20,6 +21,7 @@ const HELP: &str = "\
 /stats             figures of the last answer
 /plan              what the model takes of this machine
 /quit              leave (also Ctrl-D)
+//TEXT             ask /TEXT, where it would be taken for a command
 Ctrl-C stops an answer. A line that ends in \\ goes on in the next one.";
 
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
@@ -36,7 +38,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     if io::stdout().is_terminal() {
         greet(&args)?;
         for warning in &engine.plan().warnings {
-            println!("Note: {warning}");
+            say(&format!("Note: {warning}"))?;
         }
     }
     let mut chat = Chat {
@@ -57,8 +59,8 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
 
     while let Some(line) = read(&mut editor)? {
         let line = line.trim();
-        let ask = match line.split_once(char::is_whitespace).unwrap_or((line, "")) {
-            ("", _) => false,
+        let ask = match command(line).unwrap_or(("", line)) {
+            ("", "") => false,
             ("/help", _) => say(HELP)?,
             ("/quit" | "/exit", _) => break,
             ("/new", _) => {
@@ -88,13 +90,13 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
             },
             ("/stats", _) => say(chat.stats.as_deref().unwrap_or("No answer yet."))?,
             ("/plan", _) => say(&engine.plan().to_string())?,
-            (command, _) if command.starts_with('/') => {
-                say(&format!("{command} is no command; /help lists them."))?
-            }
-            _ => {
-                chat.turns.push(Message::new(Role::User, line));
+            ("", question) => {
+                chat.turns.push(Message::new(Role::User, question));
                 true
             }
+            (unknown, _) => say(&format!(
+                "{unknown} is no command; /help lists them. To ask it as it is: /{unknown} ..."
+            ))?,
         };
         if !ask {
             continue;
@@ -104,27 +106,31 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
         let generation = engine.generate(request);
         current.set(Some(generation.cancel_handle()));
         let answer = follow(generation, &mut |_, text| {
-            print!("{text}");
-            io::stdout().flush()
+            let mut out = stdout();
+            out.write_all(text.as_bytes())?;
+            out.flush()
         });
         current.set(None);
-        println!();
+        say("")?;
         match answer {
             Ok(answer) => {
                 chat.stats = Some(summary(&answer.stats));
-                match answer.reason {
-                    DoneReason::Length => println!("[cut at --max-new-tokens]"),
-                    DoneReason::ContextFull => {
-                        println!("[cut: the context is full; /new starts over]")
-                    }
-                    DoneReason::Cancelled => println!("[stopped]"),
-                    DoneReason::Eos | DoneReason::Stop => {}
+                let end = match answer.reason {
+                    DoneReason::Length => Some("[cut at --max-new-tokens]"),
+                    DoneReason::ContextFull => Some("[cut: the context is full; /new starts over]"),
+                    DoneReason::Cancelled => Some("[stopped]"),
+                    DoneReason::Eos | DoneReason::Stop => None,
+                };
+                if let Some(end) = end {
+                    say(end)?;
                 }
                 chat.turns.push(Message::new(Role::Assistant, answer.text));
             }
+            // Neither would the next answer be seen.
+            Err(error) if error.is::<io::Error>() => return Err(error),
             Err(error) => {
                 chat.turns.pop();
-                eprintln!("octet: {error}");
+                note(&error.to_string());
             }
         }
     }
@@ -133,15 +139,22 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
 
 /// Says who is there.
 fn greet(args: &ChatArgs) -> anyhow::Result<()> {
+    let mut out = stdout();
     if args.engine.is_demo() {
-        println!("{}, {}.", octet_demo::NAME, octet_demo::ABOUT);
-        println!("Ask, for example: {}", octet_demo::SUGGESTED.join("  "));
-        println!("The real model: octet models pull, then octet chat --model NAME.");
+        writeln!(out, "{}, {}.", octet_demo::NAME, octet_demo::ABOUT)?;
+        writeln!(
+            out,
+            "Ask, for example: {}",
+            octet_demo::SUGGESTED.join("  ")
+        )?;
+        writeln!(
+            out,
+            "The real model: octet models pull, then octet chat --model NAME."
+        )?;
     } else {
-        println!("{}", args.engine.model_dir()?.display());
+        writeln!(out, "{}", args.engine.model_dir()?.display())?;
     }
-    println!("/help lists the commands, Ctrl-D leaves.");
-    Ok(())
+    Ok(writeln!(out, "/help lists the commands, Ctrl-D leaves.")?)
 }
 
 /// The conversation so far.
@@ -172,8 +185,21 @@ impl Chat {
 
 /// Prints `text`; nothing is to be asked.
 fn say(text: &str) -> io::Result<bool> {
-    writeln!(io::stdout(), "{text}")?;
+    writeln!(stdout(), "{text}")?;
     Ok(false)
+}
+
+/// The command in a line, and what follows it; `None` where the line is a question. A question may
+/// begin with a path, so that only a slash and letters make a command; of two slashes, one is left
+/// out.
+fn command(line: &str) -> Option<(&str, &str)> {
+    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let name = word.strip_prefix('/')?;
+    let is_command = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphabetic());
+    match line.strip_prefix('/') {
+        Some(question) if question.starts_with('/') => Some(("", question)),
+        _ => is_command.then_some((word, rest)),
+    }
 }
 
 /// One message, which may span lines; `None` at the end of input.
@@ -196,11 +222,19 @@ fn read(editor: &mut DefaultEditor) -> anyhow::Result<Option<String>> {
                 }
             },
             Err(ReadlineError::Interrupted) => {
-                println!("(Ctrl-D leaves)");
+                say("(Ctrl-D leaves)")?;
                 text.clear();
             }
             Err(ReadlineError::Eof) => return Ok(None),
-            Err(error) => return Err(error.into()),
+            // The bad bytes have been taken from the input: what follows may be good.
+            Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                note("this line is not UTF-8 and was left out: give text in UTF-8, and ask again");
+                text.clear();
+            }
+            Err(error) => {
+                let what = format!("standard input cannot be read: {error}");
+                return Err(anyhow::Error::new(error).context(what));
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use octet_engine::{Cancel, Engine, Generation};
 use serde_json::json;
 
 use crate::args::GenerateArgs;
+use crate::output::{count, dim, note, stdout};
 
 /// New tokens where the user sets no limit: random weights, and some models, never end.
 const MAX_NEW_TOKENS: usize = 512;
@@ -29,15 +30,16 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let loaded = args.engine.load()?;
     let has_tokenizer = loaded.tokenizer.is_some();
     for warning in &loaded.plan.warnings {
-        eprintln!("octet: {warning}");
+        note(warning);
     }
+    let most = request.max_new_tokens.unwrap_or(MAX_NEW_TOKENS);
     let engine = Engine::start(loaded);
     let generation = engine.generate(request);
     let cancel = generation.cancel_handle();
     on_interrupt(move || cancel.cancel())?;
 
     let json = args.json;
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     let answer = follow(generation, &mut |id, text| {
         match (json, has_tokenizer, id) {
             (true, ..) => return Ok(()),
@@ -57,8 +59,19 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
         writeln!(out, "{report}")?;
     } else {
         writeln!(out)?;
+        match answer.reason {
+            DoneReason::Length => dim(&format!(
+                "[cut after {}: --max-new-tokens sets the limit]",
+                count(most, "token")
+            )),
+            DoneReason::ContextFull => {
+                dim("[cut: the context is full; --ctx sets its length]");
+            }
+            DoneReason::Cancelled => dim("[stopped]"),
+            DoneReason::Eos | DoneReason::Stop => {}
+        }
         if io::stderr().is_terminal() {
-            eprintln!("{}", summary(&answer.stats));
+            dim(&summary(&answer.stats));
         }
     }
     Ok(())
@@ -78,12 +91,14 @@ pub fn follow(
             Event::ContextShift {
                 dropped_messages, ..
             } => bar.suspend(|| {
-                eprintln!(
-                    "octet: the context was full: the {dropped_messages} oldest messages were \
-                     dropped"
-                );
+                note(&format!(
+                    "the context was full: the oldest messages were dropped ({dropped_messages})"
+                ));
             }),
             Event::Prefill { done, total } => {
+                if bar.length().is_none() {
+                    bar.enable_steady_tick(Duration::from_millis(200));
+                }
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
             }
@@ -116,23 +131,23 @@ pub fn follow(
     anyhow::bail!("the engine stopped without an answer: run it again with RUST_BACKTRACE=1")
 }
 
+/// Not drawn before its length is known: a bar of length 0 would be a full one.
 fn prompt_bar() -> anyhow::Result<ProgressBar> {
-    let bar = ProgressBar::new(0);
+    let bar = ProgressBar::no_length();
     bar.set_style(ProgressStyle::with_template(
         "{bar:32} {pos}/{len} tokens read, {eta} left",
     )?);
-    bar.enable_steady_tick(Duration::from_millis(200));
     Ok(bar)
 }
 
 /// The figures of an answer in one line.
 pub fn summary(stats: &Stats) -> String {
     let mut line = format!(
-        "{} tokens, {:.1} tokens/s, first after {:.2} s, prompt {} tokens ({} reused)",
-        stats.new_tokens,
+        "{}, {:.1} tokens/s, first after {:.2} s, prompt {} ({} reused)",
+        count(stats.new_tokens, "token"),
         stats.decode_tokens_per_sec,
         stats.time_to_first_token_ms / 1e3,
-        stats.prompt_tokens,
+        count(stats.prompt_tokens, "token"),
         stats.reused_tokens,
     );
     if let Some(rate) = stats.experts.device.unwrap_or(stats.experts.ram).hit_rate() {

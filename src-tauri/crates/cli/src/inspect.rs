@@ -1,14 +1,18 @@
 //! `octet inspect`: what a model is, and what it would take of this machine.
 
-use std::io::{self, Write};
+use std::io::Write;
+use std::path::Path;
 
+use octet_engine::EngineError;
 use octet_engine::checkpoint::Checkpoint;
 use octet_engine::engine::model_sizes;
 use octet_engine::hardware::{GpuStatus, Hardware};
 use octet_engine::plan::{format_bytes, make_plan};
+use octet_engine::tokenizer::Tokenizer;
 use serde_json::json;
 
 use crate::args::InspectArgs;
+use crate::output::{count, stdout};
 
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let dir = args.engine.model_dir()?;
@@ -21,8 +25,12 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
         checkpoint.quant_summary(),
         checkpoint.files(),
     );
-    let has_tokenizer = dir.join("tokenizer.json").is_file();
-    let mut out = io::stdout().lock();
+    let given = match args.engine.tokenizer() {
+        Some(path) => Some((path, tokenizer_tokens(path, c.vocab_size)?)),
+        None => None,
+    };
+    let has_tokenizer = given.is_some() || dir.join("tokenizer.json").is_file();
+    let mut out = stdout();
     if args.json {
         let report = json!({
             "config": c,
@@ -46,8 +54,8 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     writeln!(out, "Model      {}", dir.display())?;
     writeln!(
         out,
-        "Shape      {} layers, hidden {}, intermediate {}, {} heads ({} kv), {} experts ({} at work), vocabulary {}, context {}",
-        c.n_layers,
+        "Shape      {}, hidden {}, intermediate {}, {} heads ({} kv), {} experts ({} at work), vocabulary {}, context {}",
+        count(c.n_layers, "layer"),
         c.hidden_size,
         c.intermediate_size,
         c.n_heads,
@@ -64,23 +72,24 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     }
     writeln!(
         out,
-        "Files      {} files, {}: trunk {}, {} experts of {}",
-        files.count,
+        "Files      {}, {}: trunk {}, {} of {}",
+        count(files.count, "file"),
         format_bytes(files.bytes),
         format_bytes(checkpoint.trunk_bytes()),
-        c.n_layers * c.n_experts,
+        count(c.n_layers * c.n_experts, "expert"),
         format_bytes(checkpoint.expert_bytes() as u64),
     )?;
-    let tokenizer = match has_tokenizer {
-        true => "tokenizer.json",
-        false => "none in the folder (--tokenizer FILE, or --tokens)",
+    let tokenizer = match (given, has_tokenizer) {
+        (Some((path, tokens)), _) => format!("{}, {tokens} tokens", path.display()),
+        (None, true) => "tokenizer.json".to_owned(),
+        (None, false) => "none in the folder (--tokenizer FILE, or --tokens)".to_owned(),
     };
     writeln!(out, "Tokenizer  {tokenizer}")?;
     writeln!(
         out,
-        "Machine    {}, {} cores ({}); RAM {}, {} available",
+        "Machine    {}, {} ({}); RAM {}, {} available",
         hardware.cpu.brand,
-        hardware.cpu.physical_cores,
+        count(hardware.cpu.physical_cores, "core"),
         octet_kernels::features(),
         format_bytes(hardware.ram_total_bytes),
         format_bytes(hardware.ram_available_bytes),
@@ -100,4 +109,13 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
         Err(error) => writeln!(out, "\nNo plan: {error}")?,
     }
     Ok(())
+}
+
+/// Tokens of the tokenizer in `path`, which must not be more than the model's.
+fn tokenizer_tokens(path: &Path, model: usize) -> anyhow::Result<usize> {
+    let tokenizer = Tokenizer::open(path)?.vocab_size();
+    if tokenizer > model {
+        return Err(EngineError::TokenizerMismatch { tokenizer, model }.into());
+    }
+    Ok(tokenizer)
 }

@@ -7,13 +7,14 @@ mod generate;
 mod inspect;
 mod logits;
 mod models;
+mod output;
 mod peak_rss;
 mod peak_vram;
 mod quantize;
 mod synth;
 mod tokenize;
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -75,8 +76,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// One line on standard error, whatever the message holds.
 fn complain(message: &str) {
     let line: Vec<&str> = message.split_whitespace().collect();
-    // Nothing is left to be done if even this cannot be written.
-    let _ = writeln!(io::stderr(), "octet: {}", line.join(" "));
+    output::note(&line.join(" "));
 }
 
 /// Help and version as they are; a mistake in one line.

@@ -2,19 +2,22 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use octet_engine::plan::{PlanRequest, format_bytes};
 use octet_models::{
-    Download, DownloadEnd, DownloadState, Health, ImportHow, InstalledModel, Manager, ModelSource,
-    ModelsError, Offer, OfferStatus, Options, ProblemCode, VerifyReport,
+    Download, DownloadEnd, DownloadState, Health, ImportHow, InstalledModel, Lease, Manager,
+    ModelSource, ModelsError, Offer, OfferStatus, Options, ProblemCode, TransferOptions,
+    VerifyReport,
 };
 use serde_json::json;
 
 use crate::args::ModelsCommand;
 use crate::generate::on_interrupt;
+use crate::output::{count, stdout};
 
 pub fn run(command: &ModelsCommand) -> anyhow::Result<()> {
     let manager = open()?;
@@ -46,9 +49,23 @@ fn open() -> anyhow::Result<Manager> {
     Ok(Manager::open(Options::of_user()?)?)
 }
 
+/// Until the program ends, nobody deletes, repairs or moves the model in `folder`.
+fn hold(manager: &Manager, folder: &Path) -> anyhow::Result<()> {
+    static HELD: Mutex<Vec<Lease>> = Mutex::new(Vec::new());
+    let lease = manager.lease(folder)?;
+    HELD.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(lease);
+    Ok(())
+}
+
 /// What `--model` means: a folder, or else an installed model's name.
 pub fn folder_or_name(given: &Path) -> anyhow::Result<PathBuf> {
     if given.exists() {
+        // Whose models folder cannot be opened has no model in it.
+        if let Ok(manager) = open() {
+            hold(&manager, given)?;
+        }
         return Ok(given.to_owned());
     }
     let name = given.to_string_lossy();
@@ -56,8 +73,12 @@ pub fn folder_or_name(given: &Path) -> anyhow::Result<PathBuf> {
     if given.is_absolute() || name.starts_with('.') {
         return Ok(given.to_owned());
     }
-    match open()?.folder_of(&name) {
-        Ok(folder) => Ok(folder),
+    let manager = open()?;
+    match manager.folder_of(&name) {
+        Ok(folder) => {
+            hold(&manager, &folder)?;
+            Ok(folder)
+        }
         Err(ModelsError::NotFound { .. }) => anyhow::bail!(
             "there is no folder {name:?} and no installed model of that name; octet models list \
              shows them"
@@ -79,7 +100,7 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
     let installed = manager.installed(&plan).await?;
     let offers = manager.offers(&plan).await;
     let state = manager.state();
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     if as_json {
         let report = json!({
             "installed": installed,
@@ -151,8 +172,11 @@ fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
     if let Some(shape) = &model.shape {
         writeln!(
             out,
-            "    {} layers, {} experts at {}; attention at {}",
-            shape.layers, shape.experts, shape.expert_quantization, shape.attention_quantization
+            "    {}, {} at {}; attention at {}",
+            count(shape.layers as usize, "layer"),
+            count(shape.experts as usize, "expert"),
+            shape.expert_quantization,
+            shape.attention_quantization
         )?;
     }
     match (&model.health, &model.fit) {
@@ -190,15 +214,15 @@ fn date(ms: u64) -> String {
 
 async fn offer(manager: &Manager, name: &str) -> anyhow::Result<()> {
     let offer = manager.look_up(name, &PlanRequest::default()).await?;
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     writeln!(out, "Model      {} ({})", offer.repo, offer.page)?;
     let license = offer.license.as_deref().unwrap_or("not said");
     writeln!(out, "Licence    {license}")?;
     writeln!(
         out,
-        "Size       {} in {} files",
+        "Size       {} in {}",
         format_bytes(offer.size_bytes),
-        offer.files
+        count(offer.files as usize, "file")
     )?;
     writeln!(
         out,
@@ -210,10 +234,12 @@ async fn offer(manager: &Manager, name: &str) -> anyhow::Result<()> {
         .disk
         .free_bytes
         .map_or("unknown".to_owned(), format_bytes);
-    let enough = if offer.disk.is_enough {
-        "enough"
-    } else {
-        "not enough"
+    let enough = match offer.disk.is_enough {
+        true => "enough".to_owned(),
+        false => format!(
+            "not enough, as {} stay free for the system",
+            format_bytes(TransferOptions::default().disk_reserve_bytes)
+        ),
     };
     let needed = format_bytes(offer.disk.needed_bytes);
     writeln!(out, "Disk       {needed} to write, {free} free: {enough}")?;
@@ -225,7 +251,7 @@ async fn pull(manager: &Manager, name: &str) -> anyhow::Result<()> {
     manager.download(name).await?;
     follow(manager, name).await?;
     let folder = manager.folder_of(name)?;
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     writeln!(out, "{}", folder.display())?;
     if io::stdout().is_terminal() {
         writeln!(
@@ -272,7 +298,10 @@ async fn follow(manager: &Manager, name: &str) -> anyhow::Result<()> {
                 .find(|d| d.repo == name)
                 .cloned();
             if let Some(download) = download {
-                bar.set_length(download.total_bytes);
+                // Of length 0, before the sizes are known, it would be drawn full.
+                if download.total_bytes > 0 {
+                    bar.set_length(download.total_bytes);
+                }
                 bar.set_position(download.done_bytes);
                 bar.set_message(message(&download));
             }
@@ -330,7 +359,7 @@ fn message(download: &Download) -> String {
 }
 
 fn progress_bar(style: &str) -> anyhow::Result<ProgressBar> {
-    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
+    let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
     bar.enable_steady_tick(Duration::from_millis(500));
     Ok(bar)
 }
@@ -347,7 +376,9 @@ async fn with_bar<T>(
     let watching = async {
         loop {
             if let Some(task) = changes.borrow_and_update().tasks.first() {
-                bar.set_length(task.total_bytes);
+                if task.total_bytes > 0 {
+                    bar.set_length(task.total_bytes);
+                }
                 bar.set_position(task.done_bytes);
             }
             if changes.changed().await.is_err() {
@@ -375,7 +406,7 @@ async fn verify(manager: &Manager, name: &str, repair: bool) -> anyhow::Result<(
     match (report.bad.is_empty(), repair) {
         (true, _) => Ok(()),
         (false, false) => {
-            let bad = files(report.bad.len());
+            let bad = count(report.bad.len(), "file");
             match can_repair(manager, &id).await? {
                 true => anyhow::bail!(
                     "{id} is damaged ({bad}); octet models verify --repair {id} downloads these \
@@ -391,9 +422,9 @@ async fn verify(manager: &Manager, name: &str, repair: bool) -> anyhow::Result<(
             with_bar(manager, manager.repair(&id)).await?;
             follow(manager, &id).await?;
             Ok(writeln!(
-                io::stdout(),
+                stdout(),
                 "{id}: {} downloaded again",
-                files(report.bad.len())
+                count(report.bad.len(), "file")
             )?)
         }
     }
@@ -407,7 +438,7 @@ async fn can_repair(manager: &Manager, id: &str) -> anyhow::Result<bool> {
 }
 
 fn show_report(report: &VerifyReport) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     for bad in &report.bad {
         writeln!(out, "{} {}", bad.file, bad.reason)?;
     }
@@ -418,7 +449,7 @@ fn show_report(report: &VerifyReport) -> io::Result<()> {
             out,
             "{}: {} are as published ({bytes})",
             report.model,
-            files(good)
+            count(good, "file")
         )?;
     } else if report.bad.is_empty() {
         writeln!(
@@ -430,27 +461,20 @@ fn show_report(report: &VerifyReport) -> io::Result<()> {
     Ok(())
 }
 
-fn files(count: usize) -> String {
-    match count {
-        1 => "1 file".to_owned(),
-        count => format!("{count} files"),
-    }
-}
-
 async fn remove(manager: &Manager, name: &str) -> anyhow::Result<()> {
     let downloads = manager.state().downloads;
     if let Some(download) = downloads.iter().find(|d| d.repo == name && !d.is_repair) {
         manager.cancel(&download.repo).await?;
         let freed = format_bytes(download.done_bytes);
         return Ok(writeln!(
-            io::stdout(),
+            stdout(),
             "{name}: the download is ended, {freed} freed"
         )?);
     }
     let removed = manager.remove(name).await?;
     let freed = format_bytes(removed.freed_bytes);
     Ok(writeln!(
-        io::stdout(),
+        stdout(),
         "{}: removed, {freed} freed",
         removed.model
     )?)
@@ -464,5 +488,5 @@ async fn import(manager: &Manager, folder: &Path, copy: bool) -> anyhow::Result<
     };
     stop_on_interrupt(manager)?;
     let id = with_bar(manager, manager.import(folder, how)).await?;
-    Ok(writeln!(io::stdout(), "{id}")?)
+    Ok(writeln!(stdout(), "{id}")?)
 }

@@ -11,28 +11,27 @@ use octet_quantize::{Observer, Options, PartOptions, PartSummary, Plan, Progress
 
 use crate::args::QuantizeArgs;
 use crate::generate::on_interrupt;
+use crate::output::{count, note, note_threads, stdout};
 use crate::peak_rss::peak_rss_bytes;
-use crate::synth::bits;
 
 pub fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
-    let part = |bits_count, group_size, scale_group: usize| -> anyhow::Result<PartOptions> {
-        Ok(PartOptions {
-            bits: bits(bits_count)?,
-            group_size,
-            scale_group_size: (scale_group > 0).then_some(scale_group),
-        })
+    let part = |bits, group_size, scale_group: usize| PartOptions {
+        bits,
+        group_size,
+        scale_group_size: (scale_group > 0).then_some(scale_group),
     };
     let default = Options::default();
     let options = Options {
-        experts: part(args.expert_bits, args.expert_group, args.expert_scale_group)?,
+        experts: part(args.expert_bits, args.expert_group, args.expert_scale_group),
         attention: part(
             args.attention_bits,
             args.attention_group,
             args.attention_scale_group,
-        )?,
+        ),
         round_to_nearest: args.round_to_nearest,
         threads: args.threads.map_or(default.threads, usize::from),
     };
+    note_threads(args.threads);
     let plan = Plan::new(&args.source, &options)?;
     plan.check_out(&args.out)?;
     if args.dry_run {
@@ -40,7 +39,7 @@ pub fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
         let estimate = plan.estimate()?;
         let per_core = estimate.bytes_per_sec / plan.workers() as f64;
         return Ok(writeln!(
-            io::stdout(),
+            stdout(),
             "Time       about {} ({}/s of source per thread, by a slice of the last expert)",
             HumanDuration(Duration::from_secs_f64(estimate.seconds)),
             format_bytes(per_core as u64),
@@ -51,14 +50,13 @@ pub fn run(args: &QuantizeArgs) -> anyhow::Result<()> {
     }
 
     let stop = Arc::new(AtomicBool::new(false));
-    let style = "{bar:32} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left, {msg}";
-    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
-    bar.enable_steady_tick(Duration::from_millis(500));
+    let style = "{bar:32} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left, {msg}";
+    let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
     let (interrupted, shown) = (Arc::clone(&stop), bar.clone());
     on_interrupt(move || {
         interrupted.store(true, Ordering::Relaxed);
         shown.suspend(|| {
-            eprintln!("octet: stopping after the matrices at work (again: at once, as safe)");
+            note("stopping after the matrices at work (again: at once, as safe)");
         });
     })?;
     let watch = Watch {
@@ -85,6 +83,7 @@ impl Observer for Watch {
             // What earlier runs did tells nothing of this one's speed.
             self.bar.set_position(progress.kept_bytes);
             self.bar.reset_eta();
+            self.bar.enable_steady_tick(Duration::from_millis(500));
         });
         self.bar.set_position(progress.done_bytes);
         self.bar.set_message(format!(
@@ -99,39 +98,39 @@ impl Observer for Watch {
 }
 
 fn show_plan(args: &QuantizeArgs, plan: &Plan) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     let c = plan.config();
     writeln!(
         out,
-        "Source     {}: {} layers, {} experts, {} in {} files ({})",
+        "Source     {}: {}, {}, {} in {} ({})",
         args.source.display(),
-        c.n_layers,
-        c.n_experts,
+        count(c.n_layers, "layer"),
+        count(c.n_experts, "expert"),
         format_bytes(plan.source_bytes()),
-        plan.source_files(),
+        count(plan.source_files(), "file"),
         plan.source_form(),
     )?;
     let (trunk, expert) = plan.file_bytes();
     writeln!(
         out,
-        "Output     {}: {} in {} files: trunk {}, {} experts of {}",
+        "Output     {}: {} in {}: trunk {}, {} of {}",
         args.out.display(),
         format_bytes(plan.output_bytes()),
-        plan.files(),
+        count(plan.files(), "file"),
         format_bytes(trunk),
-        plan.files() - 1,
+        count(plan.files() - 1, "expert"),
         format_bytes(expert),
     )?;
     writeln!(
         out,
         "Work       {}, {} of memory",
-        threads(plan.workers()),
+        count(plan.workers(), "thread"),
         format_bytes(plan.memory_bytes()),
     )
 }
 
 fn show_summary(args: &QuantizeArgs, summary: &Summary) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     for (name, part) in [
         ("Experts", &summary.experts),
         ("Attention", &summary.attention),
@@ -156,9 +155,9 @@ fn show_summary(args: &QuantizeArgs, summary: &Summary) -> anyhow::Result<()> {
     };
     writeln!(
         out,
-        "Written    {}: {} files, {}{kept}; read back and opened by the engine",
+        "Written    {}: {}, {}{kept}; read back and opened by the engine",
         args.out.display(),
-        summary.files,
+        count(summary.files, "file"),
         format_bytes(summary.bytes),
     )?;
     if let Some(rate) = summary.bytes_per_sec_per_worker() {
@@ -167,20 +166,21 @@ fn show_summary(args: &QuantizeArgs, summary: &Summary) -> anyhow::Result<()> {
             "Time       {:.1} s: {} of source by {}, {}/s each",
             summary.elapsed.as_secs_f64(),
             format_bytes(summary.source_bytes),
-            threads(summary.workers),
+            count(summary.workers, "thread"),
             format_bytes(rate as u64),
         )?;
     }
     if let Some(peak) = peak_rss_bytes() {
         writeln!(out, "Peak RSS   {}", format_bytes(peak))?;
     }
+    if !args.out.join("tokenizer.json").is_file() {
+        writeln!(
+            out,
+            "Tokenizer  none in {}: put the model's tokenizer.json into {} before a chat",
+            args.source.display(),
+            args.out.display()
+        )?;
+    }
     writeln!(out, "Use it     octet chat --model {}", args.out.display())?;
     Ok(())
-}
-
-fn threads(count: usize) -> String {
-    match count {
-        1 => "1 thread".to_owned(),
-        count => format!("{count} threads"),
-    }
 }

@@ -1,12 +1,13 @@
 //! `octet tokenize`: token ids of a text or a conversation.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use octet_engine::tokenizer::Tokenizer;
 use serde_json::json;
 
 use crate::UsageError;
 use crate::args::{TokenizeArgs, read_messages};
+use crate::output::stdout;
 
 pub fn run(args: &TokenizeArgs) -> anyhow::Result<()> {
     let tokenizer = Tokenizer::open(&args.tokenizer)?;
@@ -15,7 +16,7 @@ pub fn run(args: &TokenizeArgs) -> anyhow::Result<()> {
         (_, Some(text)) => tokenizer.encode_markup(text)?,
         _ => return Err(UsageError("give --messages or --text".into()).into()),
     };
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     if args.json {
         writeln!(out, "{}", json!({ "ids": ids }))?;
     } else {

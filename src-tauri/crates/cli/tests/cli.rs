@@ -196,10 +196,37 @@ fn inspect_shows_shape_quantization_and_plan() {
     assert!(report["plan"]["ctx"].as_u64().expect("a plan") > 0);
     let shown = stdout(&["inspect", "--model", path(&model)]);
     assert!(shown.contains("3 bits in groups of 64"), "{shown}");
+    assert!(shown.contains("Tokenizer  none"), "{shown}");
+    let dir = model_with_tokenizer("tiny-3bit");
+    let file = dir.path().join("tokenizer.json");
+    let given = [
+        "inspect",
+        "--model",
+        path(&model),
+        "--tokenizer",
+        path(&file),
+    ];
+    let shown = stdout(&given);
+    assert!(
+        shown.contains(&format!("Tokenizer  {}", path(&file))),
+        "{shown}"
+    );
+    let other = fixture("tokenizer").join("tokenizer.json");
+    let line = error(
+        &[
+            "inspect",
+            "--model",
+            path(&model),
+            "--tokenizer",
+            path(&other),
+        ],
+        1,
+    );
+    assert!(line.contains("another model"), "{line}");
 }
 
 /// What `octet bench` prints, on the processor or with the libraries in `driver` on a card.
-fn bench(cache: &Path, driver: Option<&Path>, args: &[&str]) -> String {
+fn bench_in(cache: &Path, driver: Option<&Path>, args: &[&str]) -> String {
     let device = if driver.is_some() { "cuda" } else { "cpu" };
     let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
     command
@@ -219,7 +246,7 @@ fn bench(cache: &Path, driver: Option<&Path>, args: &[&str]) -> String {
 fn bench_prints_both_routings_and_what_the_machine_can_do() {
     let cache = tempfile::tempdir().expect("a folder");
     let short = ["--prompt-tokens", "8", "--new-tokens", "4"];
-    let bench = |more: &[&str]| bench(cache.path(), None, &[&short, more].concat());
+    let bench = |more: &[&str]| bench_in(cache.path(), None, &[&short, more].concat());
     let both = bench(&["--routing-reuse", "0.25"]);
     assert!(both.contains("the model's own routing"), "{both}");
     assert!(both.contains("with probability 0.25"), "{both}");
@@ -236,6 +263,10 @@ fn bench_prints_both_routings_and_what_the_machine_can_do() {
     let kept: Value = serde_json::from_slice(&std::fs::read(&file).expect("kept")).expect("JSON");
     let speed = kept["entries"][0]["calibration"]["cpu_bytes_per_sec"].as_f64();
     assert!(speed.is_some_and(|speed| speed > 0.0), "{kept}");
+    // A file where the folder should be.
+    let nowhere = bench_in(&file, None, &[&short[..], &["--calibrate"]].concat());
+    assert!(nowhere.contains("could not be kept"), "{nowhere}");
+    assert!(!nowhere.contains("           kept in"), "{nowhere}");
     let report = bench(&["--calibrate", "--json"]);
     let report: Value = serde_json::from_str(&report).expect("JSON");
     assert!(report["calibration"]["cpu_bytes_per_sec"].as_f64() > Some(0.0));
@@ -250,7 +281,7 @@ fn bench_on_a_card_tells_what_it_took_and_how_misses_were_met() {
     };
     let cache = tempfile::tempdir().expect("a folder");
     let short = ["--prompt-tokens", "4", "--new-tokens", "3", "--ctx", "64"];
-    let bench = |more: &[&str]| bench(cache.path(), Some(driver), &[&short, more].concat());
+    let bench = |more: &[&str]| bench_in(cache.path(), Some(driver), &[&short, more].concat());
     let report = bench(&["--experts-on-gpu", "3", "--misses", "fetch", "--json"]);
     let report: Value = serde_json::from_str(&report).expect("JSON");
     assert_eq!(report["device"]["kind"], "cuda");
@@ -389,7 +420,7 @@ fn chat_answers_line_by_line_and_knows_its_commands() {
         .expect("octet runs");
     let mut input = chat.stdin.take().expect("a pipe");
     input
-        .write_all(b"/stats\nhello\n/stats\n/undo\n/undo\n/nonsense\n/help\n")
+        .write_all(b"/stats\nhello\n/stats\n/undo\n/undo\n/nonsense\n/help\n/usr/bin/x\n//quit\n")
         .expect("written");
     drop(input);
     let output = chat
@@ -410,6 +441,9 @@ fn chat_answers_line_by_line_and_knows_its_commands() {
             "{expected:?} is missing in: {shown}"
         );
     }
+    // A path and what begins with two slashes are questions.
+    assert_eq!(shown.matches("is no command").count(), 1, "{shown}");
+    assert_eq!(shown.matches("[cut at").count(), 3, "{shown}");
 }
 
 #[test]
@@ -437,12 +471,36 @@ fn mistakes_get_one_line_and_the_right_status() {
         ],
         &["bench", "--model", model, "--ram", "lots"],
         &["bench", "--model", model, "--threads", "0"],
+        &["inspect", "--model", model, "--prefetch", "3"],
+        &["inspect", "--model", model, "--ctx", "0"],
+        &["synth", "--config", "c", "--out", "o", "--layers", "0"],
+        &["synth", "--config", "c", "--out", "o", "--layers", "2000"],
+        &[
+            "synth",
+            "--config",
+            "c",
+            "--out",
+            "o",
+            "--expert-group",
+            "0",
+        ],
         &["bench", "--model", model, "--prompt-tokens", "0"],
         &["bench", "--model", model, "--routing-reuse", "1.5"],
         &["inspect", "--model", model, "--misses", "never"],
     ];
     for args in usage {
         error(args, 2);
+    }
+    for (option, expected) in [
+        ("--seed", "0 or more"),
+        ("--top-k", "0 or more"),
+        ("--ram", "not a size"),
+        ("--ctx", "1 or more"),
+        ("--max-new-tokens", "0 or more"),
+    ] {
+        let args = ["generate", "--model", model, "--tokens", "1", option, "-5"];
+        let line = error(&args, 2);
+        assert!(line.contains(option) && line.contains(expected), "{line}");
     }
     let failures = [
         (
@@ -452,6 +510,10 @@ fn mistakes_get_one_line_and_the_right_status() {
         (
             &["generate", "--model", model, "--prompt", "hi"],
             "tokenizer.json",
+        ),
+        (
+            &["inspect", "--model", model, "--tokenizer", "/no/such/file"],
+            "/no/such/file",
         ),
         (&["generate", "--model", model, "--tokens", "9999"], "9999"),
         (

@@ -1,8 +1,9 @@
 //! `octet models` against a hub on this machine.
 #![allow(clippy::unwrap_used)]
 
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use octet_test_hub::{Fault, FaultKind, Repo, TestHub};
 use tempfile::TempDir;
@@ -175,6 +176,39 @@ async fn a_model_is_pulled_listed_used_verified_and_removed() {
     );
 }
 
+/// It was deleted under a running chat; and a pull that failed stood before the model.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_in_use_is_not_removed_nor_hidden_by_a_failed_pull() {
+    let shell = Shell::new().await;
+    shell.ok(&["models", "pull", MODEL]).await;
+
+    let mut chat = shell.command(&["chat", "--model", "tiny"]);
+    chat.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut chat = chat.stderr(Stdio::null()).spawn().unwrap();
+    let mut input = chat.stdin.take().unwrap();
+    let mut output = chat.stdout.take().unwrap();
+    let answering = tokio::task::spawn_blocking(move || {
+        input.write_all(b"hi\n").unwrap();
+        output.read_exact(&mut [0]).unwrap();
+        (input, output)
+    });
+    // Closed, they would end the chat.
+    let _kept = answering.await.unwrap();
+    let error = shell.fails(&["models", "remove", "tiny"]).await;
+    assert!(error.contains("in use"), "{error}");
+    chat.kill().unwrap();
+    chat.wait().unwrap();
+
+    let repo = Repo::from_folder(shell.model.path()).unwrap();
+    shell.hub.publish(MODEL, repo.gated(&[]));
+    let error = shell.fails(&["models", "pull", MODEL]).await;
+    assert!(error.contains("gated"), "{error}");
+    let list = shell.ok(&["models", "list"]).await;
+    assert_eq!(list.matches(MODEL).count(), 1, "{list}");
+    let removed = shell.ok(&["models", "remove", "tiny"]).await;
+    assert!(removed.contains("removed"), "{removed}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn folders_are_imported_and_errors_are_one_line() {
     let shell = Shell::new().await;
@@ -193,12 +227,12 @@ async fn folders_are_imported_and_errors_are_one_line() {
             .await
             .contains("has no tests/none")
     );
-    assert!(
-        shell
-            .fails(&["models", "pull", "none"])
-            .await
-            .contains("owner/name")
-    );
+    for name in ["none", ""] {
+        let output = shell.run(&["models", "pull", name]).await;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains("owner/name"), "{error}");
+    }
     let list = shell.ok(&["models", "list"]).await;
     assert!(!list.contains("tests/none"), "{list}");
     let missing = shell.fails(&["chat", "--model", "tests/none"]).await;

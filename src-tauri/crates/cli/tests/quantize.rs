@@ -103,6 +103,7 @@ fn a_float_model_becomes_one_that_generates() {
         "relative error 0.",
         "17 files",
         "of source by 1 thread,",
+        "Tokenizer  none in",
         "octet chat --model",
     ] {
         assert!(shown.contains(part), "no {part:?} in: {shown}");
@@ -208,6 +209,7 @@ fn mistakes_get_one_line_and_the_right_status() {
         &["--expert-bits", "5"][..],
         &["--threads", "0"],
         &["--expert-group", "many"],
+        &["--expert-group", "0"],
     ] {
         let mut args = vec!["quantize", "--source", "a", "--out", "b"];
         args.extend(more);
@@ -219,6 +221,29 @@ fn mistakes_get_one_line_and_the_right_status() {
     }
     let line = error(&quantize(source, out, &["--expert-group", "48"]), 1);
     assert!(line.contains("48"), "{line}");
+    assert!(line.contains("--expert-group 32 fits"), "{line}");
+    // The model's own default is too large for a small one.
+    let output = Command::new(env!("CARGO_BIN_EXE_octet"))
+        .args(["quantize", "--source"])
+        .arg(source)
+        .arg("--out")
+        .arg(out)
+        .output()
+        .expect("octet runs");
+    let line = error(&output, 1);
+    assert!(line.contains("--attention-scale-group"), "{line}");
+    let (_, advised) = line.split_once("(--").expect("advice");
+    let (option, rest) = advised.split_once(' ').expect("a value");
+    let (value, _) = rest.split_once(' ').expect("a value");
+    let option = format!("--{option}");
+    let output = Command::new(env!("CARGO_BIN_EXE_octet"))
+        .args(["quantize", "--dry-run", &option, value, "--source"])
+        .arg(source)
+        .arg("--out")
+        .arg(out)
+        .output()
+        .expect("octet runs");
+    stdout(&output);
     let line = error(&quantize(source, &source.join("out"), &[]), 1);
     assert!(line.contains("inside the source"), "{line}");
     let line = error(&quantize(out, source, &[]), 1);

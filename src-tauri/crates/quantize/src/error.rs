@@ -25,8 +25,8 @@ pub enum QuantizeError {
     },
     /// A tensor that the model needs is in none of the source's files.
     #[error(
-        "{}: tensor `{tensor}` is in none of the {files} safetensors files; download the model \
-         again",
+        "{}: tensor `{tensor}` is in none of the source's safetensors files ({files}); download \
+         the model again",
         dir.display()
     )]
     Missing {
@@ -40,8 +40,8 @@ pub enum QuantizeError {
     /// A tensor that a Mixtral model of this shape does not have; leaving it out would give
     /// another model.
     #[error(
-        "{}: tensor `{tensor}` is no part of a Mixtral model with {layers} layers and {experts} \
-         experts; use a source whose tensors and config.json belong together",
+        "{}: tensor `{tensor}` is no part of a Mixtral model of this shape (layers: {layers}, \
+         experts: {experts}); use a source whose tensors and config.json belong together",
         path.display()
     )]
     Unknown {
@@ -99,7 +99,18 @@ pub enum QuantizeError {
         /// Its value.
         value: f32,
     },
-    /// Bits and group sizes that do not suit a matrix, or weights that cannot be quantized.
+    /// Bits and group sizes that do not suit a matrix.
+    #[error("matrix `{matrix}`: {source}{advice}")]
+    Sizes {
+        /// The matrix.
+        matrix: String,
+        /// What does not fit.
+        source: HqqError,
+        /// The command line's option, and a value that fits every matrix of its kind, as the end
+        /// of a sentence; empty where none does.
+        advice: String,
+    },
+    /// Weights that cannot be quantized.
     #[error("matrix `{matrix}`: {source}")]
     Hqq {
         /// The matrix.

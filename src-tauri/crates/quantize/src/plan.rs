@@ -6,7 +6,7 @@ use octet_engine::config::Config;
 use safetensors::Dtype;
 
 use crate::error::QuantizeError;
-use crate::hqq::{MatrixSpec, check_spec};
+use crate::hqq::{HqqError, MatrixSpec, check_spec};
 use crate::layout::{
     EMBED_TOKENS, FINAL_NORM, FileLayout, LM_HEAD, attention_matrices, file_name, layer_norms,
     router,
@@ -19,6 +19,9 @@ use crate::source::{ExpertForm, ExpertPart, MatrixSource, Roles, Source, TensorS
 /// an expert's of Mixtral 8x7B), its groups' scales and zeros, and its packed form, so that 10 of
 /// them work on that model at most. What a process needs besides is small.
 const MEMORY_BYTES: u64 = 3_500_000_000;
+
+/// The largest group size that an error's advice looks at.
+const MOST_ADVISED: usize = 1 << 16;
 
 /// A checked source, and everything that will be made of it.
 #[derive(Debug)]
@@ -90,8 +93,9 @@ impl Plan {
                 spec,
             } = &job.content
             {
-                check_spec(*n, *k, spec).map_err(|source| QuantizeError::Hqq {
+                check_spec(*n, *k, spec).map_err(|source| QuantizeError::Sizes {
                     matrix: label.clone(),
+                    advice: advice(&source, spec, job.file > 0, &jobs),
                     source,
                 })?;
             }
@@ -195,6 +199,58 @@ impl Plan {
             }
         };
         self.jobs.iter().map(bytes).max().unwrap_or(0)
+    }
+}
+
+/// For the end of `error`'s message: the option to change and a value with which all experts, or
+/// all attention projections, can be quantized as `spec` says otherwise.
+fn advice(error: &HqqError, spec: &MatrixSpec, of_experts: bool, jobs: &[Job]) -> String {
+    let mut shapes: Vec<(usize, usize)> = jobs
+        .iter()
+        .filter(|job| (job.file > 0) == of_experts)
+        .filter_map(|job| match &job.content {
+            Content::Matrix { source, .. } => Some((source.n, source.k)),
+            Content::Dense(_) => None,
+        })
+        .collect();
+    shapes.sort_unstable();
+    shapes.dedup();
+    let fits = |spec: &MatrixSpec| shapes.iter().all(|&(n, k)| check_spec(n, k, spec).is_ok());
+    let (part, matrices) = match of_experts {
+        true => ("expert", "all experts"),
+        false => ("attention", "all attention matrices"),
+    };
+    // The nearest below what was asked for costs the fewest bits; above it only where none is.
+    let nearest = |asked: usize, fits: &dyn Fn(usize) -> bool| {
+        let below = (1..=asked.min(MOST_ADVISED)).rev().find(|&size| fits(size));
+        below.or_else(|| (asked + 1..=MOST_ADVISED).find(|&size| fits(size)))
+    };
+    match *error {
+        HqqError::GroupSize { group_size, .. } | HqqError::Packing { group_size, .. } => {
+            let with = |group_size| MatrixSpec {
+                group_size,
+                scale_group_size: None,
+                ..*spec
+            };
+            nearest(group_size, &|size| fits(&with(size))).map_or_else(String::new, |size| {
+                format!(" (--{part}-group {size} fits {matrices})")
+            })
+        }
+        HqqError::ScaleGroupSize {
+            scale_group_size, ..
+        } => {
+            let with = |size| MatrixSpec {
+                scale_group_size: Some(size),
+                ..*spec
+            };
+            match nearest(scale_group_size, &|size| fits(&with(size))) {
+                Some(size) if size > 1 => {
+                    format!(" (--{part}-scale-group {size} fits {matrices})")
+                }
+                _ => format!(" (--{part}-scale-group 0 fits {matrices}: scales stay f16)"),
+            }
+        }
+        _ => String::new(),
     }
 }
 
