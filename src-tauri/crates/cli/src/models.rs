@@ -79,6 +79,11 @@ pub fn folder_or_name(given: &Path) -> anyhow::Result<PathBuf> {
             hold(&manager, &folder)?;
             Ok(folder)
         }
+        Err(ModelsError::NotFound { .. })
+            if manager.state().downloads.iter().any(|d| d.repo == name) =>
+        {
+            anyhow::bail!("{name} is not complete yet: octet models pull {name} goes on with it")
+        }
         Err(ModelsError::NotFound { .. }) => anyhow::bail!(
             "there is no folder {name:?} and no installed model of that name; octet models list \
              shows them"

@@ -269,6 +269,9 @@ async fn ctrl_c_stops_a_download_and_the_same_command_goes_on() {
         "{error}"
     );
     assert!(shell.ok(&["models", "list"]).await.contains("unfinished"));
+    let asked = ["generate", "--model", MODEL, "--message", "hi"];
+    let error = shell.fails(&asked).await;
+    assert!(error.contains("is not complete yet"), "{error}");
     shell.hub.behave();
     let before: u64 = shell.hub.sent_bytes().values().sum();
     shell.ok(&["models", "pull", MODEL]).await;

@@ -130,8 +130,9 @@ impl Config {
             vocab_size,
             max_positions: fields.size("max_position_embeddings", 131_072, MAX_POSITIONS)?,
             rope_theta: fields.rope_theta()?,
-            rms_norm_eps: fields
-                .number("rms_norm_eps", 1e-5, "from 0 to 1", |v| v > 0.0 && v < 1.0)?,
+            rms_norm_eps: fields.number("rms_norm_eps", 1e-5, "above 0 and below 1", |v| {
+                v > 0.0 && v < 1.0
+            })?,
             sliding_window: fields.optional_size("sliding_window", MAX_POSITIONS)?,
             bos_token_id: fields.token("bos_token_id", 1, vocab_size)?,
             eos_token_ids: fields.eos(vocab_size)?,

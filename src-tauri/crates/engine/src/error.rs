@@ -81,7 +81,7 @@ pub enum EngineError {
     /// A tier too small to work with.
     #[error(
         "{slots} expert slots are too few: at least {least} are needed, and more where every layer \
-             has its own; raise the budget (--ram), or let the layers share them (--eviction global)"
+             has its own: raise the budget, or let the layers share them"
     )]
     TooFewSlots {
         /// Slots there would be.
