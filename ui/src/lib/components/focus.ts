@@ -51,11 +51,13 @@ export function keepPlace(page: HTMLElement): () => void {
     if (page.contains(target)) last = target;
     else if (!isAsked()) last = null;
   };
-  /** A press beside everything gives the focus up on purpose. */
-  const release = () =>
+  /** A press beside everything gives the focus up on purpose; a dialog that comes or goes does not. */
+  const release = ({ target }: FocusEvent) => {
+    if (target !== last) return;
     setTimeout(() => {
-      if (last?.isConnected && isLost()) last = null;
+      if (target === last && last?.isConnected && isLost() && !isAsked()) last = null;
     });
+  };
   const settle = (next: HTMLElement) => {
     if (isAsked()) setTimeout(() => settle(next), 50);
     else if (next.isConnected) focusIfLost(next);
