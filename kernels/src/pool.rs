@@ -43,6 +43,8 @@ struct Shared {
     /// Workers that have not finished this epoch's region.
     pending: AtomicUsize,
     stop: AtomicBool,
+    /// Number of calls of [`Pool::rouse`] so far.
+    alarm: AtomicUsize,
     sleepers: AtomicUsize,
     sleep: Mutex<()>,
     wake: Condvar,
@@ -93,6 +95,7 @@ impl Pool {
             region: UnsafeCell::new(None),
             pending: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            alarm: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
@@ -111,6 +114,17 @@ impl Pool {
     /// Threads that take part in a region, the caller included.
     pub fn threads(&self) -> usize {
         self.shared.parts
+    }
+
+    /// Has workers that sleep wake up and watch for a region, which is likely to come soon: waking
+    /// many threads takes longer than a short region.
+    pub fn rouse(&self) {
+        let shared = &*self.shared;
+        if shared.sleepers.load(Ordering::SeqCst) > 0 {
+            shared.alarm.fetch_add(1, Ordering::SeqCst);
+            let _asleep = lock(&shared.sleep);
+            shared.wake.notify_all();
+        }
     }
 
     /// Calls `f(part, parts)` once on every thread, `part` in `0..parts`; returns when all are
@@ -228,33 +242,38 @@ impl Shared {
 
     /// Waits until the epoch is not `seen` any more, and returns it.
     fn next_epoch(&self, seen: usize) -> usize {
-        for waited in 0..SPINS + YIELDS {
-            let epoch = self.epoch.load(Ordering::Acquire);
-            if epoch != seen {
-                return epoch;
+        loop {
+            for waited in 0..SPINS + YIELDS {
+                let epoch = self.epoch.load(Ordering::Acquire);
+                if epoch != seen {
+                    return epoch;
+                }
+                if waited < SPINS {
+                    spin_loop();
+                } else {
+                    thread::yield_now();
+                }
             }
-            if waited < SPINS {
-                spin_loop();
-            } else {
-                thread::yield_now();
-            }
+            self.sleep(seen);
         }
+    }
+
+    /// Sleeps until the epoch is not `seen` any more, or there is an alarm.
+    fn sleep(&self, seen: usize) {
+        let mut asleep = lock(&self.sleep);
+        let alarm = self.alarm.load(Ordering::SeqCst);
         // The order "count myself, then look at the epoch" here against "move the epoch, then look
         // at the count" in `run` is what makes a lost wake-up impossible.
-        let mut asleep = lock(&self.sleep);
         self.sleepers.fetch_add(1, Ordering::SeqCst);
-        let epoch = loop {
-            let epoch = self.epoch.load(Ordering::SeqCst);
-            if epoch != seen {
-                break epoch;
-            }
+        while self.epoch.load(Ordering::SeqCst) == seen
+            && self.alarm.load(Ordering::SeqCst) == alarm
+        {
             asleep = self
                 .wake
                 .wait(asleep)
                 .unwrap_or_else(PoisonError::into_inner);
-        };
+        }
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
-        epoch
     }
 
     fn part(&self, region: Region<'_>, part: usize) {
@@ -303,6 +322,29 @@ mod tests {
                 assert_eq!(seen.into_inner(), (1 << threads) - 1);
             }
         }
+    }
+
+    #[test]
+    fn roused_workers_watch_and_sleep_again() {
+        let pool = Pool::new(3);
+        let asleep = |wanted: usize| {
+            while pool.shared.sleepers.load(Ordering::SeqCst) != wanted {
+                thread::yield_now();
+            }
+        };
+        for _ in 0..20 {
+            asleep(2);
+            let alarm = pool.shared.alarm.load(Ordering::SeqCst);
+            pool.rouse();
+            assert_eq!(pool.shared.alarm.load(Ordering::SeqCst), alarm + 1);
+            // However they lie, a region gets all of them.
+            let ran = AtomicU64::new(0);
+            pool.run(&|_, _| {
+                ran.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(ran.into_inner(), 3);
+        }
+        asleep(2);
     }
 
     #[test]

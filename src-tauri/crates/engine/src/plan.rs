@@ -177,12 +177,17 @@ impl Plan {
             ));
         }
         if !lost.is_empty() {
-            plan.warnings.push(format!(
-                "The GPU has {} free beside its context of {}, less than planned: {}",
-                format_bytes(measured.free_bytes),
-                format_bytes(measured.context_bytes),
-                lost.join(", ")
-            ));
+            let context = format_bytes(measured.context_bytes);
+            let why = if measured.context_bytes > CUDA_CONTEXT_BYTES {
+                let expected = format_bytes(CUDA_CONTEXT_BYTES);
+                format!("The driver takes {context} of VRAM for itself, not {expected} as expected")
+            } else {
+                let free = format_bytes(measured.free_bytes);
+                format!(
+                    "The GPU has {free} free beside its context of {context}, less than planned"
+                )
+            };
+            plan.warnings.push(format!("{why}: {}", lost.join(", ")));
         }
         Ok(plan)
     }

@@ -297,7 +297,7 @@ struct Driver {
     }
 
     void release(const Allocation& a) {
-        counts.memory -= a.bytes;
+        counts.memory -= taken(a.bytes);
         memory.give_back(a);
     }
 
@@ -306,12 +306,19 @@ struct Driver {
         return at_start > counts.memory ? at_start - counts.memory : 0;
     }
 
+    // What an allocation takes of the card: the driver maps 2 MiB at a time, which small ones share.
+    static u64 taken(u64 bytes) {
+        const u64 unit = bytes > 1 << 20 ? 2 << 20 : 512;
+        return (bytes + unit - 1) / unit * unit;
+    }
+
     CUresult allocate(std::unique_lock<std::mutex>& lock, size_t bytes, u64* at) {
         if (bytes == 0) return INVALID_VALUE;
-        auto fits = [&] { return bytes <= free_memory() && counts.memory + bytes <= settings.memory_limit; };
+        const u64 wanted = taken(bytes);
+        auto fits = [&] { return wanted <= free_memory() && counts.memory + wanted <= settings.memory_limit; };
         if (!fits()) force_all(lock);  // which runs frees that wait in streams
         if (!fits() || !(*at = memory.take(bytes))) return OUT_OF_MEMORY;
-        counts.memory += bytes;
+        counts.memory += wanted;
         counts.memory_peak = std::max(counts.memory_peak, counts.memory);
         return SUCCESS;
     }

@@ -2,7 +2,8 @@
 //!
 //! Both go on at once, so the layer ends with the later of the two. With 25 GB/s to the card
 //! against 40 GB/s of CPU, say, a single miss is computed on the CPU, and of two one is fetched
-//! meanwhile. A pure function of numbers: [`choose`] tries every split.
+//! meanwhile. What a guess has set on its way is weighed too: it is waited for only if the rest of
+//! its copy ends before the CPU would. A pure function of numbers: [`choose`] tries every split.
 
 use super::device::Bandwidths;
 use crate::plan::Misses;
@@ -26,6 +27,8 @@ pub struct Missing {
     pub bytes: usize,
     /// Tokens that chose it.
     pub rows: usize,
+    /// If it is on its way already: bytes to be copied until it is there, those before it included.
+    pub left: Option<u64>,
 }
 
 /// A way for each of a layer's misses, in their order.
@@ -54,34 +57,29 @@ impl Ways {
         self.on_cpu.count_ones() as usize
     }
 
-    /// Seconds until all are there: the CPU's share and the copies, which wait for
-    /// `queued_bytes` before them, whichever end later.
+    /// Seconds until all are there: the CPU's share and the copies, whichever end later. Copies
+    /// that are still to be asked for wait for `queued_bytes` before them.
     #[must_use]
     pub fn seconds(self, missing: &[Missing], queued_bytes: u64, bandwidths: Bandwidths) -> f64 {
-        let (mut computed, mut copied) = (0.0, 0.0);
+        // Copies that are under way anyway end when they end; the layer waits for its own only.
+        let (mut computed, mut ends, mut copied) = (0.0, 0.0_f64, queued_bytes as f64);
         for (i, miss) in missing.iter().enumerate() {
-            match self.of(i) {
-                Miss::Cpu => computed += miss.rows as f64 * miss.bytes as f64,
-                Miss::Fetch => copied += miss.bytes as f64,
+            match (self.of(i), miss.left) {
+                (Miss::Cpu, _) => computed += miss.rows as f64 * miss.bytes as f64,
+                (Miss::Fetch, Some(left)) => ends = ends.max(left as f64),
+                (Miss::Fetch, None) => {
+                    copied += miss.bytes as f64;
+                    ends = ends.max(copied);
+                }
             }
         }
-        // Copies that are queued anyway end when they end; the layer waits for its own only.
-        let ahead = if copied > 0.0 {
-            queued_bytes as f64
-        } else {
-            0.0
-        };
-        let (cpu, upload) = (
-            computed / bandwidths.cpu,
-            (ahead + copied) / bandwidths.upload,
-        );
-        cpu.max(upload)
+        (computed / bandwidths.cpu).max(ends / bandwidths.upload)
     }
 }
 
 /// How to meet the misses of one layer, so that the last of them is there soonest.
 ///
-/// `queued_bytes` are on their way to the device already. Of equally long splits the one with
+/// `queued_bytes` are on their way to the device already, those of `missing` included. Of equally long splits the one with
 /// fewer experts on the CPU is taken, then the one that keeps earlier (likelier) experts on the
 /// device: what is fetched serves the next token too. `policy` can force one way.
 #[must_use]
@@ -116,8 +114,8 @@ pub fn choose(
 /// more slots than a token uses experts over all layers: with fewer, the least recently used rule
 /// takes its slot again before the next token comes to the layer.
 #[must_use]
-pub fn promotes(queued_bytes: u64, n_slots: usize, experts_a_token: usize) -> bool {
-    queued_bytes == 0 && n_slots > experts_a_token
+pub fn promotes(is_idle: bool, n_slots: usize, experts_a_token: usize) -> bool {
+    is_idle && n_slots > experts_a_token
 }
 
 #[cfg(test)]
@@ -129,6 +127,7 @@ mod tests {
     const MIXTRAL: Missing = Missing {
         bytes: 66_400_000,
         rows: 1,
+        left: None,
     };
 
     fn ways(upload: f64, cpu: f64, queued_bytes: u64, missing: &[Missing]) -> Vec<Miss> {
@@ -157,6 +156,31 @@ mod tests {
     fn what_is_queued_ahead_speaks_for_the_cpu() {
         assert_eq!(ways(25e9, 20e9, 0, &[MIXTRAL]), [Miss::Fetch]);
         assert_eq!(ways(25e9, 20e9, 66_400_000, &[MIXTRAL]), [Miss::Cpu]);
+    }
+
+    #[test]
+    fn what_a_guess_has_brought_most_of_the_way_is_waited_for() {
+        let coming = |left| Missing {
+            left: Some(left),
+            ..MIXTRAL
+        };
+        assert_eq!(
+            ways(25e9, 50e9, 66_400_000, &[coming(66_400_000)]),
+            [Miss::Cpu]
+        );
+        assert_eq!(
+            ways(25e9, 50e9, 20_000_000, &[coming(20_000_000)]),
+            [Miss::Fetch]
+        );
+        // One on its way and one that is not: the CPU takes the latter.
+        let both = [coming(60_000_000), MIXTRAL];
+        assert_eq!(
+            ways(25e9, 30e9, 60_000_000, &both),
+            [Miss::Fetch, Miss::Cpu]
+        );
+        // Where the CPU is slow both are copied.
+        let slow_cpu = ways(25e9, 5e9, 60_000_000, &both);
+        assert_eq!(slow_cpu, [Miss::Fetch, Miss::Fetch]);
     }
 
     #[test]
@@ -196,14 +220,18 @@ mod tests {
 
     #[test]
     fn promotion_waits_for_an_idle_copy_stream_and_needs_slots() {
-        assert!(promotes(0, 96, 64));
-        assert!(!promotes(1, 96, 64));
-        assert!(!promotes(0, 64, 64));
+        assert!(promotes(true, 96, 64));
+        assert!(!promotes(false, 96, 64));
+        assert!(!promotes(true, 64, 64));
     }
 
     prop_compose! {
-        fn any_missing()(bytes in 1_usize..100_000_000, rows in 1_usize..50) -> Missing {
-            Missing { bytes, rows }
+        fn any_missing()(
+            bytes in 1_usize..100_000_000,
+            rows in 1_usize..50,
+            left in prop::option::of(0_u64..200_000_000),
+        ) -> Missing {
+            Missing { bytes, rows, left }
         }
     }
 

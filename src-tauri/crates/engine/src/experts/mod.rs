@@ -30,10 +30,14 @@ use crate::error::EngineError;
 use crate::plan::Misses;
 use device::DeviceMemory;
 use ram::{RamLease, RamTier};
+use tier::Arrival;
 use trace::Trace;
 
 /// Threads that copy experts to the device: one copies while the other readies the next.
 const UPLOAD_THREADS: usize = 2;
+/// A guess is copied only when nothing else is: a copy cannot be called back, and what is asked
+/// for would have to wait for it.
+const GUESSES_AT_ONCE: usize = 1;
 
 /// Experts of one layer that a prompt holds at a time: one at work, the others being fetched.
 pub const PROMPT_WINDOW: usize = 3;
@@ -123,7 +127,8 @@ impl Experts {
                 ram: Arc::clone(&ram),
                 failure: OnceLock::new(),
             };
-            (Tier::new(memory, cache, UPLOAD_THREADS), setup)
+            let tier = Tier::new(memory, cache, UPLOAD_THREADS, GUESSES_AT_ONCE);
+            (tier, setup)
         });
         Ok(Self {
             ram,
@@ -181,7 +186,9 @@ impl Experts {
     /// The expert on the device, fetched if it is not there.
     pub(crate) fn demand_on_device(&self, id: ExpertId) -> Result<Claim, EngineError> {
         let Some((tier, _)) = self.device() else {
-            unreachable!("BUG: a demand on a device that is not there");
+            return Err(EngineError::Device {
+                reason: "it was given up".to_owned(),
+            });
         };
         Ok(Claim(ClaimIn::Device(tier.demand(id)?)))
     }
@@ -194,27 +201,41 @@ impl Experts {
         Ok(Claim(ClaimIn::Ram(self.ram.demand(id)?)))
     }
 
-    /// How each of a token's experts that are not on the device is to be computed.
-    pub(crate) fn meet_misses(&self, ids: &[ExpertId]) -> Vec<(ExpertId, Miss)> {
+    /// How each of a token's experts in a layer is best computed: `None`, it is on the device.
+    pub(crate) fn ways(&self, ids: &[ExpertId]) -> Vec<Option<Miss>> {
         let Some((tier, setup)) = self.device() else {
-            return Vec::new();
+            return vec![Some(Miss::Cpu); ids.len()];
         };
+        let (arrivals, traffic) = tier.outlook(ids);
+        let copied = traffic.under_way.as_secs_f64() * setup.bandwidths.upload;
+        let expert = self.checkpoint.expert_bytes() as u64;
+        // What is copied of the first fetch is copied, but it is not there before it is there.
+        let left =
+            |fetches: usize| (fetches as u64 * expert).saturating_sub(expert.min(copied as u64));
         let missing: Vec<Missing> = ids
             .iter()
-            .map(|id| Missing {
-                bytes: self.checkpoint.expert_len(*id),
-                rows: 1,
+            .zip(&arrivals)
+            .filter_map(|(id, arrival)| {
+                let left = match arrival {
+                    Arrival::Here => return None,
+                    Arrival::Coming(before) => Some(left(before + 1)),
+                    Arrival::Absent => None,
+                };
+                Some(Missing {
+                    bytes: self.checkpoint.expert_len(*id),
+                    rows: 1,
+                    left,
+                })
             })
             .collect();
-        let queued_bytes = self.queued_bytes(tier);
+        let queued_bytes = left(traffic.fetches);
         let ways = misses::choose(setup.misses, setup.bandwidths, queued_bytes, &missing);
-        let way = |(i, id): (usize, &ExpertId)| (*id, ways.of(i));
-        ids.iter().enumerate().map(way).collect()
-    }
-
-    /// What is on its way to the device, or waits for it.
-    fn queued_bytes(&self, tier: &Tier<DeviceMemory>) -> u64 {
-        (tier.queued() * self.checkpoint.expert_bytes()) as u64
+        let mut ways = (0..missing.len()).map(|i| ways.of(i));
+        let way = |arrival: &Arrival| match arrival {
+            Arrival::Here => None,
+            Arrival::Coming(_) | Arrival::Absent => ways.next(),
+        };
+        arrivals.iter().map(way).collect()
     }
 
     /// Whether a miss may be computed on the CPU.
@@ -227,11 +248,7 @@ impl Experts {
     pub(crate) fn promote(&self, ids: impl Iterator<Item = ExpertId>) {
         let c = self.checkpoint.config();
         if let Some((tier, _)) = self.device()
-            && misses::promotes(
-                self.queued_bytes(tier),
-                tier.n_slots(),
-                c.n_layers * c.top_k,
-            )
+            && misses::promotes(tier.is_idle(), tier.n_slots(), c.n_layers * c.top_k)
         {
             tier.prefetch(&ids.collect::<Vec<_>>());
         }

@@ -167,7 +167,7 @@ impl RamTier {
         };
         Self::Slots {
             checkpoint,
-            tier: Tier::new(memory, cache, READ_THREADS),
+            tier: Tier::new(memory, cache, READ_THREADS, READ_THREADS),
         }
     }
 

@@ -1,14 +1,18 @@
 //! A tier of expert slots: demands, prefetches and leases over some [`Memory`].
 //!
 //! Who waits for whom: callers ask with [`Tier::demand`], which reserves a slot at once and gives
-//! a [`Lease`]; the fetch threads fill reserved slots, demanded ones before prefetched ones;
-//! [`Lease::ready`] blocks until its slot is full. A fetch in flight is joined, never repeated.
-//! A leased slot, or one being filled, is never evicted.
+//! a [`Lease`]; the fetch threads fill reserved slots. [`Lease::ready`] blocks until its slot is
+//! full. A fetch in flight is joined, never repeated. A leased slot, or one being filled, is never
+//! evicted.
+//!
+//! A guess takes a slot only when its fetch begins, which is when no demand waits: until then
+//! nothing had to go for it, and whoever needs the expert may as well find it absent and compute
+//! it where it lies.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::cache::ExpertCache;
 use super::stats::TierStats;
@@ -72,14 +76,39 @@ impl Slot {
     }
 }
 
+/// Where an expert is, for someone who may compute it elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// In its slot.
+    Here,
+    /// Being fetched, or asked for: number `.0` of the fetches that have not ended, from 0.
+    Coming(usize),
+    /// Neither; at most a guess whose fetch has not begun.
+    Absent,
+}
+
+/// The fetches that have not ended, guesses aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Traffic {
+    /// How many.
+    pub fetches: usize,
+    /// How long the first of them has been alone at its head.
+    pub under_way: Duration,
+}
+
 struct State {
     cache: ExpertCache,
     slots: Vec<Slot>,
     demanded: VecDeque<(ExpertId, usize)>,
-    prefetched: VecDeque<(ExpertId, usize)>,
-    /// Fetches under way, and since when there are any.
-    filling: usize,
+    /// Guesses whose fetches have not begun, the best first.
+    guessed: VecDeque<ExpertId>,
+    /// Guesses begin only while fewer fetches than this are under way.
+    guesses_at_once: usize,
+    /// Fetches under way, in the order in which they began.
+    filling: VecDeque<ExpertId>,
+    /// Since when there are any, and since when the first has been the first.
     busy_since: Instant,
+    first_since: Instant,
     stats: TierStats,
     closing: bool,
 }
@@ -118,8 +147,14 @@ pub struct Lease<M: Memory> {
 }
 
 impl<M: Memory> Tier<M> {
-    /// A tier over `memory`, whose slots `cache` hands out, filled by `fetch_threads` threads.
-    pub fn new(memory: M, cache: ExpertCache, fetch_threads: usize) -> Self {
+    /// A tier over `memory`, whose slots `cache` hands out, filled by `fetch_threads` threads, of
+    /// which as many as `guesses_at_once` may be at work when one takes on a guess too.
+    pub fn new(
+        memory: M,
+        cache: ExpertCache,
+        fetch_threads: usize,
+        guesses_at_once: usize,
+    ) -> Self {
         let slots = (0..cache.n_slots())
             .map(|_| Slot {
                 phase: Phase::Empty,
@@ -133,9 +168,11 @@ impl<M: Memory> Tier<M> {
                 cache,
                 slots,
                 demanded: VecDeque::new(),
-                prefetched: VecDeque::new(),
-                filling: 0,
+                guessed: VecDeque::new(),
+                guesses_at_once,
+                filling: VecDeque::new(),
                 busy_since: Instant::now(),
+                first_since: Instant::now(),
                 stats: TierStats::default(),
                 closing: false,
             }),
@@ -169,8 +206,7 @@ impl<M: Memory> Tier<M> {
         let mut state = self.shared.lock();
         loop {
             if let Some(slot) = state.cache.touch(id) {
-                state.join(id, slot);
-                self.shared.changed.notify_all();
+                state.join(slot);
                 return Ok(self.lease(slot, id));
             }
             if let Some(slot) = state.admit(id) {
@@ -195,8 +231,7 @@ impl<M: Memory> Tier<M> {
     pub fn demand_if_present(&self, id: ExpertId) -> Option<Lease<M>> {
         let mut state = self.shared.lock();
         let slot = state.cache.touch(id)?;
-        state.join(id, slot);
-        self.shared.changed.notify_all();
+        state.join(slot);
         Some(self.lease(slot, id))
     }
 
@@ -212,24 +247,33 @@ impl<M: Memory> Tier<M> {
         stats.met_below += 1;
     }
 
-    /// Starts fetches of the guessed `ids`, in slots that nobody holds; never blocks.
+    /// Has the guessed `ids` fetched, the best first, when no demand waits and into slots that
+    /// nobody holds. Older guesses that have not begun are dropped: their time has passed.
     pub fn prefetch(&self, ids: &[ExpertId]) {
         let mut state = self.shared.lock();
-        // Guessed experts that are here must not be the victims of those that are not.
-        let missing: Vec<bool> = ids
-            .iter()
-            .map(|id| state.cache.touch(*id).is_none())
-            .collect();
-        for (&id, missing) in ids.iter().zip(missing) {
-            if !missing || state.cache.slot_of(id).is_some() {
-                continue;
+        state.guessed.clear();
+        for &id in ids {
+            // Guessed experts that are here must not be the victims of those that are not.
+            if state.cache.touch(id).is_none() && !state.guessed.contains(&id) {
+                state.guessed.push_back(id);
             }
-            let Some(slot) = state.admit(id) else { break };
-            state.stats.prefetches += 1;
-            state.slots[slot].speculative = true;
-            state.prefetched.push_back((id, slot));
-            self.shared.changed.notify_all();
         }
+        self.shared.changed.notify_all();
+    }
+
+    /// Where each of `ids` is, and what is on its way.
+    pub(super) fn outlook(&self, ids: &[ExpertId]) -> (Vec<Arrival>, Traffic) {
+        let state = self.shared.lock();
+        let arrivals = ids.iter().map(|id| state.arrival(*id)).collect();
+        let under_way = match state.filling.is_empty() {
+            true => Duration::ZERO,
+            false => state.first_since.elapsed(),
+        };
+        let traffic = Traffic {
+            fetches: state.filling.len() + state.demanded.len(),
+            under_way,
+        };
+        (arrivals, traffic)
     }
 
     /// Makes `id` the first to be evicted (a long prompt is done with it).
@@ -270,10 +314,10 @@ impl<M: Memory> Tier<M> {
         slots
     }
 
-    /// Fetches asked for that have not ended.
-    pub fn queued(&self) -> usize {
+    /// Whether nothing is being fetched, or to be.
+    pub fn is_idle(&self) -> bool {
         let state = self.shared.lock();
-        state.demanded.len() + state.prefetched.len() + state.filling
+        state.demanded.is_empty() && state.guessed.is_empty() && state.filling.is_empty()
     }
 
     /// The counters so far.
@@ -291,38 +335,62 @@ impl<M: Memory> Tier<M> {
 }
 
 impl State {
-    fn fill_begins(&mut self) {
-        if self.filling == 0 {
+    fn fill_begins(&mut self, id: ExpertId) {
+        if self.filling.is_empty() {
             self.busy_since = Instant::now();
+            self.first_since = self.busy_since;
         }
-        self.filling += 1;
+        self.filling.push_back(id);
     }
 
-    fn fill_ends(&mut self) {
-        self.filling -= 1;
-        if self.filling == 0 {
+    fn fill_ends(&mut self, id: ExpertId) {
+        if self.filling.front() == Some(&id) {
+            self.first_since = Instant::now();
+        }
+        self.filling.retain(|filling| *filling != id);
+        if self.filling.is_empty() {
             self.stats.busy_ns += self.busy_since.elapsed().as_nanos() as u64;
         }
     }
 
-    /// Counts a demand for `id`, which has `slot`, and leases it.
-    fn join(&mut self, id: ExpertId, slot: usize) {
-        self.stats.hits += 1;
-        let state = &mut self.slots[slot];
-        state.leases += 1;
-        if std::mem::take(&mut state.speculative) {
-            self.stats.prefetch_hits += 1;
+    fn arrival(&self, id: ExpertId) -> Arrival {
+        let Some(slot) = self.cache.slot_of(id) else {
+            return Arrival::Absent;
+        };
+        if self.slots[slot].phase == Phase::Ready {
+            return Arrival::Here;
         }
-        if state.phase == Phase::Queued
-            && let Some(at) = self.prefetched.iter().position(|(queued, _)| *queued == id)
-        {
-            self.prefetched.remove(at);
-            self.demanded.push_back((id, slot));
+        let queued = self.demanded.iter().map(|(id, _)| id);
+        let place = self.filling.iter().chain(queued).position(|it| *it == id);
+        place.map_or(Arrival::Absent, Arrival::Coming)
+    }
+
+    /// Counts a demand for what has `slot`, and leases it.
+    fn join(&mut self, slot: usize) {
+        self.stats.hits += 1;
+        let slot = &mut self.slots[slot];
+        slot.leases += 1;
+        if std::mem::take(&mut slot.speculative) {
+            self.stats.prefetch_hits += 1;
         }
     }
 
-    /// Takes a slot for `id` and marks it as queued.
+    /// The best guess that may be fetched now, with a slot.
+    fn begin_guess(&mut self) -> Option<(ExpertId, usize)> {
+        if self.filling.len() >= self.guesses_at_once {
+            return None;
+        }
+        let id = self.guessed.pop_front()?;
+        // Where all slots are in use there is no place for guesses.
+        let slot = self.admit(id)?;
+        self.stats.prefetches += 1;
+        self.slots[slot].speculative = true;
+        Some((id, slot))
+    }
+
+    /// Takes a slot for `id`, which has none, and marks it as queued.
     fn admit(&mut self, id: ExpertId) -> Option<usize> {
+        self.guessed.retain(|guessed| *guessed != id);
         let slots = &self.slots;
         let admission = self.cache.admit(id, |slot| slots[slot].busy())?;
         let slot = &mut self.slots[admission.slot];
@@ -337,20 +405,17 @@ impl State {
 fn fetch_loop<M: Memory>(shared: &Shared<M>) {
     let mut state = shared.lock();
     while !state.closing {
-        let next = state
-            .demanded
-            .pop_front()
-            .or_else(|| state.prefetched.pop_front());
+        let next = state.demanded.pop_front().or_else(|| state.begin_guess());
         let Some((id, slot)) = next else {
             state = shared.wait(state);
             continue;
         };
         state.slots[slot].phase = Phase::Filling;
-        state.fill_begins();
+        state.fill_begins(id);
         drop(state);
         let filled = shared.memory.fill(slot, id);
         state = shared.lock();
-        state.fill_ends();
+        state.fill_ends(id);
         match filled {
             Ok(bytes) => {
                 state.stats.bytes_moved += bytes;
@@ -487,6 +552,7 @@ mod tests {
             memory,
             ExpertCache::new(Eviction::LruGlobal, 4, 8, n_slots),
             2,
+            2,
         )
     }
 
@@ -535,11 +601,7 @@ mod tests {
     fn a_prefetched_expert_counts_once_used_or_wasted() {
         let tier = tier(2, None);
         tier.prefetch(&[id(0, 0), id(0, 1)]);
-        tier.demand(id(0, 0))
-            .expect("there")
-            .ready()
-            .expect("fills");
-        while !tier.contains(id(0, 1)) {
+        while !(tier.contains(id(0, 0)) && tier.contains(id(0, 1))) {
             std::thread::yield_now();
         }
         let held = tier.demand(id(0, 0)).expect("there");
@@ -555,6 +617,75 @@ mod tests {
         );
         assert_eq!(stats.bytes_moved, 21);
         assert!(stats.busy_ns > 0 && stats.bytes_per_sec() > Some(0.0));
+    }
+
+    /// Fills when it is told to, one by one.
+    struct Gate(Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Memory for Gate {
+        fn fill(&self, _slot: usize, _id: ExpertId) -> Result<u64, String> {
+            self.0
+                .lock()
+                .expect("no panic")
+                .recv()
+                .map_err(|e| e.to_string())?;
+            Ok(7)
+        }
+    }
+
+    fn gated(n_slots: usize, guesses_at_once: usize) -> (Tier<Gate>, std::sync::mpsc::Sender<()>) {
+        let (open, gate) = std::sync::mpsc::channel();
+        let cache = ExpertCache::new(Eviction::LruGlobal, 4, 8, n_slots);
+        let tier = Tier::new(Gate(Mutex::new(gate)), cache, 2, guesses_at_once);
+        (tier, open)
+    }
+
+    /// Waits until `ids` are where `expected` says.
+    fn await_arrivals<M: Memory>(tier: &Tier<M>, ids: &[ExpertId], expected: &[Arrival]) {
+        while tier.outlook(ids).0 != expected {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_guess_takes_no_slot_before_its_fetch_begins() {
+        use Arrival::{Absent, Coming, Here};
+        let (tier, open) = gated(2, 1);
+        let all = [id(0, 0), id(0, 1), id(1, 0)];
+        open.send(()).expect("a tier");
+        tier.demand(all[0]).expect("a slot").ready().expect("fills");
+        tier.prefetch(&all[1..]);
+        await_arrivals(&tier, &all, &[Here, Coming(0), Absent]);
+        assert!(!tier.is_idle());
+        // The one that has not begun took the place of nobody, and can be asked for.
+        let lease = tier.demand(all[2]).expect("the place of the first");
+        await_arrivals(&tier, &all, &[Absent, Coming(0), Coming(1)]);
+        let (_, traffic) = tier.outlook(&[]);
+        assert_eq!(traffic.fetches, 2);
+        open.send(()).expect("a tier");
+        open.send(()).expect("a tier");
+        lease.ready().expect("fills");
+        await_arrivals(&tier, &all, &[Absent, Here, Here]);
+        while !tier.is_idle() {
+            std::thread::yield_now();
+        }
+        let stats = tier.stats();
+        assert_eq!((stats.prefetches, stats.misses, stats.hits), (1, 2, 0));
+    }
+
+    #[test]
+    fn newer_guesses_replace_older_ones_that_have_not_begun() {
+        let (tier, open) = gated(4, 1);
+        tier.prefetch(&[id(0, 0), id(0, 1)]);
+        await_arrivals(&tier, &[id(0, 0)], &[Arrival::Coming(0)]);
+        tier.prefetch(&[id(1, 0)]);
+        for _ in 0..2 {
+            open.send(()).expect("a tier");
+        }
+        let (last, gone) = ([id(1, 0)], [id(0, 1)]);
+        await_arrivals(&tier, &last, &[Arrival::Here]);
+        assert_eq!(tier.outlook(&gone).0, [Arrival::Absent]);
+        assert_eq!(tier.stats().prefetches, 2);
     }
 
     #[test]

@@ -41,30 +41,32 @@ impl GpuModel {
         let missed = |e: &u16| !experts.is_in_fastest(id(layer, *e));
         routing.note_missed(layer, chosen.iter().copied().filter(missed));
 
-        // What is needed now is asked for before what may be.
+        let ids: Vec<ExpertId> = chosen.iter().map(|&expert| id(layer, expert)).collect();
+        let ways = experts.ways(&ids);
         let (mut hits, mut held) = (Picks::default(), Vec::new());
-        let (mut coming, mut absent, mut on_cpu) = (Vec::new(), Vec::new(), Vec::new());
-        for (j, &expert) in chosen.iter().enumerate() {
-            match experts.hit(id(layer, expert)) {
-                Some(claim) if claim.is_ready() => {
-                    hits.push(j, claim.slot());
-                    held.push(claim);
-                }
-                Some(claim) => coming.push(Missing { j, claim }),
-                None => absent.push(j),
+        let (mut coming, mut on_cpu) = (Vec::new(), Vec::new());
+        // Those that are here are taken first, lest they make room for the others.
+        for (j, _) in ways.iter().enumerate().filter(|(_, way)| way.is_none()) {
+            let claim = experts.demand_on_device(ids[j])?;
+            if claim.is_ready() {
+                hits.push(j, claim.slot());
+                held.push(claim);
+            } else {
+                coming.push(Missing { j, claim });
             }
         }
-        let absent_ids: Vec<ExpertId> = absent.iter().map(|&j| id(layer, chosen[j])).collect();
-        for (&j, (expert, way)) in absent.iter().zip(experts.meet_misses(&absent_ids)) {
+        // What is needed now is asked for before what may be.
+        for (j, way) in ways.iter().enumerate() {
             match way {
-                Miss::Fetch => {
-                    let claim = experts.demand_on_device(expert)?;
+                Some(Miss::Fetch) => {
+                    let claim = experts.demand_on_device(ids[j])?;
                     coming.push(Missing { j, claim });
                 }
-                Miss::Cpu => {
-                    let claim = experts.on_cpu(expert)?;
+                Some(Miss::Cpu) => {
+                    let claim = experts.on_cpu(ids[j])?;
                     on_cpu.push(Missing { j, claim });
                 }
+                None => {}
             }
         }
         self.prefetch_guess(pass, layer);
@@ -167,6 +169,9 @@ impl GpuModel {
                 let part = work.normed.slice().part(0, c.hidden_size);
                 s.download::<f32>(part, staging.normed.values_mut(0, c.hidden_size))?;
             }
+        }
+        if pass.host.experts.may_use_cpu() {
+            pass.host.pool.rouse();
         }
         s.synchronize()?;
         Ok(numbers(staging.ids.values(0, top_k), c.n_experts))

@@ -4,13 +4,19 @@
 use std::sync::Arc;
 
 use octet_kernels::cuda::{Buffer, CudaError, DeviceMatrix, Gpu, Ops, Placement, Slice, Stream};
-use octet_kernels::{Pool, Q8Matrix, QMatrix};
+use octet_kernels::{Pool, Q8Matrix};
 
 use crate::checkpoint::Checkpoint;
+
+/// Layers start at multiples of this.
+const LAYER_ALIGN: usize = 256;
 
 /// The trunk.
 pub(super) struct Trunk {
     pub layers: Vec<Layer>,
+    /// Holds what the layers' matrices point into: one allocation, since the driver rounds each up
+    /// to 2 MiB, which would be 0.2 GB over Mixtral's 128 matrices.
+    _matrices: Buffer,
     final_norm: Buffer,
     head: Head,
     vocab: usize,
@@ -26,8 +32,6 @@ pub(super) struct Layer {
     pub k: DeviceMatrix,
     pub v: DeviceMatrix,
     pub o: DeviceMatrix,
-    /// Holds what the matrices point into.
-    _matrices: Vec<Buffer>,
 }
 
 enum Head {
@@ -43,8 +47,14 @@ impl Trunk {
         exact: bool,
     ) -> Result<Self, CudaError> {
         let c = checkpoint.config();
+        let mut starts = vec![0];
+        for layer in 0..c.n_layers {
+            let (placement, _) = Layer::place(checkpoint, layer, 0);
+            starts.push(starts[layer] + placement.bytes.next_multiple_of(LAYER_ALIGN));
+        }
+        let mut matrices = Buffer::new(gpu, "attention", starts[c.n_layers])?;
         let layers = (0..c.n_layers)
-            .map(|layer| Layer::new(gpu, checkpoint, layer))
+            .map(|layer| Layer::new(gpu, checkpoint, layer, &mut matrices, starts[layer]))
             .collect::<Result<Vec<_>, _>>()?;
         let (vocab, width) = (c.vocab_size, c.hidden_size);
         let f16 = checkpoint.lm_head();
@@ -60,6 +70,7 @@ impl Trunk {
         };
         Ok(Self {
             layers,
+            _matrices: matrices,
             final_norm: Buffer::of(gpu, "norms", checkpoint.final_norm())?,
             head,
             vocab,
@@ -91,20 +102,27 @@ impl Trunk {
 }
 
 impl Layer {
-    fn new(gpu: &Arc<Gpu>, checkpoint: &Checkpoint, layer: usize) -> Result<Self, CudaError> {
+    /// Where the matrices of `layer` lie behind the address `base`.
+    fn place(checkpoint: &Checkpoint, layer: usize, base: u64) -> (Placement, [DeviceMatrix; 4]) {
         let w = checkpoint.layer(layer);
-        let mut matrices = Vec::new();
-        let mut put = |m: QMatrix<'_>| -> Result<DeviceMatrix, CudaError> {
-            let (buffer, matrix) = upload(gpu, checkpoint.trunk_data(), m)?;
-            matrices.push(buffer);
-            Ok(matrix)
-        };
-        let (q, k, v, o) = (
-            put(w.q_proj)?,
-            put(w.k_proj)?,
-            put(w.v_proj)?,
-            put(w.o_proj)?,
-        );
+        let matrices = [w.q_proj, w.k_proj, w.v_proj, w.o_proj];
+        Placement::of(checkpoint.trunk_data(), matrices, base)
+    }
+
+    /// Brings `layer` to the card, its matrices to byte `start` of `memory`.
+    fn new(
+        gpu: &Arc<Gpu>,
+        checkpoint: &Checkpoint,
+        layer: usize,
+        memory: &mut Buffer,
+        start: usize,
+    ) -> Result<Self, CudaError> {
+        let base = memory.slice::<u8>().address() + start as u64;
+        let (placement, [q, k, v, o]) = Self::place(checkpoint, layer, base);
+        for (range, at) in placement.copies {
+            memory.write(start + at, &checkpoint.trunk_data()[range])?;
+        }
+        let w = checkpoint.layer(layer);
         Ok(Self {
             input_norm: Buffer::of(gpu, "norms", w.input_layernorm)?,
             expert_norm: Buffer::of(gpu, "norms", w.post_attention_layernorm)?,
@@ -113,7 +131,6 @@ impl Layer {
             k,
             v,
             o,
-            _matrices: matrices,
         })
     }
 
@@ -128,19 +145,4 @@ impl Layer {
     pub(super) fn gate(&self) -> Slice<'_, u16> {
         self.gate.slice()
     }
-}
-
-/// Copies one matrix, whose arrays lie in `source`, to memory of its own.
-fn upload(
-    gpu: &Arc<Gpu>,
-    source: &[u8],
-    m: QMatrix<'_>,
-) -> Result<(Buffer, DeviceMatrix), CudaError> {
-    let bytes = Placement::of(source, [m], 0).0.bytes;
-    let mut buffer = Buffer::new(gpu, "attention", bytes)?;
-    let (placement, [matrix]) = Placement::of(source, [m], buffer.slice::<u8>().address());
-    for (range, at) in placement.copies {
-        buffer.write(at, &source[range])?;
-    }
-    Ok((buffer, matrix))
 }

@@ -23,6 +23,17 @@ pub const ATTENTION_SPLIT_LEN: u64 = 256;
 /// the kernels, a place in their table. Rounded up, and counted for every expert of the model.
 pub const GPU_SLOT_OVERHEAD_BYTES: u64 = 1024;
 
+/// What the driver maps of VRAM at a time, in bytes; small allocations share it.
+const GPU_PAGE_BYTES: u64 = 2 << 20;
+
+/// What an allocation of `bytes` takes of a GPU: whole pages, beyond half of one.
+fn gpu_allocation_bytes(bytes: u64) -> u64 {
+    match bytes > GPU_PAGE_BYTES / 2 {
+        true => bytes.saturating_add(GPU_PAGE_BYTES - 1) / GPU_PAGE_BYTES * GPU_PAGE_BYTES,
+        false => bytes,
+    }
+}
+
 /// The sizes of a model that decide what it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ModelSizes {
@@ -132,6 +143,8 @@ impl ModelSizes {
     /// | logits | f32 `(LOGIT_ROWS, vocab)` |
     /// | of the CPU's experts | f32 `(hidden)` |
     /// | a slot's alignment, place and descriptor | [`GPU_SLOT_OVERHEAD_BYTES`] an expert of the model |
+    ///
+    /// Each buffer as [`gpu_allocation_bytes`] has it.
     #[must_use]
     pub fn gpu_working_bytes(&self) -> u64 {
         let wide = |n: usize| n as u64;
@@ -141,19 +154,28 @@ impl ModelSizes {
             wide(self.n_kv_heads) * wide(self.head_dim),
         );
         let (hidden, inner, top_k) = (wide(self.hidden), wide(self.intermediate), wide(self.top_k));
-        let rows = t * (2 * hidden + 2 * q_width + 2 * kv_width + wide(self.head_dim));
-        let halves = t * (hidden.max(q_width) + inner);
-        let experts = (t.max(top_k) + t) * inner;
         let splits = wide(self.max_positions).div_ceil(ATTENTION_SPLIT_LEN);
         let one_token = wide(self.n_heads) * splits * (wide(self.head_dim) + 2);
-        let routes = 4 * t * top_k + 4 * t + 4 * top_k * (1 + wide(self.n_layers));
-        let logits = LOGIT_ROWS * wide(self.vocab) + hidden;
-        let values = rows + experts + ATTENTION_PARTIALS.max(one_token) + routes + logits;
-        let slots = GPU_SLOT_OVERHEAD_BYTES.saturating_mul(wide(self.total_experts()));
-        values
-            .saturating_mul(4)
-            .saturating_add(2 * halves)
-            .saturating_add(slots)
+        let small = 4 * t * top_k + 4 * t + 4 * top_k * (1 + wide(self.n_layers)) + hidden;
+        let buffers = [
+            4 * t * hidden,
+            4 * t * hidden,
+            4 * t * q_width,
+            4 * t * q_width,
+            4 * t * kv_width,
+            4 * t * kv_width,
+            4 * t * wide(self.head_dim),
+            2 * t * hidden.max(q_width),
+            4 * t.max(top_k) * inner,
+            4 * t * inner,
+            2 * t * inner,
+            4 * ATTENTION_PARTIALS.max(one_token),
+            4 * LOGIT_ROWS * wide(self.vocab),
+            4 * small,
+            GPU_SLOT_OVERHEAD_BYTES.saturating_mul(wide(self.total_experts())),
+        ];
+        let total = |sum: u64, bytes: u64| sum.saturating_add(gpu_allocation_bytes(bytes));
+        buffers.into_iter().fold(0, total)
     }
 
     /// Why the GPU path cannot run a model of this shape, if so.

@@ -371,8 +371,10 @@ fn working_memory_on_a_gpu_comes_to_the_known_figure() {
     let rows = 512 * 4 * (4 * 4096 + 2 * 1024 + 128 + 2 * 14_336);
     let halves = 512 * 2 * (4096 + 14_336);
     let rest = 4 * ((4 << 20) + 8 * 32_000);
+    // Up to 2 MiB more for each buffer, since the driver maps whole pages.
     let bytes = mixtral().gpu_working_bytes();
-    assert!((rows + halves + rest..rows + halves + rest + 500_000).contains(&bytes));
+    let most = rows + halves + rest + 15 * (2 << 20);
+    assert!((rows + halves + rest..most).contains(&bytes));
     assert_eq!(mixtral().gpu_trunk_bytes(), 1_200_000_000 - 262_144_000);
 }
 
