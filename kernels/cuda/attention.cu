@@ -220,38 +220,61 @@ KERNEL(__launch_bounds__(256, 2) attention)(const float* q, const u16* keys, con
 }
 KERNEL_IS_HERE(attention)
 
+#define SPLITS_AT_ONCE 16
+
+// A thread's column of 16 splits, and for one of them its lane's maximum and sum; behind the last
+// split, that one's.
+struct SplitColumns {
+    float v[SPLITS_AT_ONCE], m, sum;
+};
+
+FN void load_splits(SplitColumns& to, const float* partial, int from, int n_splits, int d, int head_dim) {
+    int stride = head_dim + 2;
+    const float* own = partial + min(from + (int)threadIdx.x % SPLITS_AT_ONCE, n_splits - 1) * stride + head_dim;
+    to.m = own[0];
+    to.sum = own[1];
+#pragma unroll
+    for (int i = 0; i < SPLITS_AT_ONCE; i++) to.v[i] = partial[min(from + i, n_splits - 1) * stride + d];
+}
+
 KERNEL(__launch_bounds__(128) attention_combine)(const float* partial, float* out, float* amax, int n_heads,
                                                  int head_dim, int n_splits) {
-    __shared__ float weights[128];
     long long head = (long long)blockIdx.y * n_heads + blockIdx.x;
-    int thread = threadIdx.x, stride = head_dim + 2;
-    partial += head * n_splits * stride;
-    float m = MINUS_INFINITY, sum = 0.0f, acc[2] = {0.0f, 0.0f};
-    for (int i = 0; i < n_splits; i++) m = fmaxf(m, partial[(long long)i * stride + head_dim]);
-    for (int from = 0; from < n_splits; from += 128) {
-        int count = min(128, n_splits - from);
-        const float* at = partial + (long long)from * stride;
-        __syncthreads();
-        if (thread < count) weights[thread] = __expf(at[(long long)thread * stride + head_dim] - m);
-        __syncthreads();
-        for (int i = 0; i < count; i++) {
-            float weight = weights[i];
-            const float* split = at + (long long)i * stride;
-            sum += weight * split[head_dim + 1];
-#pragma unroll
-            for (int pass = 0; pass < 2; pass++)
-                if (thread + pass * 128 < head_dim) acc[pass] += weight * split[thread + pass * 128];
-        }
-    }
+    int thread = threadIdx.x, lane = thread % WARP;
+    partial += head * n_splits * (head_dim + 2);
     float most = 0.0f;
+    // Every warp by itself: a barrier would cost more than the maxima and weights again.
+    for (int pass = 0; pass < head_dim; pass += 128) {
+        int d = pass + thread;
+        SplitColumns splits;
+        load_splits(splits, partial, 0, n_splits, min(d, head_dim - 1), head_dim);
+        float m = splits.m, sum = 0.0f, acc = 0.0f;
+#pragma unroll 1
+        for (int i = SPLITS_AT_ONCE + lane; i < n_splits; i += WARP)
+            m = fmaxf(m, partial[i * (head_dim + 2) + head_dim]);
+        m = warp_max(m);
+        for (int from = 0;;) {
+            float weight = from + lane % SPLITS_AT_ONCE < n_splits ? __expf(splits.m - m) : 0.0f;
+            sum += weight * splits.sum;
 #pragma unroll
-    for (int pass = 0; pass < 2; pass++) {
-        int d = thread + pass * 128;
-        if (d >= head_dim) break;
-        float v = acc[pass] / sum;
+            for (int i = 0; i < SPLITS_AT_ONCE; i++) {
+                float by = __shfl_sync(ALL_LANES, weight, i);
+                if (from + i < n_splits) acc += by * splits.v[i];
+            }
+            from += SPLITS_AT_ONCE;
+            if (from >= n_splits) break;
+            load_splits(splits, partial, from, n_splits, min(d, head_dim - 1), head_dim);
+        }
+#pragma unroll
+        for (int i = SPLITS_AT_ONCE / 2; i > 0; i >>= 1) sum += __shfl_xor_sync(ALL_LANES, sum, i);
+        if (d >= head_dim) continue;
+        float v = acc / sum;
         out[head * head_dim + d] = v;
         most = fmaxf(most, fabsf(v));
     }
-    if (amax) raise_warp_max(amax + blockIdx.y, most);
+    if (!amax) return;
+    most = warp_max(most);
+    // Without a look first: the block is done, and does not wait for the atomic.
+    if (lane == 0) raise_max(amax + blockIdx.y, most);
 }
 KERNEL_IS_HERE(attention_combine)

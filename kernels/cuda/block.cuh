@@ -1,22 +1,12 @@
-// Sums and maxima over a block of 256 threads.
+// Maxima over a warp and a block of 256 threads.
 #pragma once
 #include "octet.cuh"
 
 #define BLOCK_WARPS 8
 #define MINUS_INFINITY __int_as_float((int)0xff800000u)
 
-// The sum over the block, the same in all threads. `scratch` (8) may be written again behind the
+// The maximum over the block, the same in all threads. `scratch` (8) may be written again behind the
 // next barrier only.
-FN float block_sum(float v, float* scratch) {
-    v = warp_sum(v);
-    if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = v;
-    __syncthreads();
-    float sum = 0.0f;
-#pragma unroll
-    for (int w = 0; w < BLOCK_WARPS; w++) sum += scratch[w];
-    return sum;
-}
-
 FN float block_max(float v, float* scratch) {
     v = warp_max(v);
     if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = v;

@@ -17,6 +17,8 @@ use crate::layout::Bits;
 
 /// Threads of a block, unless a kernel says otherwise.
 const BLOCK: u32 = 256;
+/// Threads for a row to norm: `ROW_THREADS` of `norm.cuh`.
+const ROW_BLOCK: u32 = 512;
 /// Group rows and tokens of a tile of the tensor-core product, and of the wide one.
 const GEMM_TILE: (usize, usize) = (4, 64);
 const GEMM_WIDE_TILE: (usize, usize) = (8, 128);
@@ -171,7 +173,7 @@ impl Ops {
             stream,
             self.functions.rms_norm,
             (t as u32, 1, 1),
-            BLOCK,
+            ROW_BLOCK,
             args![
                 x,
                 w.address(),
@@ -284,11 +286,11 @@ impl Ops {
             t * shape.n_heads * shape.head_dim,
             t * shape.n_kv_heads * shape.head_dim,
         );
-        let total = (q_len + 2 * kv_len) as u32;
+        let pairs = ((q_len + 2 * kv_len) / 2) as u32;
         launch(
             stream,
             self.functions.rope_append,
-            (total.div_ceil(BLOCK), 1, 1),
+            (pairs.div_ceil(BLOCK), 1, 1),
             BLOCK,
             args![
                 q.at_least(q_len),
@@ -438,7 +440,7 @@ impl Ops {
             stream,
             self.functions.router,
             (t as u32, n_jobs, 1),
-            BLOCK,
+            ROW_BLOCK,
             args![
                 raw[0],
                 raw[1],
