@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         card / 1e9
     );
     bench.upload()?;
+    bench.launches()?;
     bench.matvecs(card)?;
     bench.gemms()?;
     Ok(())
@@ -175,6 +176,34 @@ impl Bench {
             "upload, an expert as laid out       {:>8.1} GB/s  {:.0}% of it",
             len / laid_out,
             100.0 * whole / laid_out
+        );
+        Ok(())
+    }
+
+    /// What a launch costs the processor, and how fast small kernels follow each other: norms of
+    /// one token. A CUDA graph could save the former, and a part of the latter.
+    fn launches(&self) -> Result<(), CudaError> {
+        // Fewer than the driver queues before it has the processor wait.
+        const LAUNCHES: usize = 400;
+        let x = self.floats(HIDDEN)?;
+        let x = x.slice();
+        let mut queued = Vec::new();
+        let all = seconds(&self.stream, || {
+            let clock = Instant::now();
+            for _ in 0..LAUNCHES {
+                let (y, eps) = (x, 1e-5);
+                self.ops
+                    .rms_norm(&self.stream, 1, x, x, eps, y, None, None)?;
+            }
+            queued.push(clock.elapsed().as_secs_f64());
+            Ok(())
+        })?;
+        queued.sort_by(f64::total_cmp);
+        let each = 1e6 / LAUNCHES as f64;
+        println!(
+            "a launch takes the processor        {:>8.2} us; norms one after the other {:.2} us each",
+            queued[queued.len() / 2] * each,
+            all * each
         );
         Ok(())
     }

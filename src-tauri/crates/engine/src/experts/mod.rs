@@ -244,7 +244,8 @@ impl Experts {
             .is_some_and(|(_, setup)| setup.misses != Misses::Fetch)
     }
 
-    /// Has experts that the CPU computed come to the device, where [`misses::promotes`] says so.
+    /// Has experts that the CPU computed for two tokens in a row come to the device, where
+    /// [`misses::promotes`] says so.
     pub(crate) fn promote(&self, ids: impl Iterator<Item = ExpertId>) {
         let c = self.checkpoint.config();
         if let Some((tier, _)) = self.device()

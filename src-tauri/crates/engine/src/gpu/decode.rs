@@ -37,6 +37,7 @@ impl GpuModel {
         }
         let chosen = self.read_choice(pass, layer)?;
         let experts = pass.host.experts;
+        let before = routing.newest()[layer].clone();
         routing.note(layer, &chosen);
         let missed = |e: &u16| !experts.is_in_fastest(id(layer, *e));
         routing.note_missed(layer, chosen.iter().copied().filter(missed));
@@ -73,7 +74,9 @@ impl GpuModel {
         self.compute_picks(pass, layer, &hits, 0)?;
         if !on_cpu.is_empty() {
             self.compute_on_cpu(pass, &mut on_cpu, scratch)?;
-            experts.promote(on_cpu.iter().map(|missing| missing.claim.id()));
+            let again = |id: &ExpertId| before.contains(&id.expert);
+            let ids = on_cpu.iter().map(|missing| missing.claim.id());
+            experts.promote(ids.filter(again));
         }
         for Missing { j, mut claim } in coming {
             claim.wait()?;
