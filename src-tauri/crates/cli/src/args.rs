@@ -77,7 +77,8 @@ pub struct EngineArgs {
     /// Experts that are not on the GPU: auto, fetch, cpu
     #[arg(long, default_value_t)]
     misses: Misses,
-    /// Experts of the next layer fetched ahead: 0, 1 or 2
+    /// Experts of the next layer fetched ahead: 0, 1 or 2 (default: 2, or 0 where the CPU may
+    /// compute what is not on the GPU, from RAM that holds everything)
     #[arg(long, value_name = "N", value_parser = prefetch, allow_negative_numbers = true)]
     prefetch: Option<usize>,
     /// Which expert gives way when slots are short: global, layer

@@ -286,7 +286,7 @@ pub struct PlanRequest {
     pub ctx: Option<usize>,
     /// What to do with an expert that is not in VRAM.
     pub misses: Misses,
-    /// Experts of the next layer to fetch ahead, 0 to 2.
+    /// Experts of the next layer to fetch ahead, 0 to 2; `None`: as many as pay.
     pub prefetch: Option<usize>,
     /// Plan even what does not fit ("load anyway").
     pub force: bool,

@@ -208,7 +208,7 @@ fn presets_keep_the_experts_of_the_seed_system() {
         assert_sound(&mixtral(), &plan);
         assert_eq!(plan.total_gpu_slots, per_layer * 32);
         assert!((0..32).all(|l| plan.gpu_slots_in_layer(l) == per_layer));
-        assert_eq!(plan.gpu_fetch_slots, 4, "the buffers of the seed system");
+        assert_eq!(plan.gpu_fetch_slots, 2);
     }
     let request = PlanRequest {
         preset: Preset::CpuOnly,
@@ -496,8 +496,33 @@ fn stepping_down_from_all_experts_brings_the_ram_tier_back() {
         .step_down(&mixtral(), &hardware, &request(), measured)
         .expect("fits");
     assert_sound(&mixtral(), &plan);
-    assert_eq!((plan.gpu_fetch_slots, plan.prefetch), (4, 2));
+    assert_eq!((plan.gpu_fetch_slots, plan.prefetch), (2, 0));
     assert_eq!(plan.ram_slots, Some(256));
+}
+
+#[test]
+fn behind_a_gpu_guesses_are_made_where_the_cpu_computes_nothing_or_the_disk_is_read() {
+    let hardware = with_vram(12 * GIB);
+    let asked = |misses, prefetch| PlanRequest {
+        misses,
+        prefetch,
+        ..request()
+    };
+    let of = |hardware: &Hardware, misses, prefetch| {
+        let plan = plan(&mixtral(), hardware, &asked(misses, prefetch));
+        assert_sound(&mixtral(), &plan);
+        assert_eq!(plan.gpu_fetch_slots, 2 + plan.prefetch);
+        plan.prefetch
+    };
+    assert_eq!(of(&hardware, Misses::Auto, None), 0);
+    assert_eq!(of(&hardware, Misses::Cpu, None), 0);
+    assert_eq!(of(&hardware, Misses::Fetch, None), 2);
+    assert_eq!(of(&hardware, Misses::Auto, Some(1)), 1);
+    let little_ram = Hardware {
+        ram_available_bytes: 12 * GIB,
+        ..hardware.clone()
+    };
+    assert_eq!(of(&little_ram, Misses::Auto, None), 2);
 }
 
 #[test]
