@@ -1,18 +1,18 @@
 // Attention of few tokens over the cache, in splits (flash decoding): `attention` leaves partial
 // results, `attention_combine` puts them together.
 //
-// Row i (of t) is the query at position first + i; it sees the positions
-// max(0, first + i + 1 - window) ..= first + i. Query head h reads key/value head
+// Row i (of t) is the query at position p = moment->position + first + i; it sees the positions
+// max(0, p + 1 - window) ..= p. Query head h reads key/value head
 // h / (n_heads / n_kv_heads). Scores are q k / sqrt(head_dim).
 //   q        f32 (t, n_heads, head_dim);  head_dim even, up to 256
 //   keys, values  f16 (n_kv_heads, capacity, head_dim), aligned to 16 bytes, filled up to each row's
 //            position
-//   partial  f32 (t, n_heads, n_splits, head_dim + 2): over a split's positions p, with m the
+//   partial  f32 (t, n_heads, max_splits, head_dim + 2): over a split's positions p, with m the
 //            largest score s, sum e^(s - m) value, then m, then sum e^(s - m). Where a row sees
-//            nothing of a split: 0, -inf, 0.
-//   split_len  split j is positions j * split_len .. (j + 1) * split_len; n_splits cover all
+//            nothing of a split: 0, -inf, 0. Splits behind the last position are left alone.
+//   max_splits  at least 16, and one for each 256 positions
 //   out      f32 (t, n_heads, head_dim);  amax  f32 (t), raised to max |out|, or null
-// attention: grid (n_kv_heads, n_splits, t), blocks of 256 threads. attention_combine: grid
+// attention: grid (n_kv_heads, max_splits, t), blocks of 256 threads. attention_combine: grid
 // (n_heads, t), blocks of 128.
 //
 // Error: f32 throughout, of the stored f16 keys and values; within 2e-5 of a head's max |out|.
@@ -22,6 +22,14 @@
 #define HEADS 4   // query heads at a time
 #define MAX_HEAD_DIM 256
 #define AT_ONCE 8  // rows of values a thread has under way
+
+// Split j of `len` positions is j * split_len .. (j + 1) * split_len: 16 of them at most, until they
+// are of 256 positions; shorter ones than of 32 do not pay.
+FN int split_len_of(int len) {
+    int split_len = 32;
+    while (split_len < 256 && 16 * split_len < len) split_len *= 2;
+    return split_len;
+}
 
 // Eight values of a row as f32, from its column d on; zero behind the end.
 FN void load_8(float* to, const u16* row, int d, int head_dim, bool vectors) {
@@ -63,15 +71,17 @@ FN uint2 load_4(const u16* row, int d, int head_dim, bool vectors) {
 }
 
 KERNEL(__launch_bounds__(256, 2) attention)(const float* q, const u16* keys, const u16* values, float* partial,
-                                            int n_heads, int n_kv_heads, int head_dim, int capacity, int first,
-                                            int window, int split_len, int n_splits) {
+                                            const Moment* moment, int first, int n_heads, int n_kv_heads, int head_dim,
+                                            int capacity, int window, int max_splits) {
     __shared__ float4 query[HEADS][MAX_HEAD_DIM / 4];  // zero behind head_dim to the next 32
     __shared__ float4 scores[TILE];                    // then weights, of HEADS heads
     __shared__ float4 parts[HEADS][256];               // by thread: sums of four columns
     __shared__ float scratch[2][HEADS][BLOCK_WARPS];
     int kv_head = blockIdx.x, split = blockIdx.y, row = blockIdx.z;
     int thread = threadIdx.x, warp = thread / WARP, lane = thread % WARP, group = n_heads / n_kv_heads;
-    int position = first + row;
+    first += moment->position;
+    int len = first + (int)gridDim.z, split_len = split_len_of(len), position = first + row;
+    if (split * split_len >= len) return;
     int begin = max(split * split_len, window > position ? 0 : position + 1 - window);
     int end = min(split * split_len + split_len, position + 1);
     bool vectors = head_dim % 8 == 0;
@@ -206,7 +216,7 @@ KERNEL(__launch_bounds__(256, 2) attention)(const float* q, const u16* keys, con
                 total = make_float4(total.x + v.x, total.y + v.y, total.z + v.z, total.w + v.w);
             }
             long long head = (long long)row * n_heads + kv_head * group + h0 + h;
-            float* to = partial + (head * n_splits + split) * (head_dim + 2);
+            float* to = partial + (head * max_splits + split) * (head_dim + 2);
             if (d < head_dim) to[d] = total.x, to[d + 1] = total.y;
             if (d + 2 < head_dim) to[d + 2] = total.z, to[d + 3] = total.w;
             if (d == 0) {
@@ -237,11 +247,14 @@ FN void load_splits(SplitColumns& to, const float* partial, int from, int n_spli
     for (int i = 0; i < SPLITS_AT_ONCE; i++) to.v[i] = partial[min(from + i, n_splits - 1) * stride + d];
 }
 
-KERNEL(__launch_bounds__(128) attention_combine)(const float* partial, float* out, float* amax, int n_heads,
-                                                 int head_dim, int n_splits) {
+KERNEL(__launch_bounds__(128) attention_combine)(const float* partial, float* out, float* amax,
+                                                 const Moment* moment, int first, int n_heads, int head_dim,
+                                                 int max_splits) {
     long long head = (long long)blockIdx.y * n_heads + blockIdx.x;
     int thread = threadIdx.x, lane = thread % WARP;
-    partial += head * n_splits * (head_dim + 2);
+    int len = moment->position + first + (int)gridDim.y, split_len = split_len_of(len);
+    int n_splits = (len + split_len - 1) / split_len;
+    partial += head * max_splits * (head_dim + 2);
     float most = 0.0f;
     // Every warp by itself: a barrier would cost more than the maxima and weights again.
     for (int pass = 0; pass < head_dim; pass += 128) {

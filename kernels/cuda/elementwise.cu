@@ -11,7 +11,7 @@
 //   q       (t, n_heads, head_dim);  k, v  (t, n_kv_heads, head_dim);  head_dim even
 //   angles  (t, head_dim / 2) of (cos, sin): of a head's halves a and b, a pair becomes
 //           (a cos - b sin, b cos + a sin)
-//   keys, values  f16 (n_kv_heads, capacity, head_dim), written at the positions first .. first + t
+//   keys, values  f16 (n_kv_heads, capacity, head_dim), written at the t positions from moment->position on
 //   grid    at least ceil((n_heads + 2 n_kv_heads) * t * head_dim / 2 / 256), below 2^31 / 256
 //
 // silu_mul: gate = silu(gate) * up, (n); amax (1), if not null, is raised to max |gate|
@@ -51,10 +51,10 @@ KERNEL(__launch_bounds__(ROW_THREADS) rms_norm)(const float* x, const float* w, 
 KERNEL_IS_HERE(rms_norm)
 
 KERNEL(__launch_bounds__(256) rope_append)(float* q, const float* k, const float* v, const float2* angles, u16* keys,
-                                           u16* values, int t, int n_heads, int n_kv_heads, int head_dim,
-                                           int capacity, int first) {
+                                           u16* values, const Moment* moment, int t, int n_heads, int n_kv_heads,
+                                           int head_dim, int capacity) {
     // One pair a thread: all queries' first, then the keys', then the values'.
-    int half = head_dim / 2, heads = n_heads + 2 * n_kv_heads;
+    int half = head_dim / 2, heads = n_heads + 2 * n_kv_heads, first = moment->position;
     u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= (u32)(t * heads * half)) return;
     int row = (int)(i / (u32)half), d = (int)(i - (u32)(row * half));  // row: of t * heads, by kind

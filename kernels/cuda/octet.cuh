@@ -99,6 +99,15 @@ struct Picks {
     int slot[MAX_PICKS];
 };
 
+// What differs from token to token: kernels read it, so that their launches can be recorded once and run for every
+// token.
+struct Moment {
+    int position;    // in the cache, of the first token of the pass
+    float reuse_p;   // for router.cu
+    u32 reuse_seed;  // for router.cu
+    int unused;
+};
+
 FN float param_at(const Param& p, int c) {
     int i = p.m == 1 ? 0 : c % p.m;
     float s = h2f(p.scale[i]);

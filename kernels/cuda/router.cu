@@ -11,12 +11,14 @@
 //            to 16
 //   normed   f32 (t, width), takes x, or null;  amax  f32 (t), takes max |x|, or null
 //   ids      int (t, top_k);  weights  f32 (t, top_k)
-//   previous int (top_k), the experts of the token before, or null; may be `ids`
+//   previous int (top_k), the experts of the token before, -1 for none, or null; may be `ids`
+//   newest   int (top_k), takes the chosen experts too, or null (as with t > 1); may be `previous`
 //   clear    f32 (n_clear), set to 0 by the way: slots that later kernels raise
 //   layer    its number
-// Where reuse.p > 0 and there is `previous` (then t is 1): choice j, in order, becomes previous[j]
-// with probability p, decided by a hash of seed, position, layer and j, unless that expert is among
-// the choices already. Weights stay. Agrees bit for bit with model/reuse.rs of the engine.
+// Where there is `previous` (then t is 1, and `moment` is read): choice j, in order, becomes
+// previous[j] with probability moment->reuse_p, decided by a hash of reuse_seed, position, layer and j,
+// unless that expert is among the choices already. Weights stay. Agrees bit for bit with
+// model/reuse.rs of the engine.
 //
 // A logit that is NaN counts as the least one. Where all are NaN, so are the weights.
 //
@@ -35,20 +37,15 @@ struct RouterJob {
     int* ids;
     float* weights;
     const int* previous;
+    int* newest;
     float* clear;
     int n_clear;
     int layer;
 };
 
-struct Reuse {
-    float p;
-    u32 seed;
-    int position;
-};
-
 // In [0, 1).
-FN float draw(const Reuse& reuse, int layer, int j) {
-    u32 values[3] = {(u32)reuse.position, (u32)layer, (u32)j}, h = reuse.seed;
+FN float draw(const Moment& moment, int layer, int j) {
+    u32 values[3] = {(u32)moment.position, (u32)layer, (u32)j}, h = moment.reuse_seed;
 #pragma unroll
     for (int i = 0; i < 3; i++) {
         h = (h ^ values[i]) * 0x9e3779b1u;
@@ -152,13 +149,15 @@ FN void meet(bool one_warp) {
 }
 
 KERNEL(__launch_bounds__(ROW_THREADS, 2) router)(RouterJob a, RouterJob b, const float* hidden, int width, float eps,
-                                                 int n_experts, int top_k, Reuse reuse) {
+                                                 int n_experts, int top_k, const Moment* moment) {
     __shared__ float parts[ROW_WARPS][MAX_EXPERTS];
     __shared__ float4 logits[MAX_EXPERTS / 4];
     __shared__ RowSums sums;
     __shared__ float best_logits[MAX_TOP_K];
     __shared__ int best[MAX_TOP_K];
     RouterJob job = blockIdx.y == 0 ? a : b;
+    Moment now = {};
+    if (job.previous) now = *moment;
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, row = blockIdx.x, e = threadIdx.x;
     hidden += (long long)row * width;
     float* normed = job.normed ? job.normed + (long long)row * width : nullptr;
@@ -204,19 +203,20 @@ KERNEL(__launch_bounds__(ROW_THREADS, 2) router)(RouterJob a, RouterJob b, const
     float weight = chooses ? expf(best_logits[lane] - best_logits[0]) : 0.0f, sum = weight;
 #pragma unroll
     for (int d = MAX_TOP_K / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(ALL_LANES, sum, d);
-    if (reuse.p > 0.0f && job.previous) {
+    if (now.reuse_p > 0.0f) {
         int before = chooses ? job.previous[lane] : -1;
 #pragma unroll 1
         for (int j = 0; j < top_k; j++) {
             int kept = __shfl_sync(ALL_LANES, before, j), there = id == kept;
 #pragma unroll
             for (int d = MAX_TOP_K / 2; d > 0; d >>= 1) there |= __shfl_xor_sync(ALL_LANES, there, d);
-            bool keep = !there && kept >= 0 && kept < n_experts && draw(reuse, job.layer, j) < reuse.p;
+            bool keep = !there && kept >= 0 && kept < n_experts && draw(now, job.layer, j) < now.reuse_p;
             if (keep && lane == j) id = kept;
         }
     }
     if (!chooses) return;
     job.ids[(long long)row * top_k + lane] = id;
     job.weights[(long long)row * top_k + lane] = weight / sum;
+    if (job.newest) job.newest[lane] = id;
 }
 KERNEL_IS_HERE(router)

@@ -564,7 +564,7 @@ fn positions_turn_queries_and_keys() {
                 &card.stream,
                 shape,
                 t,
-                first,
+                card.moment(first, Reuse::default()).slice(),
                 (q_there.slice(), k_there.slice(), v_there.slice()),
                 angles_there.slice(),
                 (keys.slice(), values.slice()),
@@ -647,7 +647,11 @@ fn attention_of_random_shapes() {
         };
         let (keys, values) = (cache(), cache());
         let (q_there, k_there, v_there) = (card.f32(&q), card.u16(&keys), card.u16(&values));
-        let partial = card.f32(&vec![f32::NAN; t * shape.partial_len(first + t)]);
+        // Of a pass that has come part of the way, recorded for tokens further on too.
+        let (started, further) = (first / 3, [0, 300, 9000][seed as usize % 3]);
+        let moment = card.moment(started, Reuse::default());
+        let reach = first + t + further;
+        let partial = card.f32(&vec![f32::NAN; t * shape.partial_len(reach)]);
         let out = card.f32(&vec![f32::NAN; q.len()]);
         let amax = card.f32(&vec![0.0; t]);
         card.ops
@@ -655,7 +659,7 @@ fn attention_of_random_shapes() {
                 &card.stream,
                 shape,
                 t,
-                first,
+                (moment.slice(), first - started, reach),
                 q_there.slice(),
                 (k_there.slice(), v_there.slice()),
                 partial.slice(),
@@ -767,6 +771,7 @@ fn routers_choose_the_best() {
             ids: ids[i].slice(),
             weights: weights[i].slice(),
             previous: None,
+            newest: None,
             clear: (i == 0).then(|| clear.slice().part(0, 8)),
             layer: i,
         };
@@ -778,7 +783,7 @@ fn routers_choose_the_best() {
                 1e-5,
                 top_k,
                 [Some(job(0)), two.then(|| job(1))],
-                Reuse::default(),
+                None,
             )
             .expect("a launch");
 
@@ -838,6 +843,7 @@ fn routers_choose_experts_that_exist_where_logits_are_no_numbers() {
             ids: ids.slice(),
             weights: weights.slice(),
             previous: None,
+            newest: None,
             clear: None,
             layer: 0,
         };
@@ -849,7 +855,7 @@ fn routers_choose_experts_that_exist_where_logits_are_no_numbers() {
                 1e-5,
                 top_k,
                 [Some(job), None],
-                Reuse::default(),
+                None,
             )
             .expect("a launch");
         let what = format!("{top_k} of {n_experts}, width {width}");
@@ -890,9 +896,9 @@ fn routers_choose_experts_that_exist_where_logits_are_no_numbers() {
 }
 
 /// In `[0, 1)`; the definition, as in the engine's `model/reuse.rs`.
-fn draw(reuse: Reuse, layer: usize, choice: usize) -> f32 {
+fn draw(reuse: Reuse, position: usize, layer: usize, choice: usize) -> f32 {
     let mut hash = reuse.seed;
-    for v in [reuse.position as u32, layer as u32, choice as u32] {
+    for v in [position as u32, layer as u32, choice as u32] {
         hash = (hash ^ v).wrapping_mul(0x9E37_79B1);
         hash ^= hash >> 15;
     }
@@ -911,8 +917,8 @@ fn routers_keep_experts_of_the_token_before() {
         let reuse = Reuse {
             p: [0.5, 1.0, 0.0, 0.9][case % 4],
             seed: rng.u32(),
-            position: rng.below(30_000) as i32,
         };
+        let position = rng.below(30_000) as usize;
         let layer = rng.below(32) as usize;
         let x = rng.normals(width);
         let gate = halves(&mut rng, n_experts * width, 0.1);
@@ -927,6 +933,7 @@ fn routers_keep_experts_of_the_token_before() {
             (card.f32(&x), card.f32(&vec![1.0; width]), card.u16(&gate));
         // Where the token before left them.
         let ids = card.i32(&previous);
+        let newest = card.i32(&vec![-7; top_k]);
         let weights = card.f32(&vec![f32::NAN; top_k]);
         let job = RouterJob {
             norm: norm.slice(),
@@ -935,6 +942,7 @@ fn routers_keep_experts_of_the_token_before() {
             ids: ids.slice(),
             weights: weights.slice(),
             previous: Some(ids.slice()),
+            newest: Some(newest.slice()),
             clear: None,
             layer,
         };
@@ -946,11 +954,13 @@ fn routers_keep_experts_of_the_token_before() {
                 1e-5,
                 top_k,
                 [Some(job), None],
-                reuse,
+                Some(card.moment(position, reuse).slice()),
             )
             .expect("a launch");
-        let mut found = vec![0i32; top_k];
+        let (mut found, mut again) = (vec![0i32; top_k], vec![0i32; top_k]);
         ids.read(0, &mut found).expect("a kernel");
+        newest.read(0, &mut again).expect("a kernel");
+        assert_eq!(found, again);
 
         let squares: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
         let scale = 1.0 / (squares / width as f64 + 1e-5).sqrt();
@@ -959,7 +969,7 @@ fn routers_keep_experts_of_the_token_before() {
         let mut expected: Vec<i32> = natural.iter().map(|id| *id as i32).collect();
         for (j, before) in previous.iter().enumerate() {
             let kept = *before >= 0 && !expected.contains(before);
-            if kept && draw(reuse, layer, j) < reuse.p {
+            if kept && draw(reuse, position, layer, j) < reuse.p {
                 expected[j] = *before;
             }
         }

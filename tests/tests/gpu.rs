@@ -7,8 +7,9 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use octet_engine::error::EngineError;
 use octet_engine::generate::{Conversation, Generator};
-use octet_engine::model::{Logits, Session};
+use octet_engine::model::{Logits, RoutingReuse, Session};
 use octet_engine::plan::{Device, Misses, PlanRequest};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{DoneReason, Event, LoadOptions, Loaded, Request};
@@ -219,6 +220,171 @@ fn tokens_of(events: &[Event]) -> Vec<TokenId> {
     tokens.collect()
 }
 
+/// Experts are fetched, and which ones is the same in every run.
+const FETCHED: Setting = Setting {
+    experts_on_gpu: Some(3),
+    misses: Misses::Fetch,
+    prefetch: 0,
+    exact: false,
+};
+
+/// Logits of ten tokens one by one: a prompt's experts are fetched as time allows.
+fn decoded(loaded: &Loaded, mut session: Session) -> Vec<f32> {
+    let one = |token| forward(loaded, &mut session, &[token]);
+    prompt(10).into_iter().flat_map(one).collect()
+}
+
+/// A new session for `ctx` positions.
+fn session(loaded: &Loaded, ctx: usize, records: bool, reuse: Option<RoutingReuse>) -> Session {
+    let mut session = loaded.model.session(ctx);
+    (session.records, session.routing_reuse) = (records, reuse);
+    session
+}
+
+#[test]
+fn launches_that_are_recorded_give_the_same_numbers() {
+    let Some(card) = card() else { return };
+    let keep = |p| Some(RoutingReuse { p, seed: 5 });
+    let gpu = on_gpu("tiny-2bit", RESIDENT);
+    let mut distinct = Vec::new();
+    for reuse in [None, keep(0.5), keep(1.0)] {
+        let expected = decoded(&gpu, session(&gpu, 64, false, reuse));
+        // The second time the cache is another one, and further away from its end.
+        for ctx in [64, 600] {
+            let found = decoded(&gpu, session(&gpu, ctx, true, reuse));
+            assert!(found == expected, "{reuse:?}, {ctx}");
+        }
+        assert!(!distinct.contains(&expected), "{reuse:?} changes nothing");
+        distinct.push(expected);
+    }
+    drop(gpu);
+    let exact = Setting {
+        exact: true,
+        ..FETCHED
+    };
+    for (setting, order) in [(FETCHED, "ahead"), (exact, "seed:3")] {
+        if let Some(fake) = &card.0 {
+            fake.set("ORDER", order);
+        }
+        for reuse in [None, keep(0.7)] {
+            let [expected, found] = [false, true].map(|records| {
+                let gpu = on_gpu("tiny-3bit", setting);
+                decoded(&gpu, session(&gpu, 64, records, reuse))
+            });
+            assert!(found == expected, "{order}, {reuse:?}");
+        }
+    }
+}
+
+#[test]
+fn recorded_launches_follow_positions_and_sessions_in_turn() {
+    let Some(_card) = card() else { return };
+    let gpu = on_gpu("tiny-2bit", RESIDENT);
+    let tokens = prompt(520);
+    // From 512 positions on, attention takes the cache in longer pieces; so far only the second
+    // session comes, in a cache of its own.
+    let starts = [30, 509];
+    let mut sessions = [gpu.model.session(512), gpu.model.session(600)];
+    let go_on = &mut |_| ControlFlow::Continue(());
+    for (session, start) in sessions.iter_mut().zip(starts) {
+        let prompt = &tokens[..start];
+        let done = gpu.model.forward(session, prompt, Logits::Last, go_on);
+        done.expect("a pass");
+    }
+    let mut in_turn = |records| -> Vec<Vec<f32>> {
+        for (session, start) in sessions.iter_mut().zip(starts) {
+            session.kv.truncate(start);
+            session.records = records;
+        }
+        let one = |i: usize| {
+            let (session, start) = (&mut sessions[i % 2], starts[i % 2]);
+            forward(&gpu, session, &tokens[start + i / 2..][..1])
+        };
+        (0..14).map(one).collect()
+    };
+    let expected = in_turn(false);
+    for _ in 0..2 {
+        assert!(in_turn(true) == expected);
+    }
+}
+
+#[test]
+fn a_cancelled_token_leaves_recorded_launches_to_go_on_with() {
+    let Some(_card) = card() else { return };
+    for setting in [RESIDENT, FETCHED] {
+        let gpu = on_gpu("tiny-2bit", setting);
+        let vocab = gpu.model.config().vocab_size;
+        let expected = decoded(&gpu, session(&gpu, 512, false, None));
+        let (mut session, mut found) = (session(&gpu, 512, true, None), Vec::new());
+        for (i, token) in prompt(10).iter().enumerate() {
+            // In the first layer, when nothing is recorded yet, and in the others.
+            let stop = &mut |layer| match layer == i % 4 {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            let cancelled = gpu
+                .model
+                .forward(&mut session, &[*token], Logits::Last, stop);
+            assert!(matches!(cancelled, Err(EngineError::Cancelled)));
+            assert_eq!(session.kv.len(), i);
+            found.extend(forward(&gpu, &mut session, &[*token]));
+        }
+        // What is in VRAM already is summed up first: another last bit, which may round to another f16.
+        let (_, worst) = distance(&expected, &found, vocab);
+        let bound = setting.experts_on_gpu.map_or(0.0, |_| 1e-3);
+        assert!(worst <= bound, "{worst}");
+    }
+}
+
+#[test]
+fn a_token_is_one_launch_where_all_experts_are_resident() {
+    let Some(card) = card() else { return };
+    let Some(fake) = card.fake() else { return };
+    let gpu = on_gpu("tiny-2bit", RESIDENT);
+    let mut session = gpu.model.session(64);
+    // Then one launch by launch, and one that is recorded too.
+    for tokens in [5, 1, 1] {
+        forward(&gpu, &mut session, &prompt(tokens));
+    }
+    let before = fake.counters();
+    for token in prompt(3) {
+        forward(&gpu, &mut session, &[token]);
+    }
+    let after = fake.counters();
+    assert_eq!(after.launches - before.launches, 3);
+    assert_eq!(after.syncs - before.syncs, 3);
+    assert_eq!(after.copies_up - before.copies_up, 3);
+    assert_eq!(after.graphs, 1);
+}
+
+#[test]
+fn a_driver_that_cannot_record_or_has_no_room_for_it_launches_one_by_one() {
+    let Some(card) = card() else { return };
+    let Some(fake) = card.fake() else { return };
+    for setting in [RESIDENT, FETCHED] {
+        let gpu = on_gpu("tiny-2bit", setting);
+        let expected = decoded(&gpu, session(&gpu, 64, true, None));
+        assert!(fake.counters().graphs > 0);
+        drop(gpu);
+
+        fake.set("GRAPHS", 0);
+        let gpu = on_gpu("tiny-2bit", setting);
+        assert!(decoded(&gpu, session(&gpu, 64, true, None)) == expected);
+        assert_eq!(fake.counters().graphs, 0);
+        drop(gpu);
+
+        // Of the recordings of a token, one fits where they are several.
+        fake.reset();
+        let gpu = on_gpu("tiny-2bit", setting);
+        let session = session(&gpu, 64, true, None);
+        fake.set("MEMORY_LIMIT", fake.counters().memory + 700_000);
+        assert!(decoded(&gpu, session) == expected);
+        assert_eq!(fake.counters().graphs, 0);
+        drop(gpu);
+        fake.reset();
+    }
+}
+
 #[test]
 fn a_card_that_is_lost_ends_the_answer_with_an_error_and_the_next_one_is_made_on_the_cpu() {
     let Some(card) = card() else { return };
@@ -282,10 +448,11 @@ fn an_unloaded_model_gives_everything_back() {
             left.streams,
             left.events,
             left.modules,
+            left.graphs,
             left.contexts,
             left.left_behind,
         ];
-        assert_eq!(held, [0; 8], "{what}: {left:?}");
+        assert_eq!(held, [0; 9], "{what}: {left:?}");
     }
 }
 
@@ -335,6 +502,8 @@ fn ram_that_cannot_be_pinned_is_used_as_it_is_and_that_is_said() {
 fn a_card_with_less_room_than_planned_holds_fewer_experts_and_that_is_said() {
     let Some(card) = card() else { return };
     let Some(fake) = card.fake() else { return };
+    // Recorded launches come last, and are not what room is made for.
+    fake.set("GRAPHS", 0);
     let full = on_gpu("tiny-2bit", RESIDENT);
     let total = full.plan.total_gpu_slots;
     let needed = fake.counters().memory_peak;

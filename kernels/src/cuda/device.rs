@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use cudarc::driver::result;
 use cudarc::driver::sys;
@@ -17,6 +17,10 @@ thread_local! {
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// Held for writing while a stream is recorded: a wait for the whole context, by whatever thread,
+/// would fail then and spoil the recording.
+pub(super) static RECORDING: RwLock<()> = RwLock::new(());
 
 /// A card with its context.
 #[derive(Debug)]
@@ -126,6 +130,7 @@ impl Gpu {
     /// What that work ran into.
     pub fn synchronize(&self) -> Result<(), CudaError> {
         self.bind()?;
+        let _recording = RECORDING.read().unwrap_or_else(PoisonError::into_inner);
         result::ctx::synchronize().map_err(CudaError::of("waiting for the GPU"))
     }
 }

@@ -1,7 +1,7 @@
 //! What a launch works on: shapes, rows, the experts that were picked. What goes to a kernel by value is laid out
 //! as its source says.
 
-use super::device::Slice;
+use super::device::{Plain, Slice};
 
 /// The largest number of experts that one token may use on the card.
 pub const MAX_TOP_K: usize = MAX_PICKS;
@@ -9,8 +9,8 @@ pub const MAX_TOP_K: usize = MAX_PICKS;
 pub const MAX_PICKS: usize = 8;
 /// Splits of the cache that the attention for few tokens aims at: enough blocks for a large card.
 const SPLITS: usize = 16;
-/// Positions of a split, at least and at most.
-const SPLIT_LEN: (usize, usize) = (32, 256);
+/// Positions of a split, at most.
+const SPLIT_LEN: usize = 256;
 
 /// Which experts one launch computes: `Picks` of `octet.cuh`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,7 +62,7 @@ impl Picks {
     }
 }
 
-/// A bench's imitation of text: choices of the token before that are kept. `Reuse` of the router.
+/// A bench's imitation of text: choices of the token before that are kept.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct Reuse {
@@ -70,8 +70,29 @@ pub struct Reuse {
     pub p: f32,
     /// Of the coin.
     pub seed: u32,
-    /// The token's position.
-    pub position: i32,
+}
+
+/// What differs from token to token, for kernels to read on the card: `Moment` of `octet.cuh`.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Moment {
+    position: i32,
+    reuse: Reuse,
+    unused: u32,
+}
+
+// SAFETY: four numbers of 4 bytes.
+unsafe impl Plain for Moment {}
+
+impl Moment {
+    /// Of a pass whose first token is at `position` of the cache.
+    pub fn new(position: usize, reuse: Reuse) -> Self {
+        Self {
+            position: position as i32,
+            reuse,
+            unused: 0,
+        }
+    }
 }
 
 /// One router's work in a launch.
@@ -87,8 +108,10 @@ pub struct RouterJob<'a> {
     pub ids: Slice<'a, i32>,
     /// Takes their weights, `(t, top_k)`.
     pub weights: Slice<'a, f32>,
-    /// The experts of the token before, `(top_k)`.
+    /// The experts of the token before, `(top_k)`, -1 for none; without them none is kept.
     pub previous: Option<Slice<'a, i32>>,
+    /// Takes the chosen experts of one token too; may be `previous`.
+    pub newest: Option<Slice<'a, i32>>,
     /// Is set to zero.
     pub clear: Option<Slice<'a, f32>>,
     /// Number of the layer.
@@ -105,6 +128,7 @@ pub(super) struct RawRouterJob {
     pub(super) ids: u64,
     pub(super) weights: u64,
     pub(super) previous: u64,
+    pub(super) newest: u64,
     pub(super) clear: u64,
     pub(super) n_clear: i32,
     pub(super) layer: i32,
@@ -134,17 +158,14 @@ impl AttentionShape {
         self.n_kv_heads * self.capacity * self.head_dim
     }
 
-    /// How `len` positions are split: positions of a split, and splits.
-    pub(super) fn splits(len: usize) -> (usize, usize) {
-        let wanted = len.div_ceil(SPLITS).next_power_of_two();
-        let split_len = wanted.clamp(SPLIT_LEN.0, SPLIT_LEN.1);
-        (split_len, len.div_ceil(split_len))
+    /// The most splits of up to `len` positions.
+    pub(super) fn splits(len: usize) -> usize {
+        SPLITS.max(len.div_ceil(SPLIT_LEN))
     }
 
     /// Values of the partial results of a token over up to `len` positions.
     pub fn partial_len(&self, len: usize) -> usize {
-        let splits = SPLITS.max(len.div_ceil(SPLIT_LEN.1));
-        self.n_heads * splits * (self.head_dim + 2)
+        self.n_heads * Self::splits(len) * (self.head_dim + 2)
     }
 }
 

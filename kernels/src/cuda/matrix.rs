@@ -9,7 +9,7 @@ use crate::layout::{Bits, GroupParam, QMatrix};
 const ALIGN: usize = 16;
 
 /// `Param` of `octet.cuh`.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 struct Param {
     q: u64,
@@ -20,7 +20,7 @@ struct Param {
 }
 
 /// One HQQ matrix on the card: `Matrix` of `octet.cuh`.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct DeviceMatrix {
     w_q: u64,
@@ -35,7 +35,7 @@ pub struct DeviceMatrix {
 }
 
 /// One expert on the card: `Expert` of `octet.cuh`.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct DeviceExpert {
     /// Gate projection, (intermediate, hidden).

@@ -5,7 +5,8 @@
 //! program runs. [`is_available`] says whether it was found; [`Gpu::open`] takes a card.
 //!
 //! - [`Gpu`]: a card. [`Buffer`]: memory on it. [`Pinned`]: host memory that it can read at full
-//!   speed. [`Stream`]: work in order. [`Event`]: a point in a stream.
+//!   speed. [`Stream`]: work in order. [`Event`]: a point in a stream. [`Graph`]: launches and
+//!   copies that were recorded, to be put on a stream by one call.
 //! - [`DeviceMatrix`], [`DeviceExpert`]: where an HQQ matrix or an expert lies on the card;
 //!   [`Placement`] lays them out.
 //! - [`Ops`]: the kernels, one method each.
@@ -14,17 +15,19 @@
 //! Work is asynchronous, but freeing a [`Buffer`] waits for all work of its card, and a launch
 //! borrows its buffers: so no kernel sees freed memory. Lengths are checked before each launch.
 //! Copies between pinned memory and the card are `unsafe` where the host side has to be left alone
-//! until the stream has passed them.
+//! until the stream has passed them, and so is launching a [`Graph`], which borrows nothing.
 
 mod device;
 mod error;
+mod graph;
 mod jobs;
 mod matrix;
 mod ops;
 
 pub use device::{Buffer, Event, Gpu, Pinned, Slice, Stream};
 pub use error::CudaError;
-pub use jobs::{AttentionShape, MAX_PICKS, MAX_TOP_K, Picks, Reuse, RouterJob, Rows};
+pub use graph::Graph;
+pub use jobs::{AttentionShape, MAX_PICKS, MAX_TOP_K, Moment, Picks, Reuse, RouterJob, Rows};
 pub use matrix::{DeviceExpert, DeviceMatrix, Placement};
 pub use ops::Ops;
 

@@ -11,7 +11,7 @@ use cudarc::driver::sys;
 
 use super::device::{Gpu, Slice, Stream};
 use super::error::CudaError;
-use super::jobs::{AttentionShape, Picks, RawRouterJob, Reuse, RouterJob, Rows};
+use super::jobs::{AttentionShape, Moment, Picks, RawRouterJob, RouterJob, Rows};
 use super::matrix::{DeviceExpert, DeviceMatrix};
 use crate::layout::Bits;
 
@@ -268,20 +268,20 @@ impl Ops {
         )
     }
 
-    /// Rotates queries in place and keys on their way into the cache, where values go too, at the
-    /// positions `first ..`. `angles` holds `(t, head_dim / 2)` pairs of cosine and sine.
+    /// Rotates queries in place and keys on their way into the cache, where values go too, from the
+    /// position of `moment` on, where there must be room. `angles` holds `(t, head_dim / 2)` pairs of
+    /// cosine and sine.
     #[allow(clippy::too_many_arguments)]
     pub fn rope_append(
         &self,
         stream: &Stream,
         shape: AttentionShape,
         t: usize,
-        first: usize,
+        moment: Slice<'_, Moment>,
         (q, k, v): (Slice<'_, f32>, Slice<'_, f32>, Slice<'_, f32>),
         angles: Slice<'_, f32>,
         (keys, values): (Slice<'_, u16>, Slice<'_, u16>),
     ) -> Result<(), CudaError> {
-        assert!(first + t <= shape.capacity, "BUG: positions past the cache");
         let (q_len, kv_len) = (
             t * shape.n_heads * shape.head_dim,
             t * shape.n_kv_heads * shape.head_dim,
@@ -299,25 +299,27 @@ impl Ops {
                 angles.at_least(t * shape.head_dim),
                 keys.at_least(shape.cache_len()),
                 values.at_least(shape.cache_len()),
+                moment.at_least(1),
                 t as i32,
                 shape.n_heads as i32,
                 shape.n_kv_heads as i32,
                 shape.head_dim as i32,
-                shape.capacity as i32,
-                first as i32
+                shape.capacity as i32
             ],
         )
     }
 
-    /// Attention of `t` tokens from position `first` on, over splits of the cache; `partial` as
-    /// [`AttentionShape::partial_len`] says. Largest magnitudes are raised in `amax`, `(t)`.
+    /// Attention of `t` tokens, the first one `first` positions behind that of `moment`, over splits of
+    /// the cache; its launches serve as long as the last one's position is below `reach`. `partial`
+    /// is as long as [`AttentionShape::partial_len`] says of `reach`. Largest magnitudes are raised
+    /// in `amax`, `(t)`.
     #[allow(clippy::too_many_arguments)]
     pub fn attention(
         &self,
         stream: &Stream,
         shape: AttentionShape,
         t: usize,
-        first: usize,
+        (moment, first, reach): (Slice<'_, Moment>, usize, usize),
         q: Slice<'_, f32>,
         (keys, values): (Slice<'_, u16>, Slice<'_, u16>),
         partial: Slice<'_, f32>,
@@ -325,8 +327,9 @@ impl Ops {
         amax: Option<Slice<'_, f32>>,
     ) -> Result<(), CudaError> {
         let len = t * shape.n_heads * shape.head_dim;
-        let (split_len, splits) = AttentionShape::splits(first + t);
-        let partial = partial.at_least(t * shape.partial_len(first + t));
+        let splits = AttentionShape::splits(reach);
+        let partial = partial.at_least(t * shape.partial_len(reach));
+        let moment = moment.at_least(1);
         let heads = (shape.n_heads as i32, shape.head_dim as i32);
         launch(
             stream,
@@ -338,13 +341,13 @@ impl Ops {
                 keys.at_least(shape.cache_len()),
                 values.at_least(shape.cache_len()),
                 partial,
+                moment,
+                first as i32,
                 heads.0,
                 shape.n_kv_heads as i32,
                 heads.1,
                 shape.capacity as i32,
-                first as i32,
                 shape.window(),
-                split_len as i32,
                 splits as i32
             ],
         )?;
@@ -357,6 +360,8 @@ impl Ops {
                 partial,
                 out.at_least(len),
                 amax.map_or(0, |a| a.at_least(t)),
+                moment,
+                first as i32,
                 heads.0,
                 heads.1,
                 splits as i32
@@ -405,7 +410,7 @@ impl Ops {
     }
 
     /// Routes `t` tokens by one or two routers: norm, product, softmax, the `top_k` best with
-    /// weights of sum 1.
+    /// weights of sum 1. A job with experts of the token before needs `moment`.
     #[allow(clippy::too_many_arguments)]
     pub fn router(
         &self,
@@ -415,7 +420,7 @@ impl Ops {
         eps: f32,
         top_k: usize,
         jobs: [Option<RouterJob<'_>>; 2],
-        reuse: Reuse,
+        moment: Option<Slice<'_, Moment>>,
     ) -> Result<(), CudaError> {
         let mut raw = [RawRouterJob::default(); 2];
         let (mut width, mut n_experts, mut n_jobs) = (0, 0, 0);
@@ -423,6 +428,12 @@ impl Ops {
             width = job.norm.len();
             n_experts = job.gate.len() / width;
             n_jobs += 1;
+            let keeps = job.previous.is_some() || job.newest.is_some();
+            assert!(t == 1 || !keeps, "BUG: several tokens after one");
+            assert!(
+                moment.is_some() || job.previous.is_none(),
+                "BUG: a token before, and nothing said of this one"
+            );
             *raw = RawRouterJob {
                 norm: job.norm.address(),
                 gate: job.gate.address(),
@@ -431,6 +442,7 @@ impl Ops {
                 ids: job.ids.at_least(t * top_k),
                 weights: job.weights.at_least(t * top_k),
                 previous: job.previous.map_or(0, |p| p.at_least(top_k)),
+                newest: job.newest.map_or(0, |n| n.at_least(top_k)),
                 clear: address(job.clear),
                 n_clear: job.clear.map_or(0, |c| c.len()) as i32,
                 layer: job.layer as i32,
@@ -449,7 +461,7 @@ impl Ops {
                 eps,
                 n_experts as i32,
                 top_k as i32,
-                reuse
+                moment.map_or(0, |s| s.at_least(1))
             ],
         )
     }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use octet_kernels::cuda::{Buffer, DeviceMatrix, Gpu, Ops, Placement, Stream};
+use octet_kernels::cuda::{Buffer, DeviceMatrix, Gpu, Moment, Ops, Placement, Reuse, Stream};
 use octet_kernels::{GroupParam, QMatrix};
 
 use crate::support::{Packed, Param};
@@ -40,6 +40,12 @@ impl Card {
 
     pub fn i32(&self, values: &[i32]) -> Buffer {
         Buffer::of(&self.gpu, "values", values).expect("memory")
+    }
+
+    /// A pass whose first token is at `position`.
+    pub fn moment(&self, position: usize, reuse: Reuse) -> Buffer {
+        let moment = Moment::new(position, reuse);
+        Buffer::of(&self.gpu, "a moment", &[moment]).expect("memory")
     }
 
     /// What all kernels so far have made of `buffer`.

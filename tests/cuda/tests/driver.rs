@@ -190,7 +190,7 @@ fn memory_is_counted_and_freed_and_new_memory_is_spoilt() {
     assert_eq!(counters.allocations, 0);
     assert_eq!(counters.memory_peak, 60 << 20);
 
-    d.fake.set("MEMORY_LIMIT", 1000);
+    d.fake.set("MEMORY_LIMIT", 1024); // it is taken in pieces of 512
     d.fake.set("PINNED_LIMIT", 1000);
     unsafe {
         result::malloc_sync(1000).unwrap();
@@ -321,7 +321,6 @@ fn a_graph_runs_what_was_captured() {
         result::stream::begin_capture(stream, mode).unwrap();
         d.scale(x, y, stream);
         d.scale(y, z, stream);
-        assert!(result::stream::synchronize(stream).is_err());
         let graph = result::stream::end_capture(stream).unwrap();
         assert_eq!(d.download::<f32>(z, 256), [0.0; 256]);
         let mut executable = null_mut();
@@ -329,13 +328,76 @@ fn a_graph_runs_what_was_captured() {
             sys::cuGraphInstantiateWithFlags(&mut executable, graph, 0),
             OK
         );
+        assert_eq!(d.fake.counters().launches, 0);
         result::graph::launch(executable, stream).unwrap();
         result::stream::synchronize(stream).unwrap();
+        assert_eq!(d.fake.counters().launches, 1);
         let expected: Vec<f32> = (0..256).map(|i| (2 + i) as f32 * 2.0 + i as f32).collect();
         assert_eq!(d.download::<f32>(z, 256), expected);
-        result::graph::exec_destroy(executable).unwrap();
-        result::graph::destroy(graph).unwrap();
+
+        // It does not keep its memory alive.
+        result::free_sync(y).unwrap();
+        let error = result::graph::launch(executable, stream).unwrap_err();
+        assert_eq!(error.0, Status::CUDA_ERROR_ILLEGAL_ADDRESS);
+        assert_eq!(d.fake.counters().graphs, 2);
+        assert!(result::graph::exec_destroy(executable).is_err());
+        assert!(result::graph::destroy(graph).is_err());
+        assert_eq!(d.fake.counters().graphs, 0);
     }
+}
+
+#[test]
+fn a_capture_is_spoilt_by_calls_that_it_must_not_see() {
+    let Some(d) = Device::new() else { return };
+    let (x, y, stream) = (d.upload(&[1.0f32; 256]), d.zeros(1024), d.stream());
+    let local = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    let global = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
+    let context = result::ctx::get_current().unwrap().unwrap() as usize;
+    let allocate = || unsafe { result::malloc_sync(4) }.map(|_| ());
+    let wait = || unsafe { result::stream::synchronize(stream) };
+    let wait_for_all = result::ctx::synchronize;
+    let elsewhere = |call: fn() -> Result<(), result::DriverError>| {
+        let run = move || {
+            // SAFETY: the context lives as long as `d`.
+            unsafe { result::ctx::set_current(context as sys::CUcontext) }.unwrap();
+            call()
+        };
+        std::thread::scope(|threads| threads.spawn(run).join().unwrap())
+    };
+    let allocate_elsewhere = || elsewhere(|| unsafe { result::malloc_sync(4) }.map(|_| ()));
+    let wait_elsewhere = || elsewhere(result::ctx::synchronize);
+    type Call<'a> = &'a dyn Fn() -> Result<(), result::DriverError>;
+    let cases: [(_, Call<'_>, bool); 8] = [
+        (local, &|| Ok(()), true),
+        (local, &allocate, false),
+        (local, &wait, false),
+        (local, &wait_for_all, false),
+        (local, &allocate_elsewhere, true),
+        (global, &allocate_elsewhere, false),
+        (local, &wait_elsewhere, false),
+        (global, &wait_elsewhere, false),
+    ];
+    for (i, (mode, call, allowed)) in cases.into_iter().enumerate() {
+        unsafe {
+            result::stream::begin_capture(stream, mode).unwrap();
+            d.scale(x, y, stream);
+            assert_eq!(call().is_ok(), allowed, "{i}");
+            match result::stream::end_capture(stream) {
+                Ok(graph) => {
+                    assert!(allowed, "{i}");
+                    result::graph::destroy(graph).unwrap();
+                }
+                Err(error) => {
+                    let spoilt = Status::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+                    assert_eq!((error.0, allowed), (spoilt, false), "{i}");
+                }
+            }
+            wait().unwrap();
+        }
+    }
+    assert_eq!(d.download::<f32>(y, 256), [0.0; 256]);
+    d.fake.set("GRAPHS", 0);
+    assert!(unsafe { result::stream::begin_capture(stream, local) }.is_err());
 }
 
 #[test]
@@ -459,6 +521,6 @@ fn a_child_process_finds_it_and_leaves_a_report() {
     assert!(output.status.success(), "{output:?}");
     let text = std::fs::read_to_string(&report).unwrap();
     std::fs::remove_file(&report).unwrap();
-    assert!(text.contains("\"memory\": 1000"), "{text}");
+    assert!(text.contains("\"memory\": 1024"), "{text}");
     assert!(text.contains("\"allocations\": 1"), "{text}");
 }

@@ -12,7 +12,7 @@ API CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
 
 API CUresult cuMemAlloc_v2(CUdeviceptr* at, size_t bytes) {
     ENTER;
-    if (d.captures) return CAPTURE_UNSUPPORTED;
+    if (CUresult failed = d.check_captures()) return failed;
     return d.allocate(lock, bytes, at);
 }
 
@@ -33,7 +33,7 @@ API CUresult cuMemAllocAsync(CUdeviceptr* at, size_t bytes, void* stream) {
 API CUresult cuMemFree_v2(CUdeviceptr at) {
     ENTER_RELEASE;
     if (!at) return SUCCESS;
-    if (d.captures) return CAPTURE_UNSUPPORTED;
+    if (CUresult failed = d.check_captures()) return failed;
     d.force_all(lock);
     auto i = d.memory.live.find(at);
     if (i == d.memory.live.end()) return complain(INVALID_VALUE, "cuMemFree of %#llx, which is no allocation", at);
@@ -145,8 +145,11 @@ CUresult copy(const char* call, Op::Kind kind, u64 to, u64 from, size_t bytes, v
         if (CUresult failed = check_host(d, call, "source", (void*)from)) return failed;
     if (kind == Op::DOWN)
         if (CUresult failed = check_host(d, call, "destination", (void*)to)) return failed;
-    if (wait && d.captures) return CAPTURE_UNSUPPORTED;
-    if (CUresult failed = d.may_fail(Settings::COPY)) return failed;
+    if (wait)
+        if (CUresult failed = d.check_captures()) return failed;
+    if (s->capture && kind == Op::DOWN && !d.memory.is_pinned((void*)to, bytes)) return d.spoil(s->capture);
+    if (!s->capture)
+        if (CUresult failed = d.count_copy(kind, bytes)) return failed;
     Op op;
     op.kind = kind;
     op.to = to;
@@ -154,8 +157,6 @@ CUresult copy(const char* call, Op::Kind kind, u64 to, u64 from, size_t bytes, v
     op.bytes = bytes;
     switch (kind) {
         case Op::UP:
-            d.counts.copies_up++;
-            d.counts.bytes_up += bytes;
             // Pageable memory goes through a staging buffer of the driver, filled before it returns.
             if (!wait && !d.memory.is_pinned((void*)from, bytes)) {
                 op.snapshot.assign((char*)from, (char*)from + bytes);
@@ -163,16 +164,10 @@ CUresult copy(const char* call, Op::Kind kind, u64 to, u64 from, size_t bytes, v
             }
             break;
         case Op::DOWN:
-            d.counts.copies_down++;
-            d.counts.bytes_down += bytes;
-            if (!d.memory.is_pinned((void*)to, bytes)) {
-                if (s->capture) return CAPTURE_UNSUPPORTED;
-                wait = true;
-            }
+            if (!d.memory.is_pinned((void*)to, bytes)) wait = true;
             break;
         default:
-            d.counts.copies_within++;
-            d.counts.bytes_within += bytes;
+            break;
     }
     if (CUresult failed = d.add(lock, s, std::move(op))) return failed;
     if (wait) d.force(lock, s, s->enqueued);

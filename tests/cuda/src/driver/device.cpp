@@ -154,7 +154,7 @@ API CUresult cuCtxGetDevice(int* device) {
 
 API CUresult cuCtxSynchronize() {
     ENTER;
-    if (d.captures) return CAPTURE_UNSUPPORTED;
+    if (!d.captures.empty()) return d.spoil(nullptr);
     if (CUresult failed = d.may_fail(Settings::SYNC)) return failed;
     d.counts.syncs++;
     d.force_all(lock);

@@ -58,7 +58,14 @@ struct Event {
 
 struct Graph {
     std::vector<Op> ops;  // in the order of capture, which is one they may run in
+    int mode = 0;         // of the capture
+    pthread_t thread;     // that began it
+    bool spoilt = false;  // by a call that a capture does not allow
+    // What it takes of the card once it can be launched; by drivers before 550, 64 KiB a node.
+    u64 bytes() const { return ops.size() << 16; }
 };
+
+enum CaptureMode { CAPTURE_GLOBAL, CAPTURE_THREAD_LOCAL, CAPTURE_RELAXED };
 
 struct Module {
     std::string ptx;
@@ -95,8 +102,7 @@ struct Driver {
     int n_streams = 0;
     std::set<Event*> events;
     std::set<Module*> modules;
-    std::set<Graph*> graphs, executables;
-    int captures = 0;
+    std::set<Graph*> graphs, executables, captures;
 
     Driver() {
         random = settings.seed;
@@ -121,9 +127,34 @@ struct Driver {
         return lost;
     }
 
+    // The same of a copy.
+    CUresult count_copy(Op::Kind kind, size_t bytes) {
+        if (CUresult failed = may_fail(Settings::COPY)) return failed;
+        (kind == Op::UP ? counts.copies_up : kind == Op::DOWN ? counts.copies_down : counts.copies_within)++;
+        (kind == Op::UP ? counts.bytes_up : kind == Op::DOWN ? counts.bytes_down : counts.bytes_within) += bytes;
+        return SUCCESS;
+    }
+
     void lose(CUresult why) {
         lost = why;
         forget_queues();
+    }
+
+    // The answer to a call that no capture may see, such as a wait for a stream that is captured,
+    // or for all of them. It spoils those captures.
+    CUresult spoil(Graph* capture) {
+        for (Graph* g : captures)
+            if (!capture || g == capture) g->spoilt = true;
+        return CAPTURE_UNSUPPORTED;
+    }
+
+    // The same of a call that could only be unsafe, such as an allocation: captures of other
+    // threads may allow it.
+    CUresult check_captures() {
+        for (Graph* g : captures)
+            if (g->mode == CAPTURE_GLOBAL || (g->mode == CAPTURE_THREAD_LOCAL && pthread_equal(g->thread, pthread_self())))
+                return spoil(g);
+        return SUCCESS;
     }
 
     void forget_queues() {
@@ -312,15 +343,22 @@ struct Driver {
         return (bytes + unit - 1) / unit * unit;
     }
 
-    CUresult allocate(std::unique_lock<std::mutex>& lock, size_t bytes, u64* at) {
-        if (bytes == 0) return INVALID_VALUE;
-        const u64 wanted = taken(bytes);
+    // Counts that much as taken of the card, if there is room.
+    bool take_memory(std::unique_lock<std::mutex>& lock, u64 wanted) {
         auto fits = [&] { return wanted <= free_memory() && counts.memory + wanted <= settings.memory_limit; };
         if (!fits()) force_all(lock);  // which runs frees that wait in streams
-        if (!fits() || !(*at = memory.take(bytes))) return OUT_OF_MEMORY;
+        if (!fits()) return false;
         counts.memory += wanted;
         counts.memory_peak = std::max(counts.memory_peak, counts.memory);
-        return SUCCESS;
+        return true;
+    }
+
+    CUresult allocate(std::unique_lock<std::mutex>& lock, size_t bytes, u64* at) {
+        if (bytes == 0) return INVALID_VALUE;
+        if (!take_memory(lock, taken(bytes))) return OUT_OF_MEMORY;
+        if ((*at = memory.take(bytes))) return SUCCESS;
+        counts.memory -= taken(bytes);
+        return OUT_OF_MEMORY;
     }
 
     Counters counters() {
@@ -354,9 +392,13 @@ struct Driver {
         modules.clear();
         for (Graph* g : graphs) delete g;
         graphs.clear();
-        for (Graph* g : executables) delete g;
+        for (Graph* g : executables) {
+            counts.memory -= g->bytes();
+            delete g;
+        }
         executables.clear();
-        captures = 0;
+        for (Graph* g : captures) delete g;
+        captures.clear();
         null_stream = std::make_shared<Stream>();
         primary->alive = false;  // and stays, for threads that still have it as theirs
         primary = nullptr;

@@ -8,7 +8,9 @@
 //   MEMORY_LIMIT  device memory of this process beyond which an allocation fails
 //   PINNED_LIMIT  the same of pinned host memory
 //   FAIL          WHAT:N or WHAT:N:ecc: the N-th launch, copy, sync or any of them from now on
-//                 fails with LAUNCH_FAILED or ECC_UNCORRECTABLE, and so does all that follows
+//                 fails with LAUNCH_FAILED or ECC_UNCORRECTABLE, and so does all that follows; those
+//                 of a graph count when it is launched
+//   GRAPHS        0: no stream can be captured
 //   GUARD         0: device memory can be touched by the host at any time (faster)
 //   NVML_ERROR    what nvmlInit answers, a number
 //   REPORT        a file to which the counters go at exit, as JSON
@@ -50,7 +52,9 @@ enum {
     NOT_PERMITTED = 800,
     NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900,
+    CAPTURE_INVALIDATED = 901,
     CAPTURE_ISOLATION = 905,
+    CAPTURE_WRONG_THREAD = 908,
 };
 
 struct ErrorText {
@@ -86,8 +90,12 @@ inline const ErrorText ERRORS[] = {
     {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
     {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
      "operation not permitted when stream is capturing"},
+    {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+     "operation failed due to a previous error during capture"},
     {CAPTURE_ISOLATION, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION",
      "dependency created on uncaptured work in another stream"},
+    {CAPTURE_WRONG_THREAD, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
+     "attempt to terminate a thread-local capture sequence from another thread"},
 };
 
 typedef unsigned long long CUdeviceptr;
@@ -115,6 +123,7 @@ struct Settings {
     int fail_kinds = 0;
     u64 fail_at = 0;  // this many more calls, the last of which fails
     CUresult fail_with = LAUNCH_FAILED;
+    bool graphs = true;
     bool guard = true;
     int nvml_error = 0;
 
@@ -183,6 +192,7 @@ inline bool Settings::set(const std::string& key, const std::string& value) {
     else if (key == "DEVICES") devices = n ? 1 : 0;
     else if (key == "MEMORY_LIMIT") memory_limit = n;
     else if (key == "PINNED_LIMIT") pinned_limit = n;
+    else if (key == "GRAPHS") graphs = n != 0;
     else if (key == "GUARD") guard = n != 0;
     else if (key == "NVML_ERROR") nvml_error = (int)n;
     else return false;
@@ -192,7 +202,7 @@ inline bool Settings::set(const std::string& key, const std::string& value) {
 inline Settings from_environment() {
     Settings s;
     const char* keys[] = {"ORDER", "VRAM", "FREE", "CAPABILITY", "CUDA", "DRIVER", "NAME", "DEVICES",
-                          "MEMORY_LIMIT", "PINNED_LIMIT", "FAIL", "GUARD", "NVML_ERROR"};
+                          "MEMORY_LIMIT", "PINNED_LIMIT", "FAIL", "GRAPHS", "GUARD", "NVML_ERROR"};
     for (const char* key : keys) {
         const char* value = getenv((std::string("OCTET_FAKE_CUDA_") + key).c_str());
         if (value && !s.set(key, value)) {

@@ -64,6 +64,22 @@ octet_host::Kernel* kernel_of(void* function) {
 
 }  // namespace
 
+namespace {
+
+// A kernel's arguments that are pointers must lead to memory.
+CUresult check_pointers(Driver& d, const Op& op) {
+    for (size_t i = 0; i < op.offsets.size(); i++) {
+        u64 at = op.kernel->param_is_pointer[i] ? op.arguments[op.offsets[i] / 8] : 0;
+        if (!at || d.memory.find(at, 0) || d.memory.is_pinned((void*)at, 1)) continue;
+        d.lose(complain(ILLEGAL_ADDRESS, "%s: argument %zu, %#llx, is not device memory%s", op.kernel->name.c_str(), i,
+                        at, d.memory.is_device(at) ? " any more" : ""));
+        return d.lost;
+    }
+    return SUCCESS;
+}
+
+}  // namespace
+
 API CUresult cuFuncGetAttribute(int* value, int attribute, void* function) {
     ENTER;
     if (!kernel_of(function)) return INVALID_HANDLE;
@@ -104,7 +120,8 @@ API CUresult cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned g
         return complain(INVALID_VALUE, "%s: a block of %u x %u x %u", name, bx, by, bz);
     if (shared_bytes) return complain(INVALID_VALUE, "%s: no kernel here has dynamic shared memory", name);
     if (extra || (!params && !k->param_sizes.empty())) return complain(INVALID_VALUE, "%s: no kernelParams", name);
-    if (CUresult failed = d.may_fail(Settings::LAUNCH)) return failed;
+    if (!s->capture)
+        if (CUresult failed = d.may_fail(Settings::LAUNCH)) return failed;
     Op op;
     op.kind = Op::LAUNCH;
     op.kernel = k;
@@ -118,14 +135,9 @@ API CUresult cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned g
     op.arguments.resize(bytes / 8);
     for (size_t i = 0; i < k->param_sizes.size(); i++) {
         memcpy((char*)op.arguments.data() + op.offsets[i], params[i], k->param_sizes[i]);
-        if (!k->param_is_pointer[i]) continue;
-        u64 at = op.arguments[op.offsets[i] / 8];
-        if (!at || d.memory.find(at, 0) || d.memory.is_pinned((void*)at, 1)) continue;
-        d.lose(complain(ILLEGAL_ADDRESS, "%s: argument %zu, %#llx, is not device memory%s", name, i, at,
-                        d.memory.is_device(at) ? " any more" : ""));
-        return d.lost;
     }
-    d.counts.launches++;
+    if (CUresult failed = check_pointers(d, op)) return failed;
+    if (!s->capture) d.counts.launches++;
     return d.add(lock, s, std::move(op));
 }
 
@@ -174,7 +186,7 @@ API CUresult cuStreamGetPriority(void* stream, int* priority) {
 API CUresult cuStreamSynchronize(void* stream) {
     ENTER;
     WITH_STREAM(stream);
-    if (s->capture) return CAPTURE_UNSUPPORTED;
+    if (s->capture) return d.spoil(s->capture);
     if (CUresult failed = d.may_fail(Settings::SYNC)) return failed;
     d.counts.syncs++;
     d.force(lock, s, s->enqueued);
@@ -184,7 +196,7 @@ API CUresult cuStreamSynchronize(void* stream) {
 API CUresult cuStreamQuery(void* stream) {
     ENTER;
     WITH_STREAM(stream);
-    if (s->capture) return CAPTURE_UNSUPPORTED;
+    if (s->capture) return d.spoil(s->capture);
     if (s->completed >= s->enqueued) return SUCCESS;
     d.step(lock, s, s->enqueued);
     return d.lost ? d.lost : NOT_READY;
@@ -266,20 +278,23 @@ API CUresult cuEventElapsedTime(float* ms, void* from, void* to) {
     return SUCCESS;
 }
 
-API CUresult cuStreamBeginCapture_v2(void* stream, int) {
+API CUresult cuStreamBeginCapture_v2(void* stream, int mode) {
     ENTER;
-    if (!stream) return CAPTURE_UNSUPPORTED;
+    if (mode < CAPTURE_GLOBAL || mode > CAPTURE_RELAXED) return INVALID_VALUE;
+    if (!stream || !d.settings.graphs) return CAPTURE_UNSUPPORTED;
     WITH_STREAM(stream);
-    if (s->capture) return CAPTURE_UNSUPPORTED;
+    if (s->capture) return d.spoil(s->capture);
     s->capture = new Graph;
-    d.captures++;
+    s->capture->mode = mode;
+    s->capture->thread = pthread_self();
+    d.captures.insert(s->capture);
     return SUCCESS;
 }
 
 API CUresult cuStreamIsCapturing(void* stream, int* status) {
     ENTER;
     WITH_STREAM(stream);
-    *status = s->capture ? 1 : 0;
+    *status = !s->capture ? 0 : s->capture->spoilt ? 2 : 1;
     return SUCCESS;
 }
 
@@ -288,11 +303,17 @@ API CUresult cuStreamEndCapture(void* stream, void** graph) {
     WITH_STREAM(stream);
     if (!s->capture) return INVALID_VALUE;
     Graph* g = s->capture;
+    if (g->mode != CAPTURE_RELAXED && !pthread_equal(g->thread, pthread_self())) return CAPTURE_WRONG_THREAD;
     for (auto& other : d.all_streams())
         if (other->capture == g) other->capture = nullptr;
     for (Event* e : d.events)
         if (e->capture == g) e->capture = nullptr;
-    d.captures--;
+    d.captures.erase(g);
+    if (g->spoilt) {
+        delete g;
+        *graph = nullptr;
+        return CAPTURE_INVALIDATED;
+    }
     d.graphs.insert(g);
     *graph = g;
     return SUCCESS;
@@ -301,6 +322,7 @@ API CUresult cuStreamEndCapture(void* stream, void** graph) {
 API CUresult cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
     ENTER;
     if (!d.graphs.count((Graph*)graph)) return INVALID_HANDLE;
+    if (!d.take_memory(lock, ((Graph*)graph)->bytes())) return OUT_OF_MEMORY;
     Graph* g = new Graph(*(Graph*)graph);
     d.executables.insert(g);
     *executable = g;
@@ -313,14 +335,18 @@ API CUresult cuGraphUpload(void* executable, void* stream) {
     return d.executables.count((Graph*)executable) ? SUCCESS : INVALID_HANDLE;
 }
 
+// Memory that was freed since the capture is found out here: by the real one, much later or never.
 API CUresult cuGraphLaunch(void* executable, void* stream) {
     ENTER;
     WITH_STREAM(stream);
     if (!d.executables.count((Graph*)executable)) return INVALID_HANDLE;
-    if (CUresult failed = d.may_fail(Settings::LAUNCH)) return failed;
     d.counts.launches++;
-    for (const Op& op : ((Graph*)executable)->ops)
-        if (CUresult failed = d.add(lock, s, op)) return failed;
+    for (const Op& op : ((Graph*)executable)->ops) {
+        CUresult failed = SUCCESS;
+        if (op.kind == Op::LAUNCH && !(failed = d.may_fail(Settings::LAUNCH))) failed = check_pointers(d, op);
+        if (op.kind == Op::UP || op.kind == Op::DOWN || op.kind == Op::WITHIN) failed = d.count_copy(op.kind, op.bytes);
+        if (failed || (failed = d.add(lock, s, op))) return failed;
+    }
     return d.lost;
 }
 
@@ -334,6 +360,7 @@ API CUresult cuGraphDestroy(void* graph) {
 API CUresult cuGraphExecDestroy(void* executable) {
     ENTER_RELEASE;
     if (!d.executables.erase((Graph*)executable)) return INVALID_HANDLE;
+    d.counts.memory -= ((Graph*)executable)->bytes();
     delete (Graph*)executable;
     return d.lost;
 }

@@ -1,16 +1,26 @@
 //! The experts of one token: hits on the card, misses fetched or computed on the CPU meanwhile.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use octet_kernels::Scratch;
-use octet_kernels::cuda::{CudaError, DeviceExpert, Picks, Reuse, RouterJob, Rows, Slice};
+use octet_kernels::cuda::{CudaError, DeviceExpert, Picks, RouterJob, Rows, Slice};
 
 use super::GpuModel;
 use super::forward::Pass;
+use super::graphs::Recipe;
 use crate::checkpoint::ExpertId;
 use crate::error::EngineError;
 use crate::experts::{Claim, Miss, Place, RoutingStats};
-use crate::model::{RoutingReuse, expert_forward};
+use crate::model::expert_forward;
+
+/// What decoding takes of a session beside its cache.
+pub(super) struct Conversing<'a> {
+    pub routing: &'a mut RoutingStats,
+    pub scratch: &'a mut Scratch,
+    /// Whether experts of the token before may be kept.
+    pub reuses: bool,
+}
 
 /// A token's choice that is not on the card yet.
 struct Missing {
@@ -20,22 +30,100 @@ struct Missing {
 }
 
 impl GpuModel {
-    /// `hidden += sum of weight * expert(norm(hidden))` for one token.
-    pub(super) fn decode_experts(
+    /// One token; waits for its logits, which are in the staging then.
+    pub(super) fn decode(
+        &self,
+        pass: &mut Pass<'_>,
+        token: Conversing<'_>,
+        before_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        let Conversing {
+            routing,
+            scratch,
+            reuses,
+        } = token;
+        let experts = pass.host.experts;
+        let n_layers = pass.host.checkpoint.config().n_layers;
+        let alike = self.slots.uniform().is_some() && !self.exact;
+        let resident = alike && experts.all_on_device();
+        let recipe = Recipe {
+            cache: pass.kv.addresses(),
+            capacity: pass.kv.capacity(),
+            reach: pass.reach,
+            resident,
+            guesses: !resident && experts.prefetch_count() > 0,
+            cpu: !resident && experts.may_use_cpu(),
+            reuses,
+        };
+        if pass.records {
+            pass.work.graphs.turn_to(recipe);
+        }
+        let mut go_on = |layer| match before_layer(layer) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(EngineError::Cancelled),
+        };
+        if resident {
+            (0..n_layers).try_for_each(go_on)?;
+            self.write_places(pass)?;
+            self.replay(pass, 0, |pass| self.whole_token(pass, recipe))?;
+            self.compute.synchronize()?;
+            self.note_resident(pass, routing);
+        } else {
+            for layer in 0..n_layers {
+                go_on(layer)?;
+                self.replay(pass, layer, |pass| self.up_to_choice(pass, layer, recipe))?;
+                self.decode_experts(pass, layer, routing, scratch)?;
+            }
+            self.replay(pass, n_layers, |pass| self.some_logits(pass, 0, 1))?;
+            self.compute.synchronize()?;
+        }
+        experts.publish(routing);
+        Ok(())
+    }
+
+    /// Launches all of a token: the kernels follow the routers' choices by the table of places.
+    fn whole_token(&self, pass: &mut Pass<'_>, recipe: Recipe) -> Result<(), CudaError> {
+        let c = pass.host.checkpoint.config();
+        let picks = Picks::all(c.top_k);
+        self.upload_input(pass)?;
+        for layer in 0..c.n_layers {
+            self.attention(pass, layer)?;
+            self.route_one(pass, layer, recipe)?;
+            self.compute_picks(pass, layer, &picks, 0)?;
+        }
+        let newest = pass.kv.newest();
+        let ids = pass.work.staging.ids.values_mut(0, newest.len());
+        // SAFETY: nobody touches the staging before the wait.
+        unsafe { self.compute.download(newest, ids)? };
+        self.some_logits(pass, 0, 1)
+    }
+
+    /// Launches a layer up to the router's choice, which comes to the host.
+    fn up_to_choice(
         &self,
         pass: &mut Pass<'_>,
         layer: usize,
-        resident: bool,
-        reuse: Option<RoutingReuse>,
+        recipe: Recipe,
+    ) -> Result<(), CudaError> {
+        if layer == 0 {
+            self.upload_input(pass)?;
+        }
+        self.attention(pass, layer)?;
+        self.route_one(pass, layer, recipe)?;
+        let (choice, to) = pass.work.choice(recipe.cpu);
+        // SAFETY: nobody touches the staging before the wait.
+        unsafe { self.compute.download(choice, to) }
+    }
+
+    /// `hidden += sum of weight * expert(norm(hidden))` for one token, once its choice is known.
+    fn decode_experts(
+        &self,
+        pass: &mut Pass<'_>,
+        layer: usize,
         routing: &mut RoutingStats,
         scratch: &mut Scratch,
     ) -> Result<(), EngineError> {
-        self.route_one(pass, layer, resident, reuse, routing)?;
-        if resident {
-            let picks = Picks::all(pass.host.checkpoint.config().top_k);
-            return Ok(self.compute_picks(pass, layer, &picks, 0)?);
-        }
-        let chosen = self.read_choice(pass, layer)?;
+        let chosen = self.read_choice(pass)?;
         let experts = pass.host.experts;
         let before = routing.newest()[layer].clone();
         routing.note(layer, &chosen);
@@ -97,49 +185,39 @@ impl GpuModel {
         &self,
         pass: &mut Pass<'_>,
         layer: usize,
-        resident: bool,
-        reuse: Option<RoutingReuse>,
-        routing: &RoutingStats,
+        recipe: Recipe,
     ) -> Result<(), CudaError> {
         let c = pass.host.checkpoint.config();
         let (work, top_k) = (&*pass.work, c.top_k);
-        let [now, before] = pass.kv.ids();
-        let of = |layer: usize| (layer * top_k, top_k);
-        let previous = |layer: usize| {
-            let known = !routing.newest()[layer].is_empty();
-            let (start, len) = of(layer);
-            known.then(|| before.part(start, len))
-        };
-        let (start, len) = of(layer);
+        let newest = |layer: usize| pass.kv.newest().part(layer * top_k, top_k);
+        let previous = |layer: usize| recipe.reuses.then(|| newest(layer));
         let trunk = &self.trunk.layers[layer];
         let job = RouterJob {
             norm: trunk.expert_norm(),
             gate: trunk.gate(),
-            normed: Some((work.normed.slice(), work.normed_amax())),
-            ids: now.part(start, len),
-            weights: pass.kv.weights().part(start, len),
+            normed: Some((work.normed(), work.normed_amax())),
+            ids: work.token_ids(),
+            weights: work.token_weights(),
             previous: previous(layer),
+            newest: Some(newest(layer)),
             clear: Some(work.h_amax()),
             layer,
         };
-        let guess = pass.host.experts.prefetch_count() > 0 && !resident;
-        let next = self.trunk.layers.get(layer + 1).filter(|_| guess);
+        let next = self.trunk.layers.get(layer + 1);
+        let next = next.filter(|_| recipe.guesses);
+        let (ids, weights) = work.guess();
         let guess = next.map(|trunk| RouterJob {
             norm: trunk.expert_norm(),
             gate: trunk.gate(),
             normed: None,
-            ids: work.guess.slice(),
-            weights: work.guess_weights.slice(),
+            ids,
+            weights,
             previous: previous(layer + 1),
+            newest: None,
             clear: None,
             layer: layer + 1,
         });
-        let reuse = reuse.map_or_else(Reuse::default, |r| Reuse {
-            p: r.p,
-            seed: r.seed,
-            position: pass.first as i32,
-        });
-        let (hidden, eps) = (work.hidden.slice(), c.rms_norm_eps as f32);
+        let (hidden, eps) = (work.hidden(), c.rms_norm_eps as f32);
         self.ops.router(
             &self.compute,
             1,
@@ -147,37 +225,19 @@ impl GpuModel {
             eps,
             top_k,
             [Some(job), guess],
-            reuse,
+            Some(work.moment()),
         )
     }
 
     /// Waits for the router's choice.
-    fn read_choice(&self, pass: &mut Pass<'_>, layer: usize) -> Result<Vec<u16>, CudaError> {
+    fn read_choice(&self, pass: &Pass<'_>) -> Result<Vec<u16>, CudaError> {
         let c = pass.host.checkpoint.config();
-        let (top_k, s) = (c.top_k, &self.compute);
-        let [now, _] = pass.kv.ids();
-        let work = &mut *pass.work;
-        let staging = &mut work.staging;
-        // SAFETY: nobody touches the staging before the wait.
-        unsafe {
-            let part = now.part(layer * top_k, top_k);
-            s.download(part, staging.ids.values_mut(0, top_k))?;
-            let part = pass.kv.weights().part(layer * top_k, top_k);
-            s.download(part, staging.weights.values_mut(0, top_k))?;
-            if pass.host.experts.prefetch_count() > 0 {
-                let part = work.guess.slice::<i32>().part(0, top_k);
-                s.download(part, staging.guess.values_mut(0, top_k))?;
-            }
-            if pass.host.experts.may_use_cpu() {
-                let part = work.normed.slice().part(0, c.hidden_size);
-                s.download::<f32>(part, staging.normed.values_mut(0, c.hidden_size))?;
-            }
-        }
         if pass.host.experts.may_use_cpu() {
             pass.host.pool.rouse();
         }
-        s.synchronize()?;
-        Ok(numbers(staging.ids.values(0, top_k), c.n_experts))
+        self.compute.synchronize()?;
+        let ids = pass.work.staging.choice.ids(c.top_k);
+        Ok(numbers(ids, c.n_experts))
     }
 
     /// Starts the fetches of the guessed experts.
@@ -187,7 +247,7 @@ impl GpuModel {
         if wanted == 0 || layer + 1 == c.n_layers {
             return;
         }
-        let guess = numbers(pass.work.staging.guess.values(0, wanted), c.n_experts);
+        let guess = numbers(pass.work.staging.choice.guess(wanted), c.n_experts);
         let ids: Vec<ExpertId> = guess.iter().map(|e| id(layer + 1, *e)).collect();
         pass.host.experts.prefetch(&ids);
     }
@@ -205,10 +265,7 @@ impl GpuModel {
         }
         let c = pass.host.checkpoint.config();
         let (work, s, ops) = (&*pass.work, &self.compute, &*self.ops);
-        let [now, _] = pass.kv.ids();
-        let ids = now.part(layer * c.top_k, c.top_k);
-        let weights = pass.kv.weights().part(layer * c.top_k, c.top_k);
-        let hidden = work.hidden.slice();
+        let (ids, weights, hidden) = (work.token_ids(), work.token_weights(), work.hidden());
         let Some(like) = self.slots.uniform().filter(|_| !self.exact) else {
             for (j, slot) in picks.in_slots() {
                 let expert = self.slots.expert(slot);
@@ -218,7 +275,7 @@ impl GpuModel {
         };
         let places = work.places.slice().part(layer * c.n_experts, c.n_experts);
         let h = (work.gate.slice(), work.h_amax().part(done, picks.len()));
-        let x = (work.normed.slice(), work.normed_amax());
+        let x = (work.normed(), work.normed_amax());
         let experts = self.slots.experts();
         ops.expert_gate_up(s, &like, experts, picks, ids, places, x, h)?;
         let choice = (ids, weights);
@@ -241,8 +298,8 @@ impl GpuModel {
         let inner = expert.w1.n();
         let gate = work.gate.slice().part(0, inner);
         let up = work.up.slice().part(0, inner);
-        ops.matvec_any(s, expert.w1, work.normed.slice(), gate, one)?;
-        ops.matvec_any(s, expert.w3, work.normed.slice(), up, one)?;
+        ops.matvec_any(s, expert.w1, work.normed(), gate, one)?;
+        ops.matvec_any(s, expert.w3, work.normed(), up, one)?;
         ops.silu_mul(s, gate, up, None)?;
         let rows = Rows {
             weights: Some(weight),
@@ -262,6 +319,7 @@ impl GpuModel {
         let c = pass.host.checkpoint.config();
         let (width, inner) = (c.hidden_size, c.intermediate_size);
         let staging = &mut pass.work.staging;
+        let choice = &staging.choice;
         let (mut gate, mut up) = (vec![0.0; inner], vec![0.0; inner]);
         let mut down = vec![0.0; width];
         let sum = staging.from_cpu.values_mut::<f32>(0, width);
@@ -270,7 +328,7 @@ impl GpuModel {
             let Place::Ram(weights) = claim.wait()? else {
                 unreachable!("BUG: a claim on RAM is in RAM");
             };
-            let x = staging.normed.values(0, width);
+            let x = choice.normed(width);
             expert_forward(
                 pass.host.pool,
                 scratch,
@@ -280,7 +338,7 @@ impl GpuModel {
                 (&mut gate, &mut up),
                 &mut down,
             );
-            let weight = staging.weights.values::<f32>(0, c.top_k)[*j];
+            let weight = choice.weights(c.top_k)[*j];
             for (sum, value) in sum.iter_mut().zip(&down) {
                 *sum += weight * value;
             }
@@ -292,12 +350,12 @@ impl GpuModel {
             self.compute
                 .upload::<f32>(work.staging.from_cpu.values(0, width), from_cpu)?;
         }
-        let hidden = work.hidden.slice().part(0, width);
+        let hidden = work.hidden().part(0, width);
         Ok(self.ops.add_scaled(&self.compute, hidden, from_cpu, None)?)
     }
 
     /// Says where all experts are.
-    pub(super) fn write_places(&self, pass: &mut Pass<'_>) -> Result<(), CudaError> {
+    fn write_places(&self, pass: &mut Pass<'_>) -> Result<(), CudaError> {
         if pass.work.places_known {
             return Ok(());
         }
@@ -314,28 +372,15 @@ impl GpuModel {
     }
 
     /// Reads what all routers chose, for the statistics.
-    pub(super) fn note_resident(
-        &self,
-        pass: &mut Pass<'_>,
-        routing: &mut RoutingStats,
-    ) -> Result<(), CudaError> {
+    fn note_resident(&self, pass: &Pass<'_>, routing: &mut RoutingStats) {
         let c = pass.host.checkpoint.config();
         let all = c.n_layers * c.top_k;
-        let [now, _] = pass.kv.ids();
-        let staging = &mut pass.work.staging;
-        // SAFETY: nobody touches the staging before the wait.
-        unsafe {
-            self.compute
-                .download(now.part(0, all), staging.ids.values_mut(0, all))?;
-        }
-        self.compute.synchronize()?;
-        let chosen = numbers(staging.ids.values(0, all), c.n_experts);
+        let chosen = numbers(pass.work.staging.ids.values(0, all), c.n_experts);
         for (layer, experts) in chosen.chunks_exact(c.top_k).enumerate() {
             routing.note(layer, experts);
             routing.note_missed(layer, std::iter::empty());
         }
         pass.host.experts.count_device_hits(all as u64);
-        Ok(())
     }
 }
 

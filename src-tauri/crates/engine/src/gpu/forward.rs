@@ -3,10 +3,11 @@
 
 use std::ops::ControlFlow;
 
-use octet_kernels::cuda::{CudaError, DeviceMatrix, Rows, Slice};
+use octet_kernels::cuda::{CudaError, DeviceMatrix, Moment, Reuse, Rows, Slice};
 
+use super::decode::Conversing;
 use super::work::{self, Kv, LOGIT_ROWS, Work};
-use super::{GpuModel, Host};
+use super::{GpuModel, Host, graphs};
 use crate::error::EngineError;
 use crate::model::{self, Logits, Session};
 use crate::tokenizer::TokenId;
@@ -23,6 +24,10 @@ pub(super) struct Pass<'a> {
     pub t: usize,
     /// The position of the first one.
     pub first: usize,
+    /// Up to which position attention may reach.
+    pub reach: usize,
+    /// Whether launches are recorded.
+    pub records: bool,
 }
 
 impl GpuModel {
@@ -74,6 +79,7 @@ impl GpuModel {
             gpu: Some(kv),
             routing,
             routing_reuse,
+            records,
             scratch,
             buffers,
             ..
@@ -81,69 +87,72 @@ impl GpuModel {
         else {
             unreachable!("BUG: a session without a cache on the card");
         };
-        let width = c.hidden_size;
-        model::embed(
-            host.checkpoint,
-            tokens,
-            work.staging.hidden.values_mut(0, t * width),
-        )?;
+        let capacity = kv.capacity();
+        assert!(first + t <= capacity, "BUG: positions past the cache");
+        model::embed(host.checkpoint, tokens, work.hidden_mut(t))?;
         buffers.rotary.prepare(c, first, t);
-        let angles = work.staging.angles.values_mut(0, t * c.head_dim);
-        for (to, (cos, sin)) in angles.chunks_exact_mut(2).zip(buffers.rotary.angles()) {
+        let angles = work.angles_mut(t).chunks_exact_mut(2);
+        for (to, (cos, sin)) in angles.zip(buffers.rotary.angles()) {
             (to[0], to[1]) = (*cos, *sin);
         }
-        // SAFETY: the staging is rewritten by the next pass only, which comes after this one's wait.
-        unsafe {
-            let hidden = work.hidden.slice().part(0, t * width);
-            self.compute
-                .upload::<f32>(work.staging.hidden.values(0, t * width), hidden)?;
-            let angles = work.angles.slice().part(0, t * c.head_dim);
-            self.compute
-                .upload::<f32>(work.staging.angles.values(0, t * c.head_dim), angles)?;
-        }
+        let reuse = routing_reuse.map_or_else(Reuse::default, |r| Reuse {
+            p: r.p,
+            seed: r.seed,
+        });
+        *work.moment_mut() = Moment::new(first, reuse);
         let mut pass = Pass {
             host,
             work,
             kv,
             t,
             first,
-        };
-        let alike = self.slots.uniform().is_some() && !self.exact;
-        let resident = alike && host.experts.all_on_device();
-        if t == 1 && resident {
-            self.write_places(&mut pass)?;
-        }
-        for layer in 0..c.n_layers {
-            if before_layer(layer).is_break() {
-                return Err(EngineError::Cancelled);
-            }
-            self.attention(&mut pass, layer)?;
-            if t > 1 {
-                self.prefill_experts(&mut pass, layer)?;
+            reach: if t == 1 {
+                graphs::reach(first, capacity)
             } else {
-                let reuse = *routing_reuse;
-                self.decode_experts(&mut pass, layer, resident, reuse, routing, scratch)?;
-            }
-        }
-        if t == 1 && resident {
-            self.note_resident(&mut pass, routing)?;
-        }
-        self.logits(&mut pass, rows, &mut buffers.logits)?;
+                first + t
+            },
+            records: *records,
+        };
         if t == 1 {
-            kv.flip();
-            host.experts.publish(routing);
+            let token = Conversing {
+                routing,
+                scratch,
+                reuses: routing_reuse.is_some(),
+            };
+            self.decode(&mut pass, token, before_layer)?;
+            if rows > 0 {
+                let logits = pass.work.staging.logits.values(0, c.vocab_size);
+                buffers.logits.extend_from_slice(logits);
+            }
+        } else {
+            self.upload_input(&mut pass)?;
+            for layer in 0..c.n_layers {
+                if before_layer(layer).is_break() {
+                    return Err(EngineError::Cancelled);
+                }
+                self.attention(&mut pass, layer)?;
+                self.prefill_experts(&mut pass, layer)?;
+            }
+            self.logits(&mut pass, rows, &mut buffers.logits)?;
         }
         positions.advance(t);
         Ok(())
     }
 
+    /// Brings the pass's input to the card.
+    pub(super) fn upload_input(&self, pass: &mut Pass<'_>) -> Result<(), CudaError> {
+        let (from, to) = pass.work.input(pass.t);
+        // SAFETY: the staging is rewritten by the next pass only, which comes after this one's wait.
+        unsafe { self.compute.upload(from, to) }
+    }
+
     /// `hidden += o(attention(norm(hidden)))`; keys and values go to the cache.
-    fn attention(&self, pass: &mut Pass<'_>, layer: usize) -> Result<(), CudaError> {
+    pub(super) fn attention(&self, pass: &mut Pass<'_>, layer: usize) -> Result<(), CudaError> {
         let c = pass.host.checkpoint.config();
         let (ops, s, t) = (&*self.ops, &self.compute, pass.t);
         let trunk = &self.trunk.layers[layer];
         let work = &*pass.work;
-        let (hidden, normed) = (work.hidden.slice(), work.normed.slice());
+        let (hidden, normed) = (work.hidden(), work.normed());
         let attended_amax = (t == 1).then(|| work.attended_amax().part(0, 1));
         ops.rms_norm(
             s,
@@ -160,9 +169,9 @@ impl GpuModel {
         self.project(work, t, &products, normed, work.normed_amax(), false)?;
 
         let shape = work::shape(c, pass.kv.capacity());
-        let (cache, first) = (pass.kv.layer(layer), pass.first);
-        let angles = work.angles.slice();
-        ops.rope_append(s, shape, t, first, (q, k, v), angles, cache)?;
+        let (cache, moment, first) = (pass.kv.layer(layer), work.moment(), pass.first);
+        let angles = work.angles(t);
+        ops.rope_append(s, shape, t, moment, (q, k, v), angles, cache)?;
         let attended = work.attended.slice::<f32>();
         let tensor_cores = t > FEW_TOKENS && !self.exact;
         if !(tensor_cores && ops.flash(s, shape, t, first, q, cache, attended)?) {
@@ -170,13 +179,12 @@ impl GpuModel {
             let q_width = c.n_heads * c.head_dim;
             let mut done = 0;
             while done < t {
-                let end = first + t;
-                let rows = (partial.len() / shape.partial_len(end)).clamp(1, t - done);
+                let rows = (partial.len() / shape.partial_len(pass.reach)).clamp(1, t - done);
                 ops.attention(
                     s,
                     shape,
                     rows,
-                    first + done,
+                    (moment, done, pass.reach),
                     q.part(done * q_width, rows * q_width),
                     cache,
                     partial,
@@ -243,33 +251,39 @@ impl GpuModel {
         rows: usize,
         out: &mut Vec<f32>,
     ) -> Result<(), EngineError> {
-        let c = pass.host.checkpoint.config();
-        let (width, vocab) = (c.hidden_size, c.vocab_size);
-        let s = &self.compute;
+        let vocab = pass.host.checkpoint.config().vocab_size;
         let skipped = pass.t - rows;
         for start in (0..rows).step_by(LOGIT_ROWS) {
             let n = LOGIT_ROWS.min(rows - start);
-            let work = &mut *pass.work;
-            let hidden = work.hidden.slice::<f32>();
-            let last = hidden.part((skipped + start) * width, n * width);
-            let normed = work.normed.slice();
-            let norm = self.trunk.final_norm();
-            let eps = c.rms_norm_eps as f32;
-            self.ops
-                .rms_norm(s, n, last, norm, eps, normed, None, None)?;
-            let logits = work.logits.slice();
-            self.trunk.logits(&self.ops, s, n, normed, logits)?;
-            // SAFETY: nobody touches the staging before the wait.
-            unsafe {
-                let to = work.staging.logits.values_mut::<f32>(0, n * vocab);
-                s.download(logits.part(0, n * vocab), to)?;
-            }
-            s.synchronize()?;
-            out.extend_from_slice(work.staging.logits.values(0, n * vocab));
+            self.some_logits(pass, skipped + start, n)?;
+            self.compute.synchronize()?;
+            out.extend_from_slice(pass.work.staging.logits.values(0, n * vocab));
         }
         if rows == 0 {
-            s.synchronize()?;
+            self.compute.synchronize()?;
         }
         Ok(())
+    }
+
+    /// Brings the logits of `n` tokens from `start` on, up to [`LOGIT_ROWS`], into the staging.
+    pub(super) fn some_logits(
+        &self,
+        pass: &mut Pass<'_>,
+        start: usize,
+        n: usize,
+    ) -> Result<(), CudaError> {
+        let c = pass.host.checkpoint.config();
+        let (width, vocab, eps) = (c.hidden_size, c.vocab_size, c.rms_norm_eps as f32);
+        let (work, s) = (&mut *pass.work, &self.compute);
+        let hidden = work.hidden().part(start * width, n * width);
+        let normed = work.normed();
+        let norm = self.trunk.final_norm();
+        self.ops
+            .rms_norm(s, n, hidden, norm, eps, normed, None, None)?;
+        let logits = work.logits.slice();
+        self.trunk.logits(&self.ops, s, n, normed, logits)?;
+        let to = work.staging.logits.values_mut::<f32>(0, n * vocab);
+        // SAFETY: nobody touches the staging before the wait.
+        unsafe { s.download(logits.part(0, n * vocab), to) }
     }
 }

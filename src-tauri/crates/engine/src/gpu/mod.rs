@@ -18,11 +18,15 @@
 //! With all experts in VRAM nothing is waited for before the logits: kernels follow the router's
 //! choice by a table of places.
 //!
+//! A decoded token's launches are recorded and replayed ([`graphs`]): all of them, or those of a
+//! layer up to the router's choice. What they read on the host is staging, of which the above holds.
+//!
 //! A card that fails is given up: the pass ends with [`EngineError::Device`], and the next session
 //! computes on the CPU, from the same RAM tier.
 
 mod decode;
 mod forward;
+mod graphs;
 mod prefill;
 mod slots;
 mod weights;
@@ -55,12 +59,13 @@ pub(crate) struct Host<'a> {
 
 /// A model's trunk and working memory on a card; its experts are in [`Slots`].
 pub struct GpuModel {
+    /// First, so that what it has recorded goes before the kernels do.
+    work: Mutex<Work>,
     gpu: Arc<Gpu>,
     ops: Arc<Ops>,
     compute: Stream,
     trunk: Trunk,
     slots: Arc<Slots>,
-    work: Mutex<Work>,
     kv: Arc<KvPool>,
     /// f32 activations and slow kernels, as a reference.
     exact: bool,

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use octet_kernels::cuda::{CudaError, DeviceExpert, Reuse, RouterJob, Rows, Slice};
+use octet_kernels::cuda::{CudaError, DeviceExpert, RouterJob, Rows, Slice};
 
 use super::GpuModel;
 use super::forward::Pass;
@@ -37,7 +37,7 @@ impl GpuModel {
         let c = pass.host.checkpoint.config();
         let work = &*pass.work;
         if !self.exact {
-            let (x, y) = (work.normed.slice(), work.x16.slice());
+            let (x, y) = (work.normed(), work.x16.slice());
             let scale = work.x_scale.slice();
             self.ops
                 .rows_to_f16(&self.compute, pass.t, c.hidden_size, x, y, scale)?;
@@ -78,17 +78,17 @@ impl GpuModel {
         let job = RouterJob {
             norm: trunk.expert_norm(),
             gate: trunk.gate(),
-            normed: Some((work.normed.slice(), work.normed_amax())),
+            normed: Some((work.normed(), work.normed_amax())),
             ids: work.ids.slice(),
             weights: work.weights.slice(),
             previous: None,
+            newest: None,
             clear: None,
             layer,
         };
-        let (hidden, eps) = (work.hidden.slice(), c.rms_norm_eps as f32);
+        let (hidden, eps) = (work.hidden(), c.rms_norm_eps as f32);
         let jobs = [Some(job), None];
-        self.ops
-            .router(s, t, hidden, eps, top_k, jobs, Reuse::default())?;
+        self.ops.router(s, t, hidden, eps, top_k, jobs, None)?;
         let all = t * top_k;
         let staging = &mut work.staging;
         // SAFETY: nobody touches the staging before the wait.
@@ -156,10 +156,10 @@ impl GpuModel {
             add: true,
             ..Rows::default()
         };
-        let hidden = work.hidden.slice();
+        let hidden = work.hidden();
         let all = [expert.w1, expert.w2, expert.w3];
         if self.exact || !all.iter().all(|m| m.is_regular_in_prefill()) {
-            let normed = work.normed.slice();
+            let normed = work.normed();
             ops.matvec_any(s, expert.w1, normed, gate, gather)?;
             ops.matvec_any(s, expert.w3, normed, up, gather)?;
             ops.silu_mul(s, gate, up, None)?;

@@ -117,10 +117,13 @@ impl Slots {
             // SAFETY: the caller keeps `bytes`.
             unsafe { self.copies.upload(&bytes[range], to)? };
         }
-        let to = self.experts.slice().part(slot, 1);
-        state.expert = expert;
-        // SAFETY: a source that is not pinned is read before the call returns.
-        unsafe { self.copies.upload(&[expert], to)? };
+        // Experts of one layout look the same in the same slot.
+        if state.expert != expert {
+            let to = self.experts.slice().part(slot, 1);
+            // SAFETY: a source that is not pinned is read before the call returns.
+            unsafe { self.copies.upload(&[expert], to)? };
+            state.expert = expert;
+        }
         self.copies.record()
     }
 }

@@ -2,8 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use octet_kernels::cuda::{AttentionShape, Buffer, CudaError, Gpu, Pinned, Slice};
+use octet_kernels::cuda::{
+    AttentionShape, Buffer, CudaError, Gpu, MAX_TOP_K, Moment, Pinned, Slice,
+};
 
+use super::graphs::Graphs;
 use crate::config::Config;
 use crate::plan::{self, PREFILL_CHUNK};
 
@@ -12,14 +15,84 @@ pub(super) const LOGIT_ROWS: usize = plan::LOGIT_ROWS as usize;
 /// Values of the partial attention of several tokens, where tensor cores do not serve.
 const PARTIAL_VALUES: usize = plan::ATTENTION_PARTIALS as usize;
 
+/// Values of a [`Moment`], which are as long as all others here.
+const MOMENT_LEN: usize = size_of::<Moment>() / 4;
+
+/// Where the input of a pass lies in its buffers, in values: angles, moment, residual stream. The
+/// angles of few tokens are at the end of their place, so that all of it is one copy.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InputAt {
+    moment: usize,
+    width: usize,
+    head_dim: usize,
+}
+
+impl InputAt {
+    fn new(c: &Config, chunk: usize) -> Self {
+        Self {
+            moment: (chunk * c.head_dim).next_multiple_of(MOMENT_LEN),
+            width: c.hidden_size,
+            head_dim: c.head_dim,
+        }
+    }
+
+    /// Of `t` tokens, as their start and length.
+    fn angles(self, t: usize) -> (usize, usize) {
+        (self.moment - t * self.head_dim, t * self.head_dim)
+    }
+
+    fn hidden(self, t: usize) -> (usize, usize) {
+        (self.moment + MOMENT_LEN, t * self.width)
+    }
+
+    fn all(self, t: usize) -> (usize, usize) {
+        let (start, _) = self.angles(t);
+        let (hidden, len) = self.hidden(t);
+        (start, hidden + len - start)
+    }
+}
+
+/// Where a [`Choice`] lies in its buffers, in values.
+const IDS: usize = 0;
+const WEIGHTS: usize = MAX_TOP_K;
+const GUESS: usize = 2 * MAX_TOP_K;
+const GUESS_WEIGHTS: usize = 3 * MAX_TOP_K;
+const NORMED: usize = 4 * MAX_TOP_K;
+
+/// What the router said of one token in the layer at work, and the normed state that it saw: on the
+/// host, where one copy brings it.
+pub(super) struct Choice(Pinned);
+
+impl Choice {
+    /// The chosen experts.
+    pub(super) fn ids(&self, top_k: usize) -> &[i32] {
+        self.0.values(4 * IDS, top_k)
+    }
+
+    /// Their weights.
+    pub(super) fn weights(&self, top_k: usize) -> &[f32] {
+        self.0.values(4 * WEIGHTS, top_k)
+    }
+
+    /// The likeliest `n` experts of the next layer, if they were guessed.
+    pub(super) fn guess(&self, n: usize) -> &[i32] {
+        self.0.values(4 * GUESS, n)
+    }
+
+    /// The normed state, if experts may be computed on the CPU.
+    pub(super) fn normed(&self, width: usize) -> &[f32] {
+        self.0.values(4 * NORMED, width)
+    }
+}
+
 /// Activations and staging memory, for chunks of up to [`Work::chunk`] tokens.
 pub(super) struct Work {
     /// Tokens of a chunk.
     pub chunk: usize,
-    /// The residual stream, f32 `(t, hidden)`.
-    pub hidden: Buffer,
-    /// Its norm, f32 `(t, hidden)`.
-    pub normed: Buffer,
+    /// Angles, moment, and the residual stream; see [`InputAt`].
+    input: Buffer,
+    /// The [`Choice`] of one token, and the normed residual stream of all.
+    routed: Buffer,
     /// f32 `(t, n_heads * head_dim)`.
     pub q: Buffer,
     /// f32 `(t, n_kv_heads * head_dim)`.
@@ -28,8 +101,6 @@ pub(super) struct Work {
     pub v: Buffer,
     /// f32 `(t, n_heads * head_dim)`.
     pub attended: Buffer,
-    /// Cosines and sines, f32 `(t, head_dim / 2, 2)`.
-    pub angles: Buffer,
     /// Of the attention for few tokens.
     pub partial: Buffer,
     /// The input of a tensor-core product, f16 `(t, hidden or n_heads * head_dim)`.
@@ -50,9 +121,6 @@ pub(super) struct Work {
     /// The router's choice in prefill, i32 and f32 `(t, top_k)`.
     pub ids: Buffer,
     pub weights: Buffer,
-    /// The guess for the next layer, i32 and f32 `(top_k)`.
-    pub guess: Buffer,
-    pub guess_weights: Buffer,
     /// Each expert's tokens and their weights, i32 and f32 `(t * top_k)`.
     pub rows: Buffer,
     pub row_weights: Buffer,
@@ -65,20 +133,19 @@ pub(super) struct Work {
     pub staging: Staging,
     /// Whether `places` was written.
     pub places_known: bool,
+    pub graphs: Graphs,
+    input_at: InputAt,
     top_k: usize,
 }
 
 /// Pinned host memory that copies pass through.
 pub(super) struct Staging {
-    /// Embedding rows, `(t, hidden)`.
-    pub hidden: Pinned,
-    pub angles: Pinned,
+    /// See [`InputAt`].
+    input: Pinned,
     /// The router's choice, of one layer and `t` tokens, or of all layers and one token.
     pub ids: Pinned,
     pub weights: Pinned,
-    pub guess: Pinned,
-    /// The normed state of one token, for the CPU.
-    pub normed: Pinned,
+    pub choice: Choice,
     pub from_cpu: Pinned,
     pub rows: Pinned,
     pub row_weights: Pinned,
@@ -93,18 +160,20 @@ impl Work {
         let shape = shape(c, ctx);
         let one = shape.partial_len(ctx);
         let choices = chunk.max(c.n_layers) * c.top_k;
+        let input_at = InputAt::new(c, chunk);
+        let (input_start, input_len) = input_at.all(chunk);
+        let input_end = input_start + input_len;
         let buffer = |values: usize| Buffer::new(gpu, "working memory", 4 * values);
         let halves = |values: usize| Buffer::new(gpu, "working memory", 2 * values);
         let pinned = |values: usize| Pinned::new(gpu, 4 * values);
         Ok(Self {
             chunk,
-            hidden: buffer(chunk * width)?,
-            normed: buffer(chunk * width)?,
+            input: buffer(input_end)?,
+            routed: buffer(NORMED + chunk * width)?,
             q: buffer(chunk * q_width)?,
             k: buffer(chunk * kv_width)?,
             v: buffer(chunk * kv_width)?,
             attended: buffer(chunk * q_width)?,
-            angles: buffer(chunk * c.head_dim)?,
             partial: buffer(one.max(PARTIAL_VALUES.min(chunk * one)))?,
             x16: halves(chunk * width.max(q_width))?,
             x_scale: buffer(chunk)?,
@@ -115,28 +184,104 @@ impl Work {
             amax: buffer(2 * chunk + c.top_k)?,
             ids: buffer(chunk * c.top_k)?,
             weights: buffer(chunk * c.top_k)?,
-            guess: buffer(c.top_k)?,
-            guess_weights: buffer(c.top_k)?,
             rows: buffer(chunk * c.top_k)?,
             row_weights: buffer(chunk * c.top_k)?,
             from_cpu: buffer(width)?,
             places: buffer(c.n_layers * c.n_experts)?,
             logits: buffer(LOGIT_ROWS * vocab)?,
             staging: Staging {
-                hidden: pinned(chunk * width)?,
-                angles: pinned(chunk * c.head_dim)?,
+                input: pinned(input_end)?,
                 ids: pinned(choices)?,
                 weights: pinned(choices)?,
-                guess: pinned(c.top_k)?,
-                normed: pinned(width)?,
+                choice: Choice(pinned(NORMED + width)?),
                 from_cpu: pinned(width)?,
                 rows: pinned(chunk * c.top_k)?,
                 row_weights: pinned(chunk * c.top_k)?,
                 logits: pinned(LOGIT_ROWS * vocab)?,
             },
             places_known: false,
+            graphs: Graphs::default(),
+            input_at,
             top_k: c.top_k,
         })
+    }
+
+    /// The residual stream, f32 `(chunk, hidden)`.
+    pub(super) fn hidden(&self) -> Slice<'_, f32> {
+        let (start, len) = self.input_at.hidden(self.chunk);
+        self.input.slice().part(start, len)
+    }
+
+    /// Cosines and sines, f32 `(t, head_dim / 2, 2)`.
+    pub(super) fn angles(&self, t: usize) -> Slice<'_, f32> {
+        let (start, len) = self.input_at.angles(t);
+        self.input.slice().part(start, len)
+    }
+
+    /// Where the pass is.
+    pub(super) fn moment(&self) -> Slice<'_, Moment> {
+        self.input
+            .slice()
+            .part(self.input_at.moment / MOMENT_LEN, 1)
+    }
+
+    /// The input of `t` tokens as it is copied to the card, and where it is to go.
+    pub(super) fn input(&self, t: usize) -> (&[f32], Slice<'_, f32>) {
+        let (start, len) = self.input_at.all(t);
+        let from = self.staging.input.values(4 * start, len);
+        (from, self.input.slice().part(start, len))
+    }
+
+    /// The input's residual stream, to be written on the host.
+    pub(super) fn hidden_mut(&mut self, t: usize) -> &mut [f32] {
+        let (start, len) = self.input_at.hidden(t);
+        self.staging.input.values_mut(4 * start, len)
+    }
+
+    /// The same of its angles.
+    pub(super) fn angles_mut(&mut self, t: usize) -> &mut [f32] {
+        let (start, len) = self.input_at.angles(t);
+        self.staging.input.values_mut(4 * start, len)
+    }
+
+    /// The same of its moment.
+    pub(super) fn moment_mut(&mut self) -> &mut Moment {
+        let at = 4 * self.input_at.moment;
+        &mut self.staging.input.values_mut(at, 1)[0]
+    }
+
+    /// The normed residual stream, f32 `(chunk, hidden)`.
+    pub(super) fn normed(&self) -> Slice<'_, f32> {
+        let len = self.chunk * self.input_at.width;
+        self.routed.slice().part(NORMED, len)
+    }
+
+    /// The experts of one token in the layer at work, i32 `(top_k)`.
+    pub(super) fn token_ids(&self) -> Slice<'_, i32> {
+        self.routed.slice().part(IDS, self.top_k)
+    }
+
+    /// Their weights, f32 `(top_k)`.
+    pub(super) fn token_weights(&self) -> Slice<'_, f32> {
+        self.routed.slice().part(WEIGHTS, self.top_k)
+    }
+
+    /// The guess for the next layer, i32 and f32 `(top_k)`.
+    pub(super) fn guess(&self) -> (Slice<'_, i32>, Slice<'_, f32>) {
+        let weights = self.routed.slice();
+        (
+            self.routed.slice().part(GUESS, self.top_k),
+            weights.part(GUESS_WEIGHTS, self.top_k),
+        )
+    }
+
+    /// The choice of one token as it is copied to the host, with the normed state if `normed`, and
+    /// where it is to go.
+    pub(super) fn choice(&mut self, normed: bool) -> (Slice<'_, f32>, &mut [f32]) {
+        let width = if normed { self.input_at.width } else { 0 };
+        let len = NORMED + width;
+        let to = self.staging.choice.0.values_mut(0, len);
+        (self.routed.slice().part(0, len), to)
     }
 
     /// Largest magnitudes of the normed state, one a token.
@@ -169,21 +314,17 @@ pub(super) fn shape(c: &Config, capacity: usize) -> AttentionShape {
 /// Keys and values of all layers, f16 `(n_layers, 2, n_kv_heads, capacity, head_dim)`.
 struct Cache {
     memory: Buffer,
-    /// The experts of the newest token and of the one before, i32 `(2, n_layers, top_k)`.
-    ids: Buffer,
-    /// Their weights, f32 `(n_layers, top_k)`.
-    weights: Buffer,
+    /// The experts of the newest decoded token, i32 `(n_layers, top_k)`; -1: there is none.
+    newest: Buffer,
     capacity: usize,
 }
 
 impl Cache {
     fn new(gpu: &Arc<Gpu>, c: &Config, capacity: usize) -> Result<Self, CudaError> {
         let values = 2 * c.n_layers * c.n_kv_heads * capacity * c.head_dim;
-        let choices = c.n_layers * c.top_k;
         Ok(Self {
             memory: Buffer::new(gpu, "KV cache", 2 * values)?,
-            ids: Buffer::new(gpu, "KV cache", 2 * 4 * choices)?,
-            weights: Buffer::new(gpu, "KV cache", 4 * choices)?,
+            newest: Buffer::new(gpu, "KV cache", 4 * c.n_layers * c.top_k)?,
             capacity,
         })
     }
@@ -200,8 +341,6 @@ pub(super) struct KvPool {
 pub(crate) struct Kv {
     pool: Arc<KvPool>,
     cache: Option<Cache>,
-    /// Whether the last token's experts are in the second half of `ids`.
-    odd: bool,
 }
 
 impl KvPool {
@@ -218,14 +357,15 @@ impl KvPool {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let own = free.take_if(|cache| cache.capacity >= ctx);
         drop(free);
-        let cache = match own {
+        let mut cache = match own {
             Some(cache) => cache,
             None => Cache::new(&self.gpu, &self.config, ctx)?,
         };
+        let none = vec![-1; self.config.n_layers * self.config.top_k];
+        cache.newest.write::<i32>(0, &none)?;
         Ok(Kv {
             pool: Arc::clone(self),
             cache: Some(cache),
-            odd: false,
         })
     }
 }
@@ -251,27 +391,16 @@ impl Kv {
         )
     }
 
-    /// Where the experts of the token at work go, over all layers, and where those of the one
-    /// before are.
-    pub(super) fn ids(&self) -> [Slice<'_, i32>; 2] {
-        let all = self.cache().ids.slice::<i32>();
-        let len = all.len() / 2;
-        let halves = [all.part(0, len), all.part(len, len)];
-        if self.odd {
-            halves
-        } else {
-            [halves[1], halves[0]]
-        }
+    /// The experts of the newest decoded token, i32 `(n_layers, top_k)`; while a token is at work,
+    /// those of the one before from its layer on.
+    pub(super) fn newest(&self) -> Slice<'_, i32> {
+        self.cache().newest.slice()
     }
 
-    /// Says that the token at work is done: its experts are those of the one before now.
-    pub(super) fn flip(&mut self) {
-        self.odd = !self.odd;
-    }
-
-    /// The weights of the token at work, over all layers.
-    pub(super) fn weights(&self) -> Slice<'_, f32> {
-        self.cache().weights.slice()
+    /// Where its memory lies on the card.
+    pub(super) fn addresses(&self) -> [u64; 2] {
+        let keys = self.cache().memory.slice::<u8>();
+        [keys.address(), self.newest().address()]
     }
 }
 

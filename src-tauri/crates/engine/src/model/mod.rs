@@ -61,6 +61,9 @@ pub struct Session {
     pub routing: RoutingStats,
     /// Has decoded tokens keep experts of the token before, for benchmarks.
     pub routing_reuse: Option<RoutingReuse>,
+    /// Has a card take a decoded token's launches as recorded before, where its driver can; the
+    /// numbers are the same.
+    pub records: bool,
     /// Keys and values on the card, if the session computes there: `kv` then only counts.
     pub(crate) gpu: Option<gpu::Kv>,
     pub(crate) scratch: Scratch,
@@ -179,6 +182,7 @@ impl Mixtral {
             kv: KvCache::new(c.n_layers, c.n_kv_heads, c.head_dim, ctx),
             routing: RoutingStats::new(c.n_layers, c.n_experts),
             routing_reuse: None,
+            records: true,
             scratch: Scratch::default(),
             buffers: Buffers::default(),
         }

@@ -23,6 +23,12 @@ pub const ATTENTION_SPLIT_LEN: u64 = 256;
 /// the kernels, a place in their table. Rounded up, and counted for every expert of the model.
 pub const GPU_SLOT_OVERHEAD_BYTES: u64 = 1024;
 
+/// What a recorded launch takes of VRAM, in bytes: 64 KiB with drivers before 550, less since.
+const RECORDED_LAUNCH_BYTES: u64 = 64 << 10;
+
+/// Launches and copies of a decoded token that are recorded, for each layer and beside them, at most.
+const RECORDED_LAUNCHES: (u64, u64) = (12, 8);
+
 /// What the driver maps of VRAM at a time, in bytes; small allocations share it.
 const GPU_PAGE_BYTES: u64 = 2 << 20;
 
@@ -130,10 +136,10 @@ impl ModelSizes {
     ///
     /// | Buffer | Shape |
     /// |---|---|
-    /// | hidden, normed | f32 `(t, hidden)` each |
+    /// | hidden, with angles | f32 `(t, hidden)` and `(t, head_dim)` |
+    /// | normed | f32 `(t, hidden)` |
     /// | q, attended | f32 `(t, n_heads * head_dim)` each |
     /// | k, v | f32 `(t, n_kv_heads * head_dim)` each |
-    /// | angles | f32 `(t, head_dim)` |
     /// | input of a product | f16 `(t, hidden or n_heads * head_dim)`, whichever is wider |
     /// | gate, up | f32 `(t or top_k, intermediate)` each |
     /// | their product | f16 `(t, intermediate)` |
@@ -142,6 +148,7 @@ impl ModelSizes {
     /// | row scales, largest magnitudes | f32 `(t)`, four of them |
     /// | logits | f32 `(LOGIT_ROWS, vocab)` |
     /// | of the CPU's experts | f32 `(hidden)` |
+    /// | recorded launches | 64 KiB each, 12 a layer and 8 |
     /// | a slot's alignment, place and descriptor | [`GPU_SLOT_OVERHEAD_BYTES`] an expert of the model |
     ///
     /// Each buffer as [`gpu_allocation_bytes`] has it.
@@ -156,15 +163,16 @@ impl ModelSizes {
         let (hidden, inner, top_k) = (wide(self.hidden), wide(self.intermediate), wide(self.top_k));
         let splits = wide(self.max_positions).div_ceil(ATTENTION_SPLIT_LEN);
         let one_token = wide(self.n_heads) * splits * (wide(self.head_dim) + 2);
+        let (of_layer, others) = RECORDED_LAUNCHES;
+        let recorded = of_layer * wide(self.n_layers) + others;
         let small = 4 * t * top_k + 4 * t + 4 * top_k * (1 + wide(self.n_layers)) + hidden;
         let buffers = [
-            4 * t * hidden,
+            4 * t * (hidden + wide(self.head_dim)),
             4 * t * hidden,
             4 * t * q_width,
             4 * t * q_width,
             4 * t * kv_width,
             4 * t * kv_width,
-            4 * t * wide(self.head_dim),
             2 * t * hidden.max(q_width),
             4 * t.max(top_k) * inner,
             4 * t * inner,
@@ -172,6 +180,7 @@ impl ModelSizes {
             4 * ATTENTION_PARTIALS.max(one_token),
             4 * LOGIT_ROWS * wide(self.vocab),
             4 * small,
+            RECORDED_LAUNCH_BYTES * recorded,
             GPU_SLOT_OVERHEAD_BYTES.saturating_mul(wide(self.total_experts())),
         ];
         let total = |sum: u64, bytes: u64| sum.saturating_add(gpu_allocation_bytes(bytes));

@@ -370,7 +370,8 @@ fn working_memory_on_a_gpu_comes_to_the_known_figure() {
     // and up of 14336; in f16 an input of 4096 and a product of 14336.
     let rows = 512 * 4 * (4 * 4096 + 2 * 1024 + 128 + 2 * 14_336);
     let halves = 512 * 2 * (4096 + 14_336);
-    let rest = 4 * ((4 << 20) + 8 * 32_000);
+    let recorded = (12 * 32 + 8) * (64 << 10);
+    let rest = 4 * ((4 << 20) + 8 * 32_000) + recorded;
     // Up to 2 MiB more for each buffer, since the driver maps whole pages.
     let bytes = mixtral().gpu_working_bytes();
     let most = rows + halves + rest + 15 * (2 << 20);
