@@ -23,7 +23,8 @@ pub const ATTENTION_SPLIT_LEN: u64 = 256;
 /// the kernels, a place in their table. Rounded up, and counted for every expert of the model.
 pub const GPU_SLOT_OVERHEAD_BYTES: u64 = 1024;
 
-/// What a recorded launch takes of VRAM, in bytes: 64 KiB with drivers before 550, less since.
+/// What a recorded launch may take of VRAM, in bytes. Under 2 KiB were seen with driver 580, and older
+/// ones are said to take more.
 const RECORDED_LAUNCH_BYTES: u64 = 64 << 10;
 
 /// Launches and copies of a decoded token that are recorded, for each layer and beside them, at most.
