@@ -13,14 +13,10 @@ use cudarc::driver::{result, sys};
 use half::f16;
 use octet_kernels::Bits;
 use octet_kernels::cuda::{AttentionShape, Buffer, DeviceMatrix, Rows};
-use support::{Packed, Rng, product, rms};
+use support::{Packed, Rng, product, rms, value};
 
 /// Half a unit in an f16's last place, relative.
 const HALF_STEP: f64 = 1.0 / 2048.0;
-
-fn value(bits: u16) -> f64 {
-    f64::from(f16::from_bits(bits).to_f32())
-}
 
 /// Numbers `0 .. len`, in any order.
 fn shuffled(rng: &mut Rng, len: usize) -> Vec<i32> {

@@ -226,3 +226,36 @@ pub fn relative_rms(found: &[f32], expected: &[f64]) -> f64 {
     let error = rms(found.iter().zip(expected).map(|(f, e)| f64::from(*f) - e));
     error / rms(expected.iter().copied())
 }
+
+/// An f16's.
+pub fn value(bits: u16) -> f64 {
+    f64::from(f16::from_bits(bits).to_f32())
+}
+
+/// The largest magnitude.
+pub fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |most, v| most.max(v.abs()))
+}
+
+/// Normal values of any magnitude.
+pub fn loud(rng: &mut Rng, len: usize) -> Vec<f32> {
+    let by = rng.range(-6.0, 6.0).exp();
+    rng.normals(len).iter().map(|v| v * by).collect()
+}
+
+/// Normal f16 values times `by`.
+pub fn halves(rng: &mut Rng, len: usize, by: f32) -> Vec<u16> {
+    (0..len)
+        .map(|_| f16::from_f32(rng.normal() * by).to_bits())
+        .collect()
+}
+
+/// Asserts that values are within `relative` of the largest expected one.
+pub fn assert_close(found: &[f32], expected: &[f64], relative: f64, what: &str) {
+    assert_eq!(found.len(), expected.len());
+    let bound = relative * expected.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let off = (f64::from(*found) - expected).abs();
+        assert!(off <= bound, "{what}: {found} for {expected} at {i}");
+    }
+}
