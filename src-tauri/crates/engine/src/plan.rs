@@ -178,11 +178,14 @@ impl Plan {
         }
         if !lost.is_empty() {
             let context = format_bytes(measured.context_bytes);
+            let free = format_bytes(measured.free_bytes);
             let why = if measured.context_bytes > CUDA_CONTEXT_BYTES {
                 let expected = format_bytes(CUDA_CONTEXT_BYTES);
-                format!("The driver takes {context} of VRAM for itself, not {expected} as expected")
+                format!(
+                    "The driver takes {context} of VRAM for itself, not {expected} as expected, and \
+                     {free} are free beside that"
+                )
             } else {
-                let free = format_bytes(measured.free_bytes);
                 format!(
                     "The GPU has {free} free beside its context of {context}, less than planned"
                 )
