@@ -244,7 +244,7 @@ fn a_single_turn_ends_when_the_context_is_full() {
 #[test]
 fn a_prompt_beyond_the_context_is_refused_with_the_numbers() {
     let events = events(engine(64).generate(request(tokens(100), 5)));
-    let [Event::Error { code, message }] = &events[..] else {
+    let [Event::Error { code, message, .. }] = &events[..] else {
         panic!("{events:?}")
     };
     assert_eq!(code, "context_full");
@@ -300,7 +300,7 @@ fn bad_requests_are_errors_and_leave_the_engine_usable() {
 fn text_without_a_tokenizer_is_refused_and_tokens_are_not() {
     let engine = load(&fixture("tiny-2bit"), 256);
     let events = events(engine.generate(request(Input::Prompt("hi".into()), 4)));
-    let [Event::Error { code, message }] = &events[..] else {
+    let [Event::Error { code, message, .. }] = &events[..] else {
         panic!("{events:?}")
     };
     assert!(

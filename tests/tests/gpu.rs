@@ -402,7 +402,7 @@ fn a_card_that_is_lost_ends_the_answer_with_an_error_and_the_next_one_is_made_on
             fake.set("FAIL", failure);
             let events = generate(&gpu, &mut conversation, &greedy(200));
             let last = events.last().expect("events");
-            let Event::Error { code, message } = last else {
+            let Event::Error { code, message, .. } = last else {
                 panic!("{what}, {failure}: {last:?}");
             };
             assert_eq!(code, "device", "{what}, {failure}: {message}");

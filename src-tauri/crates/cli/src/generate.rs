@@ -10,7 +10,7 @@ use octet_engine::{Cancel, Engine, Generation};
 use serde_json::json;
 
 use crate::args::GenerateArgs;
-use crate::output::{count, dim, note, stdout};
+use crate::output::{count, dim, note, stdout, with_hint};
 
 /// New tokens where the user sets no limit: random weights, and some models, never end.
 const MAX_NEW_TOKENS: usize = 512;
@@ -122,9 +122,9 @@ pub fn follow(
                     stats: *stats,
                 });
             }
-            Event::Error { message, .. } => {
+            Event::Error { message, hint, .. } => {
                 bar.finish_and_clear();
-                anyhow::bail!(message);
+                anyhow::bail!(with_hint(&message, hint.as_deref()));
             }
         }
     }

@@ -21,6 +21,8 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use args::{Cli, Command};
+use octet_engine::EngineError;
+use octet_engine::checkpoint::CheckpointError;
 
 /// Exit status of a wrong command line; everything else that fails gives 1.
 const USAGE: u8 = 2;
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let code = if error.is::<UsageError>() { USAGE } else { 1 };
             // Messages name their causes themselves.
-            complain(&error.to_string());
+            complain(&output::with_hint(&error.to_string(), hint_of(&error)));
             ExitCode::from(code)
         }
     }
@@ -71,6 +73,17 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
+}
+
+/// What the engine advises.
+fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| {
+        let engine = cause.downcast_ref::<EngineError>();
+        let checkpoint = cause.downcast_ref::<CheckpointError>();
+        engine
+            .and_then(EngineError::hint)
+            .or_else(|| checkpoint.and_then(CheckpointError::hint))
+    })
 }
 
 /// One line on standard error, whatever the message holds.

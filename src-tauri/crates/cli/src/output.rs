@@ -63,3 +63,11 @@ pub fn note_threads(asked: Option<u16>) {
         ));
     }
 }
+
+/// A message and what to do about it, in one line.
+pub fn with_hint(message: &str, hint: Option<&str>) -> String {
+    match hint {
+        Some(hint) => format!("{message}: {hint}"),
+        None => message.to_owned(),
+    }
+}

@@ -33,10 +33,7 @@ pub enum EngineError {
     #[error("attention failed: {0}")]
     Tensor(#[from] candle_core::Error),
     /// The device failed in the middle of an answer.
-    #[error(
-        "the GPU failed ({reason}); the model goes on on the CPU: ask again, or load it anew to \
-         use the GPU"
-    )]
+    #[error("the GPU failed ({reason}); the model now runs on the CPU")]
     Device {
         /// What it reported.
         reason: String,
@@ -50,9 +47,7 @@ pub enum EngineError {
         vocab_size: usize,
     },
     /// More positions than the context holds.
-    #[error(
-        "{wanted} tokens do not fit the context of {capacity}: shorten the text, or load with a longer context"
-    )]
+    #[error("{wanted} tokens do not fit the context of {capacity}")]
     ContextFull {
         /// Positions the context holds.
         capacity: usize,
@@ -60,10 +55,10 @@ pub enum EngineError {
         wanted: usize,
     },
     /// Nothing to answer.
-    #[error("the prompt is empty: give at least one token")]
+    #[error("the prompt is empty")]
     EmptyPrompt,
     /// Text was given but the model folder has no tokenizer.
-    #[error("{dir} has no tokenizer.json, which turns text into tokens: add the model's own")]
+    #[error("{dir} has no tokenizer.json, which turns text into tokens")]
     NoTokenizer {
         /// The model folder.
         dir: String,
@@ -81,7 +76,7 @@ pub enum EngineError {
     /// A tier too small to work with.
     #[error(
         "{slots} expert slots are too few: at least {least} are needed, and more where every layer \
-             has its own: raise the budget, or let the layers share them"
+         has its own"
     )]
     TooFewSlots {
         /// Slots there would be.
@@ -93,7 +88,7 @@ pub enum EngineError {
     #[error("cancelled")]
     Cancelled,
     /// The engine's thread is gone.
-    #[error("the model is no longer loaded: load it again")]
+    #[error("the model is no longer loaded")]
     Unloaded,
 }
 
@@ -101,6 +96,22 @@ impl EngineError {
     /// Whether the device failed.
     pub(crate) fn is_of_device(&self) -> bool {
         matches!(self, Self::Device { .. })
+    }
+
+    /// What to do about it, where the message alone does not tell.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Checkpoint(error) => error.hint(),
+            Self::Tokenizer(error) => error.hint(),
+            Self::Tier(TierError::NoSlot { .. }) => Some("raise the budget"),
+            Self::Device { .. } => Some("try again, or reload the model to use the GPU"),
+            Self::ContextFull { .. } => Some("shorten the text, or load with a longer context"),
+            Self::EmptyPrompt => Some("give at least one token"),
+            Self::NoTokenizer { .. } => Some("add the tokenizer.json of the model"),
+            Self::TooFewSlots { .. } => Some("raise the budget, or let the layers share the slots"),
+            Self::Unloaded => Some("load it again"),
+            _ => None,
+        }
     }
 
     /// A short, stable name of the kind of failure, for programs.

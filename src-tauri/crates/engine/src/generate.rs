@@ -4,10 +4,11 @@
 //! `Error`; `ContextShift` may come before any `Prefill` or `Token`.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::AwakeClock;
 use crate::error::EngineError;
 use crate::experts::ExpertStats;
 use crate::model::{Logits, Mixtral, PREFILL_CHUNK, Session};
@@ -78,7 +79,8 @@ pub struct Stats {
     pub time_to_first_token_ms: f64,
     /// Prompt tokens computed a second.
     pub prefill_tokens_per_sec: f64,
-    /// New tokens a second, the first one not counted (it belongs to the prompt).
+    /// New tokens a second, the first one not counted (it belongs to the prompt), nor time in
+    /// which the machine was suspended. 0 where no second one came.
     pub decode_tokens_per_sec: f64,
     /// What the expert tiers did meanwhile.
     pub experts: ExpertStats,
@@ -129,8 +131,10 @@ pub enum Event {
     Error {
         /// See [`EngineError::code`].
         code: String,
-        /// One line: what happened and what to do.
+        /// One line: what happened.
         message: String,
+        /// What to do about it, where the message alone does not tell.
+        hint: Option<String>,
     },
 }
 
@@ -205,6 +209,7 @@ impl Generator<'_> {
             (self.emit)(Event::Error {
                 code: error.code().to_owned(),
                 message: error.to_string(),
+                hint: error.hint().map(str::to_owned),
             });
         }
     }
@@ -214,7 +219,7 @@ impl Generator<'_> {
         conversation: &mut Conversation,
         request: &Request,
     ) -> Result<(), EngineError> {
-        let started = Instant::now();
+        let clock = AwakeClock::start();
         let before = self.model.experts().stats();
         let capacity = conversation.session.kv.capacity();
         // Random seeds stay below 2^32, so that any program can hold and repeat them.
@@ -251,7 +256,7 @@ impl Generator<'_> {
             if limit == 0 {
                 break 'answer DoneReason::Length;
             }
-            let prefill = Instant::now();
+            let prefill = clock.elapsed();
             let computed = history.len() - stats.reused_tokens;
             let mut logits = Vec::new();
             if conversation.cached.len() < history.len() {
@@ -265,12 +270,12 @@ impl Generator<'_> {
             } else if let Some((_, known)) = &conversation.prompt_end {
                 logits.clone_from(known);
             }
-            let took = prefill.elapsed().as_secs_f64();
+            let took = (clock.elapsed() - prefill).as_secs_f64();
             stats.prefill_tokens_per_sec = computed as f64 / took;
             loop {
                 let id = sampler.sample(&mut logits, &history)?;
                 if stats.new_tokens == 0 {
-                    stats.time_to_first_token_ms = started.elapsed().as_secs_f64() * 1e3;
+                    stats.time_to_first_token_ms = clock.elapsed().as_secs_f64() * 1e3;
                 }
                 stats.new_tokens += 1;
                 // What the time of a token's way to a screen is measured from.
@@ -290,7 +295,7 @@ impl Generator<'_> {
                 if (self.cancelled)() {
                     break DoneReason::Cancelled;
                 }
-                let step = Instant::now();
+                let step = clock.elapsed();
                 if history.len() > capacity {
                     let made = history.split_off(prompt.ids.len());
                     let most = capacity - capacity / 4;
@@ -309,7 +314,7 @@ impl Generator<'_> {
                 {
                     break DoneReason::Cancelled;
                 }
-                decoding += step.elapsed();
+                decoding += clock.elapsed() - step;
             }
         };
         if stats.new_tokens > 1 {

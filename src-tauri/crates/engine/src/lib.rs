@@ -15,6 +15,7 @@
 
 pub mod calibration;
 pub mod checkpoint;
+pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod error;

@@ -67,7 +67,7 @@ pub enum TokenizerError {
         max_bytes: u64,
     },
     /// The file is not JSON of the expected shape.
-    #[error("{} is damaged: {source}; download it again", path.display())]
+    #[error("{} is damaged: {source}", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -108,6 +108,16 @@ pub enum TokenizerError {
         /// The library's reason.
         message: String,
     },
+}
+
+impl TokenizerError {
+    /// What to do about it, where the message alone does not tell.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Json { .. } => Some("download it again"),
+            _ => None,
+        }
+    }
 }
 
 /// A vocabulary with the rules to go from text to ids and back. Cheap to share by reference

@@ -33,7 +33,7 @@ pub enum CheckpointError {
     },
     /// A file that the index names is not there.
     #[error(
-        "{} is missing: the index places tensor `{tensor}` in it; download this file again",
+        "{} is missing: the index places tensor `{tensor}` in it",
         path.display()
     )]
     MissingFile {
@@ -94,7 +94,7 @@ pub enum CheckpointError {
         source: HeaderError,
     },
     /// A tensor that the model needs is not in its file.
-    #[error("{}: tensor `{tensor}` is missing; download this file again", path.display())]
+    #[error("{}: tensor `{tensor}` is missing", path.display())]
     MissingTensor {
         /// The file (or the index).
         path: PathBuf,
@@ -126,7 +126,7 @@ pub enum CheckpointError {
     /// A scale, zero, norm or router weight that is NaN or infinite.
     #[error(
         "{}: tensor `{tensor}` holds {value} at element {element}, where every value must be \
-         finite; the file is damaged, download it again",
+         finite; the file is damaged",
         path.display()
     )]
     NonFinite {
@@ -141,8 +141,7 @@ pub enum CheckpointError {
     },
     /// A file has another length than when the checkpoint was opened.
     #[error(
-        "{} has changed while in use: {expected_bytes} bytes when opened, {found_bytes} now; \
-         open the checkpoint again",
+        "{} has changed while in use: {expected_bytes} bytes when opened, {found_bytes} now",
         path.display()
     )]
     Changed {
@@ -153,4 +152,21 @@ pub enum CheckpointError {
         /// Its length now.
         found_bytes: u64,
     },
+}
+
+impl CheckpointError {
+    /// What to do about it, where the message alone does not tell.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::MissingFile { .. }
+            | Self::MissingTensor { .. }
+            | Self::NonFinite { .. }
+            | Self::Header {
+                source: HeaderError::Truncated { .. } | HeaderError::OutOfFile { .. },
+                ..
+            } => Some("download this file again"),
+            Self::Changed { .. } => Some("open the checkpoint again"),
+            _ => None,
+        }
+    }
 }

@@ -117,7 +117,7 @@ pub enum HeaderError {
     /// The file ends before its header does.
     #[error(
         "the file is cut off or not a safetensors file: its header should take {expected_bytes} \
-         bytes, the file has {found_bytes}; download it again"
+         bytes, the file has {found_bytes}"
     )]
     Truncated {
         /// Bytes of length field and header together.
@@ -165,7 +165,7 @@ pub enum HeaderError {
     /// A tensor that lies beyond the file's end.
     #[error(
         "the file is cut off: tensor `{tensor}` should end at byte {expected_bytes}, the file has \
-         {found_bytes}; download it again"
+         {found_bytes}"
     )]
     OutOfFile {
         /// Which tensor.

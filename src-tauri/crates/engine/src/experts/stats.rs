@@ -35,6 +35,14 @@ impl TierStats {
         (demands > 0).then(|| self.hits as f64 / demands as f64)
     }
 
+    /// Share of demands that were met by what the tier held from earlier, 0 to 1; `None` before
+    /// the first demand. What prefetch brought in time is no merit of the cache: it was read, too.
+    pub fn kept_rate(&self) -> Option<f64> {
+        let demands = self.hits + self.misses;
+        let kept = self.hits.saturating_sub(self.prefetch_hits);
+        (demands > 0).then(|| kept as f64 / demands as f64)
+    }
+
     /// Share of misses that were computed in the tier below, 0 to 1; `None` without misses.
     pub fn share_met_below(&self) -> Option<f64> {
         (self.misses > 0).then(|| self.met_below as f64 / self.misses as f64)

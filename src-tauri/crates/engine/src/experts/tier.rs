@@ -42,9 +42,7 @@ pub enum TierError {
         reason: String,
     },
     /// Every slot the expert could take is leased: the budget is too small for what is in use.
-    #[error(
-        "all {slots} expert slots are in use and layer {layer} needs one more: raise the budget"
-    )]
+    #[error("all {slots} expert slots are in use and layer {layer} needs one more")]
     NoSlot {
         /// Slots in the tier.
         slots: usize,
