@@ -15,10 +15,7 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum StoreError {
     /// The file is no database, or its inside makes no sense.
-    #[error(
-        "the chats in {path} are damaged ({reason}); {}",
-        damage_advice(backup.as_deref())
-    )]
+    #[error("the chats in {path} are damaged ({reason})")]
     Damaged {
         /// The database.
         path: PathBuf,
@@ -28,10 +25,7 @@ pub enum StoreError {
         backup: Option<PathBuf>,
     },
     /// Somebody else is writing, and did not stop.
-    #[error(
-        "{path} is in use by another program and was still locked after {waited_ms} ms: close \
-         the other program, then try again"
-    )]
+    #[error("{path} is in use by another program and was still locked after {waited_ms} ms")]
     Locked {
         /// The database.
         path: PathBuf,
@@ -39,10 +33,7 @@ pub enum StoreError {
         waited_ms: u64,
     },
     /// Written by a newer version of this program. Nothing was touched.
-    #[error(
-        "{path} has format {found}, and this version knows up to {known}: update Octet, or use \
-         another data folder. Nothing was changed"
-    )]
+    #[error("{path} has format {found}, and this version of Octet knows formats up to {known}")]
     Newer {
         /// The database.
         path: PathBuf,
@@ -52,10 +43,7 @@ pub enum StoreError {
         known: i64,
     },
     /// No room. What was stored before is still there.
-    #[error(
-        "the disk that holds {path} is full (the chats take {size_bytes} bytes): free some \
-         space, then try again. What was saved before is still there"
-    )]
+    #[error("the disk that holds {path} is full (the chats take {size_bytes} bytes)")]
     DiskFull {
         /// The database, or the file to be written.
         path: PathBuf,
@@ -63,7 +51,7 @@ pub enum StoreError {
         size_bytes: u64,
     },
     /// The file system refused.
-    #[error("could not {action} {path}: {source}; check that the folder exists and is writable")]
+    #[error("could not {action} {path}: {source}")]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
@@ -73,7 +61,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// No such chat, message, or thing to undo.
-    #[error("there is no {what} {id}: it was deleted, or belongs to other data")]
+    #[error("there is no {what} {id}")]
     NotFound {
         /// `chat`, `message`, ...
         what: &'static str,
@@ -89,7 +77,7 @@ pub enum StoreError {
         reason: String,
     },
     /// Text came for an answer that is not being written.
-    #[error("message {id} is {state:?}, not being written: begin or resume an answer first")]
+    #[error("message {id} is {state:?}, not being written")]
     NotStreaming {
         /// The message.
         id: String,
@@ -100,18 +88,8 @@ pub enum StoreError {
     #[error(transparent)]
     Import(#[from] ImportError),
     /// Anything else that SQLite reports.
-    #[error("the database failed: {0}; restart Octet, and report this if it happens again")]
+    #[error("the database failed: {0}")]
     Database(rusqlite::Error),
-}
-
-fn damage_advice(backup: Option<&Path>) -> String {
-    match backup {
-        Some(backup) => format!(
-            "recover what can be read, or restore the backup {}",
-            backup.display()
-        ),
-        None => "there is no backup, but what can be read can be recovered".to_owned(),
-    }
 }
 
 /// Why a file was not imported.
@@ -130,7 +108,8 @@ pub enum ImportError {
     },
     /// Written by a newer version of this program.
     #[error(
-        "the file has format version {found}, and this version reads up to {known}: update Octet"
+        "the file was written by a newer Octet: it has format {found}, this version reads formats \
+         up to {known}"
     )]
     Newer {
         /// Its version.
@@ -138,16 +117,20 @@ pub enum ImportError {
         /// The newest one known here.
         known: u32,
     },
+    /// Made by another program, or no text at all.
+    #[error("the file is {what}")]
+    Foreign {
+        /// What it is.
+        what: &'static str,
+    },
     /// Not made by Octet's export.
-    #[error(
-        "this is no export of Octet's chats: {reason}; choose a .json or .md file that Octet exported"
-    )]
+    #[error("the file was not exported by Octet: {reason}")]
     NotOurs {
         /// What gave it away.
         reason: String,
     },
     /// JSON that is broken or has other fields.
-    #[error("the file cannot be read, line {line}, column {column}: {reason}")]
+    #[error("the file is damaged at line {line}, column {column}: {reason}")]
     Syntax {
         /// From 1.
         line: usize,

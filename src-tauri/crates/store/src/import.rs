@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::export::FORMAT;
 use crate::{
     Chat, EXPORT_VERSION, Format, ImportError, Message, MessageId, MessageState, Result, Store,
-    StoreError, chats, markdown,
+    StoreError, chats, foreign, markdown,
 };
 
 /// Bytes of a file, at most.
@@ -59,12 +59,26 @@ impl Store {
         )?;
         let mut reader = BufReader::with_capacity(1 << 16, file);
         let start = reader.fill_buf().map_err(failed)?;
+        if let Some(what) = foreign::binary(start) {
+            return Err(ImportError::Foreign { what }.into());
+        }
         let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
         let format = match start.trim_ascii_start().first() {
             Some(b'{' | b'[') => Format::Json,
             _ => Format::Markdown,
         };
-        self.import_from(format, reader)
+        let refused = match self.import_from(format, reader) {
+            Err(StoreError::Import(refused)) if format == Format::Json => refused,
+            done => return done,
+        };
+        // What another program wrote is told apart from an export of ours that is damaged.
+        let file = File::open(path).map_err(failed)?;
+        Err(match (&refused, foreign::json(file)) {
+            (ImportError::NotOurs { .. } | ImportError::Syntax { .. }, Some(what)) => {
+                ImportError::Foreign { what }.into()
+            }
+            _ => refused.into(),
+        })
     }
 
     /// As [`Store::import`], from anything that can be read.
@@ -233,7 +247,7 @@ fn read_markdown(input: &mut impl Read, mut add: impl FnMut(Chat) -> Result<()>)
     let text = String::from_utf8(bytes).map_err(|_| not_ours("it is not UTF-8 text"))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     if !markdown::is_ours(text) {
-        return Err(not_ours("no chat begins in it").into());
+        return Err(not_ours("it contains no chats").into());
     }
     for chat in markdown::read(text)? {
         let count = chat.messages.len() as u64;
@@ -276,10 +290,20 @@ fn read_json(input: &mut impl Read, add: impl FnMut(Chat) -> Result<()>) -> Resu
         (None, Err(error)) => Err(ImportError::Syntax {
             line: error.line(),
             column: error.column(),
-            reason: error.to_string(),
+            reason: reason_of(&error),
         }
         .into()),
     }
+}
+
+/// The parser's reason without its place, which is said apart.
+fn reason_of(error: &serde_json::Error) -> String {
+    if error.is_eof() {
+        return "it ends in the middle of a chat".to_owned();
+    }
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    text.strip_suffix(&place).unwrap_or(&text).to_owned()
 }
 
 /// The outermost object. `failure` takes errors that are not about JSON past serde.

@@ -17,6 +17,7 @@
 //! chats between machines.
 #![warn(missing_docs)]
 
+mod answer_stats;
 mod atomic_file;
 mod backup;
 mod chats;
@@ -24,6 +25,7 @@ mod database;
 mod drafts;
 mod error;
 mod export;
+mod foreign;
 mod ids;
 mod import;
 mod markdown;
@@ -33,8 +35,10 @@ pub mod recover;
 mod search;
 pub mod settings;
 mod store;
+mod take_back;
 mod title;
 
+pub use answer_stats::{AnswerStats, StatsScope};
 pub use backup::{BACKUPS_KEPT, Backup, backups};
 pub use chats::{Chat, ChatFilter, ChatPage, ChatSummary, Counts, NewChat, Purged};
 pub use error::{ImportError, Result, StoreError};
@@ -43,7 +47,7 @@ pub use ids::{ChatId, MessageId, Timestamp, UndoToken};
 pub use import::{
     ImportResult, MAX_IMPORT_BYTES, MAX_IMPORT_CHATS, MAX_IMPORT_MESSAGES, MAX_TEXT_BYTES,
 };
-pub use messages::{AnswerStats, Message, MessageState, Role, StopReason};
+pub use messages::{Message, MessageState, Role, StopReason};
 pub use migrate::SCHEMA_VERSION;
 pub use search::{SearchHit, Snippet};
 pub use store::{KEEP_DELETED, Store};

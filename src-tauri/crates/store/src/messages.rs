@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::migrate::Migration;
 use crate::{
-    ChatId, MessageId, Result, Store, StoreError, Timestamp, UndoToken, chats, title_from,
+    AnswerStats, ChatId, MessageId, Result, Store, StoreError, Timestamp, UndoToken, chats,
+    title_from,
 };
 
 /// `key` numbers messages in the order they came, so that parents precede their children.
@@ -92,47 +93,6 @@ pub enum StopReason {
     ContextFull,
     /// The person stopped it.
     Cancelled,
-}
-
-/// Figures of one answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "specta", derive(specta::Type))]
-#[serde(rename_all = "camelCase")]
-pub struct AnswerStats {
-    /// Tokens made.
-    pub new_tokens: u32,
-    /// New tokens a second.
-    #[cfg_attr(feature = "specta", specta(type = u32))]
-    pub tokens_per_sec: f64,
-    /// From the request to the first token, in milliseconds.
-    #[cfg_attr(feature = "specta", specta(type = u32))]
-    pub time_to_first_token_ms: f64,
-    /// Share of experts that were found in the fastest tier, 0 to 1.
-    #[cfg_attr(feature = "specta", specta(type = Option<u32>))]
-    pub hit_rate: Option<f64>,
-    /// Why it ended.
-    pub stop_reason: StopReason,
-    /// Tokens of the prompt.
-    pub prompt_tokens: u32,
-    /// Of these, tokens that need not have been computed again.
-    pub reused_tokens: u32,
-    /// The seed that gives this answer again: a 64-bit number, as text because JavaScript's
-    /// numbers are shorter.
-    pub seed: String,
-}
-
-impl AnswerStats {
-    /// JSON has no infinities: a rate over no time counts as zero.
-    fn make_finite(&mut self) {
-        for value in [&mut self.tokens_per_sec, &mut self.time_to_first_token_ms]
-            .into_iter()
-            .chain(&mut self.hit_rate)
-        {
-            if !value.is_finite() {
-                *value = 0.0;
-            }
-        }
-    }
 }
 
 /// A message of a chat.
@@ -522,7 +482,7 @@ pub(crate) fn insert(database: &Connection, chat: ChatId, message: &Message) -> 
 }
 
 /// Writes what may change of a message.
-fn end(database: &Transaction<'_>, message: &Message) -> Result<()> {
+pub(crate) fn end(database: &Transaction<'_>, message: &Message) -> Result<()> {
     database.execute(
         "UPDATE messages SET text = ?2, state = ?3, error = ?4, stats = ?5 WHERE id = ?1",
         (
@@ -569,7 +529,7 @@ fn require(database: &Connection, id: MessageId) -> Result<(ChatId, Message)> {
 
 /// An answer that is being written, with its chat. It may have been deleted meanwhile: the
 /// deletion can be undone, and then all of it should be there.
-fn require_streaming(database: &Connection, id: MessageId) -> Result<(ChatId, Message)> {
+pub(crate) fn require_streaming(database: &Connection, id: MessageId) -> Result<(ChatId, Message)> {
     let sql = format!("SELECT {COLUMNS}, chat_id FROM messages WHERE id = ?1");
     let found = database
         .prepare_cached(&sql)?

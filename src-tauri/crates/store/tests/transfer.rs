@@ -347,6 +347,65 @@ fn foreign_and_broken_files_are_refused_with_the_reason() {
 }
 
 #[test]
+fn files_of_other_programs_are_refused_by_their_name() {
+    let (folder, store, _) = sample();
+    let json = export(&store, Format::Json);
+    let chatgpt = r#"[{"title":"x","create_time":1.5,"update_time":1.5,"mapping":{"root":{}}}]"#;
+    let open_webui = r#"[{"id":"1","user_id":"u","title":"x","chat":{"history":{}}}]"#;
+    let lm_studio = r#"{"name":"x","pinned":false,"messages":[{"versions":[{"role":"user"}]}]}"#;
+    let openai = r#"[{"role":"user","content":"Hello"}]"#;
+    let wide: Vec<u8> = json.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let marked = [b"\xff\xfe".as_slice(), &wide].concat();
+    for (bytes, message) in [
+        (chatgpt.as_bytes(), "the file is a ChatGPT export"),
+        (open_webui.as_bytes(), "the file is an Open WebUI export"),
+        (
+            lm_studio.as_bytes(),
+            "the file is an LM Studio conversation",
+        ),
+        (
+            openai.as_bytes(),
+            "the file is a list of messages as OpenAI’s API takes them",
+        ),
+        (b"", "the file is empty"),
+        (b"\n", "the file is empty"),
+        (&marked, "the file is text in UTF-16: save it as UTF-8"),
+        (&wide, "the file is text in UTF-16: save it as UTF-8"),
+        (
+            b"PK\x03\x04\0\0\0\0",
+            "the file is a zip archive: unpack it first",
+        ),
+        (
+            b"# A chat\n\n**User**: hello\n",
+            "the file was not exported by Octet: it contains no chats",
+        ),
+        (
+            &json.as_bytes()[..json.len() - 5],
+            "the file is damaged at line 2, column 0: it ends in the middle of a chat",
+        ),
+        (
+            br#"{"format":"octet-chats","version":99,"chats":[]}"#,
+            "the file was written by a newer Octet: it has format 99, this version reads formats \
+             up to 1",
+        ),
+    ] {
+        // Whatever it is called.
+        let path = folder.path().join("chats.json");
+        std::fs::write(&path, bytes).unwrap();
+        let before = store.counts().unwrap();
+        let error = store.import(&path).unwrap_err();
+        let text = error.to_string();
+        let same = match message.split_once(", column 0") {
+            Some((start, end)) => text.starts_with(start) && text.ends_with(end),
+            None => text == message,
+        };
+        assert!(same, "{text:?} is not {message:?}");
+        assert_eq!(error.code(), "import");
+        assert_eq!(store.counts().unwrap(), before);
+    }
+}
+
+#[test]
 fn one_bad_chat_keeps_all_out() {
     let (_folder, store) = scratch();
     let good = chat_json(&message_json(1, None), "null");

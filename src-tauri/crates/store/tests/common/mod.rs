@@ -1,7 +1,9 @@
 //! What several tests need.
 #![allow(dead_code, reason = "each test uses a part")]
 
-use octet_store::{AnswerStats, ChatId, Message, MessageId, NewChat, StopReason, Store};
+use octet_store::{
+    AnswerStats, ChatId, Message, MessageId, NewChat, StatsScope, StopReason, Store,
+};
 use tempfile::TempDir;
 
 /// A new store in a folder of its own.
@@ -25,6 +27,7 @@ pub fn stats() -> AnswerStats {
         prompt_tokens: 77,
         reused_tokens: 12,
         seed: u64::MAX.to_string(),
+        scope: StatsScope::Whole,
     }
 }
 
