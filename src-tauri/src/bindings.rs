@@ -8,6 +8,7 @@ use tauri::Runtime;
 use tauri_specta::{Builder, ErrorHandlingMode, Event, collect_commands, collect_events};
 
 use crate::commands::{chats, experts, general, generation, library, models};
+use crate::drops::Dropped;
 use crate::models::ModelState;
 
 /// The model is in another state, or further along.
@@ -25,6 +26,10 @@ pub struct ChatsChanged {
     /// Which; `None` when it may be any.
     pub chat_id: Option<ChatId>,
 }
+
+/// Something was dropped on the window.
+#[derive(Clone, Debug, Serialize, Type, Event)]
+pub struct FilesDropped(pub Vec<Dropped>);
 
 /// All of them.
 pub fn builder<R: Runtime>() -> Builder<R> {
@@ -82,6 +87,7 @@ pub fn builder<R: Runtime>() -> Builder<R> {
             chats::search_chats,
             chats::export_chat,
             chats::import_chats,
+            chats::import_dropped_chats,
             chats::list_backups,
             chats::restore_backup,
             chats::retry_chats,
@@ -97,6 +103,7 @@ pub fn builder<R: Runtime>() -> Builder<R> {
         .events(collect_events![
             ModelStateChanged,
             ModelsChanged,
-            ChatsChanged
+            ChatsChanged,
+            FilesDropped
         ])
 }

@@ -4,13 +4,16 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tauri::{AppHandle, Runtime};
+use tauri::{AppHandle, Manager, Runtime};
 use tauri_plugin_dialog::{DialogExt, FileDialogBuilder, FilePath};
 use tokio::sync::oneshot;
 use url::Url;
 
 use crate::error::{ApiError, ErrorCode, Result};
+use crate::window::LABEL;
 
 /// A path that the person chose, or none.
 pub type Picked = Pin<Box<dyn Future<Output = Option<PathBuf>> + Send>>;
@@ -63,23 +66,31 @@ fn picked(show: impl FnOnce(Box<dyn FnOnce(Option<FilePath>) + Send>)) -> Picked
 }
 
 impl<R: Runtime> TauriDesktop<R> {
-    fn dialog(&self, kind: FileKind) -> FileDialogBuilder<R> {
+    /// A dialog over the window, not behind it.
+    fn dialog(&self) -> FileDialogBuilder<R> {
         let dialog = self.0.dialog().file();
-        dialog.add_filter(kind.name, kind.extensions)
+        match self.0.get_webview_window(LABEL) {
+            Some(window) => dialog.set_parent(&window),
+            None => dialog,
+        }
+    }
+
+    fn dialog_for(&self, kind: FileKind) -> FileDialogBuilder<R> {
+        self.dialog().add_filter(kind.name, kind.extensions)
     }
 }
 
 impl<R: Runtime> Desktop for TauriDesktop<R> {
     fn pick_folder(&self) -> Picked {
-        picked(|done| self.0.dialog().file().pick_folder(done))
+        picked(|done| self.dialog().pick_folder(done))
     }
 
     fn pick_save_file(&self, name: &str, kind: FileKind) -> Picked {
-        picked(|done| self.dialog(kind).set_file_name(name).save_file(done))
+        picked(|done| self.dialog_for(kind).set_file_name(name).save_file(done))
     }
 
     fn pick_open_file(&self, kind: FileKind) -> Picked {
-        picked(|done| self.dialog(kind).pick_file(done))
+        picked(|done| self.dialog_for(kind).pick_file(done))
     }
 
     fn open(&self, url: &Url) -> Result<()> {
@@ -99,7 +110,147 @@ impl<R: Runtime> Desktop for TauriDesktop<R> {
     }
 }
 
+/// A desktop on which one dialog is open at a time: whoever asks for another one meanwhile has
+/// chosen nothing.
+pub struct OneDialog {
+    desktop: Box<dyn Desktop>,
+    open: Arc<AtomicBool>,
+}
+
+impl OneDialog {
+    /// Over `desktop`.
+    pub fn new(desktop: Box<dyn Desktop>) -> Self {
+        Self {
+            desktop,
+            open: Arc::default(),
+        }
+    }
+
+    fn show(&self, dialog: impl FnOnce(&dyn Desktop) -> Picked) -> Picked {
+        if self.open.swap(true, Ordering::AcqRel) {
+            return Box::pin(std::future::ready(None));
+        }
+        let closed = Closed(Arc::clone(&self.open));
+        let picked = dialog(&*self.desktop);
+        Box::pin(async move {
+            let _closed = closed;
+            picked.await
+        })
+    }
+}
+
+/// Says that the dialog is closed when it goes, also where nobody waits for the answer any more.
+struct Closed(Arc<AtomicBool>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Desktop for OneDialog {
+    fn pick_folder(&self) -> Picked {
+        self.show(|desktop| desktop.pick_folder())
+    }
+
+    fn pick_save_file(&self, name: &str, kind: FileKind) -> Picked {
+        self.show(|desktop| desktop.pick_save_file(name, kind))
+    }
+
+    fn pick_open_file(&self, kind: FileKind) -> Picked {
+        self.show(|desktop| desktop.pick_open_file(kind))
+    }
+
+    fn open(&self, url: &Url) -> Result<()> {
+        self.desktop.open(url)
+    }
+
+    fn reveal(&self, path: &Path) -> Result<()> {
+        self.desktop.reveal(path)
+    }
+}
+
 fn not_opened(what: &str, error: &tauri_plugin_opener::Error) -> ApiError {
     ApiError::new(ErrorCode::Io, format!("Could not open {what}: {error}."))
         .hint("Open it yourself, or set a default program in the system's settings.")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+
+    /// Its dialogs stay open until they are answered.
+    struct Waiting(tokio::sync::mpsc::UnboundedSender<oneshot::Sender<Option<PathBuf>>>);
+
+    impl Waiting {
+        fn new() -> (
+            OneDialog,
+            UnboundedReceiver<oneshot::Sender<Option<PathBuf>>>,
+        ) {
+            let (opened, dialogs) = unbounded_channel();
+            (OneDialog::new(Box::new(Self(opened))), dialogs)
+        }
+
+        fn show(&self) -> Picked {
+            let (done, answer) = oneshot::channel();
+            self.0.send(done).expect("somebody answers");
+            Box::pin(async move { answer.await.ok().flatten() })
+        }
+    }
+
+    impl Desktop for Waiting {
+        fn pick_folder(&self) -> Picked {
+            self.show()
+        }
+
+        fn pick_save_file(&self, _: &str, _: FileKind) -> Picked {
+            self.show()
+        }
+
+        fn pick_open_file(&self, _: FileKind) -> Picked {
+            self.show()
+        }
+
+        fn open(&self, _: &Url) -> Result<()> {
+            Ok(())
+        }
+
+        fn reveal(&self, _: &Path) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    const KIND: FileKind = FileKind {
+        name: "Any",
+        extensions: &["json"],
+    };
+
+    #[tokio::test]
+    async fn one_dialog_is_open_at_a_time() {
+        let (desktop, mut dialogs) = Waiting::new();
+        let first = desktop.pick_open_file(KIND);
+        let answer = dialogs.recv().await.expect("it is open");
+        assert_eq!(desktop.pick_folder().await, None);
+        assert_eq!(desktop.pick_save_file("a", KIND).await, None);
+        assert!(dialogs.try_recv().is_err(), "none but the first is shown");
+
+        answer
+            .send(Some("/a.json".into()))
+            .expect("it is waited for");
+        assert_eq!(first.await, Some("/a.json".into()));
+        let again = desktop.pick_folder();
+        let answer = dialogs.recv().await.expect("the next one opens");
+        answer.send(None).expect("it is waited for");
+        assert_eq!(again.await, None);
+
+        // Whoever asked is gone, and with them what would have been done.
+        drop(desktop.pick_folder());
+        dialogs.recv().await.expect("it is open");
+        let last = desktop.pick_folder();
+        let answer = dialogs.recv().await.expect("it opens all the same");
+        answer.send(Some("/b".into())).expect("it is waited for");
+        assert_eq!(last.await, Some("/b".into()));
+    }
 }

@@ -248,7 +248,7 @@ impl From<StoreError> for ApiError {
             "invalid" => (ErrorCode::Invalid, "Change it, then try again."),
             "import" => (
                 ErrorCode::Import,
-                "Choose a .json or .md file that Octet exported. Nothing was imported.",
+                "Octet reads its own exports, .json or .md. Nothing was imported.",
             ),
             _ => return Self::internal(error.to_string()),
         };

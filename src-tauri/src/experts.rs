@@ -36,7 +36,7 @@ pub struct ExpertsFrame {
     /// One character an expert, layer by layer: `v` in VRAM, `r` in RAM, `d` on disk only.
     #[serde(rename = "where")]
     pub places: String,
-    /// `layer * n_experts + expert` of those that the newest token used.
+    /// `layer * n_experts + expert` of those that the newest token uses; none at rest.
     #[specta(type = Vec<u32>)]
     pub used: Vec<usize>,
     /// Of these, the ones that were not in the fastest tier.
@@ -47,7 +47,7 @@ pub struct ExpertsFrame {
     pub counts: Vec<u64>,
     /// Counters of the fastest tier.
     pub totals: TierTotals,
-    /// Of the answer being made.
+    /// Of the answer being made, else of the last one.
     #[specta(type = Option<u32>)]
     pub tokens_per_sec: Option<f64>,
     /// Whether one is being made.
@@ -64,7 +64,7 @@ pub struct ExpertsFrame {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Type)]
 #[serde(rename_all = "camelCase")]
 pub struct TierTotals {
-    /// Demands that found the expert there.
+    /// Demands that found the expert there, by prefetch too.
     #[specta(type = u32)]
     pub hits: u64,
     /// Demands that had to fetch it.
@@ -73,7 +73,7 @@ pub struct TierTotals {
     /// Fetches begun on a guess.
     #[specta(type = u32)]
     pub prefetches: u64,
-    /// Guesses that were right.
+    /// Of the hits, those that prefetch brought in time.
     #[specta(type = u32)]
     pub prefetch_hits: u64,
     /// Guesses that gave way unused.
@@ -92,7 +92,7 @@ pub struct TierTotals {
 pub struct Activity {
     /// Whether anything is.
     pub generating: bool,
-    /// How fast.
+    /// How fast, or how fast it was.
     pub tokens_per_sec: Option<f64>,
 }
 
@@ -163,11 +163,16 @@ fn frame(models: &Models, activity: Activity) -> ExpertsFrame {
     let snapshot = models
         .current()
         .map(|ready| ready.engine.experts().snapshot());
-    ExpertsFrame {
-        tokens_per_sec: activity.tokens_per_sec,
-        generating: activity.generating,
-        ..snapshot.map(ExpertsFrame::from).unwrap_or_default()
+    let mut frame = snapshot.map(ExpertsFrame::from).unwrap_or_default();
+    frame.generating = activity.generating;
+    // Another model may have been loaded since.
+    frame.tokens_per_sec = activity.tokens_per_sec.filter(|_| frame.tokens > 0);
+    if !activity.generating {
+        // At rest, none is at work.
+        frame.used.clear();
+        frame.missed.clear();
     }
+    frame
 }
 
 impl From<Snapshot> for ExpertsFrame {

@@ -68,9 +68,12 @@ pub enum GenerationEvent {
         delta: String,
         /// Tokens so far.
         tokens: u32,
-        /// How fast.
+        /// How fast; none before the second one.
+        #[specta(type = Option<u32>)]
+        tokens_per_sec: Option<f64>,
+        /// Tokens of the context in use.
         #[specta(type = u32)]
-        tokens_per_sec: f64,
+        context_used: usize,
         /// The experts that the last layer chose for the newest token.
         last_experts: Vec<u16>,
     },
@@ -91,6 +94,8 @@ pub enum GenerationEvent {
         #[specta(type = u32)]
         context_length: usize,
     },
+    /// It was stopped before it had begun: the chat is as if nothing had been asked.
+    TakenBack,
     /// The answer went wrong.
     Failed {
         /// As stored, or as it would have been.
@@ -151,6 +156,29 @@ pub enum Ask {
     },
 }
 
+/// Why an answer is to end early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// It is not.
+    No,
+    /// The person wants it so; what has not begun is taken back.
+    Asked,
+    /// Something else wants it so; nothing of it is to go.
+    Kept,
+}
+
+/// What an answer goes on from.
+struct Begun {
+    /// What the person said, if that is new.
+    user_message: Option<Message>,
+    /// The answer as it begins.
+    answer: Message,
+    /// The answer as it was, where it is continued.
+    before: Option<Message>,
+    /// The active leaf until now.
+    leaf: Option<MessageId>,
+}
+
 /// Takes events.
 pub type Sink = Arc<dyn Fn(GenerationEvent) + Send + Sync>;
 
@@ -168,7 +196,7 @@ pub struct Generations {
     changed: ChangeSink,
     queue: Queue,
     /// By chat, the means to stop its answer.
-    active: Mutex<HashMap<ChatId, watch::Sender<bool>>>,
+    active: Mutex<HashMap<ChatId, watch::Sender<Stop>>>,
     running: watch::Sender<usize>,
     activity: watch::Sender<Activity>,
 }
@@ -177,7 +205,7 @@ pub struct Generations {
 struct Slot<'a> {
     generations: &'a Generations,
     chat: ChatId,
-    stop: watch::Receiver<bool>,
+    stop: watch::Receiver<Stop>,
 }
 
 impl Drop for Slot<'_> {
@@ -218,17 +246,24 @@ impl Generations {
         *self.running.borrow() > 0
     }
 
-    /// Stops the answer of `chat`, if one is being made or waits.
+    /// Stops the answer of `chat`, if one is being made. One that still waits is taken back.
     pub fn stop(&self, chat: ChatId) {
         if let Some(stop) = self.active().get(&chat) {
-            stop.send_replace(true);
+            stop.send_replace(Stop::Asked);
+        }
+    }
+
+    /// Stops the answer of `chat`, and keeps what was asked in any case.
+    pub fn end(&self, chat: ChatId) {
+        if let Some(stop) = self.active().get(&chat) {
+            stop.send_replace(Stop::Kept);
         }
     }
 
     /// Stops all answers and waits until they are stored, for `limit` at most.
     pub async fn stop_all(&self, limit: Duration) {
         for stop in self.active().values() {
-            stop.send_replace(true);
+            stop.send_replace(Stop::Kept);
         }
         let mut running = self.running.subscribe();
         let idle = running.wait_for(|running| *running == 0);
@@ -259,7 +294,7 @@ impl Generations {
         let slot = self.reserve(chat)?;
         let (to_store, named) = (Arc::clone(&store), model.clone());
         let begun = blocking(move || begin(&to_store, chat, ask, &named)).await;
-        let (user_message, answer) = match begun {
+        let begun = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 if existing.is_none() {
@@ -271,15 +306,15 @@ impl Generations {
         };
         (self.changed)(Some(chat));
         sink(GenerationEvent::Started {
-            user_message,
-            answer: answer.clone(),
+            user_message: begun.user_message.clone(),
+            answer: begun.answer.clone(),
         });
         let mut answering = Answering {
             generations: self,
             store,
             chat,
-            text: answer.text.clone(),
-            answer,
+            text: begun.answer.text.clone(),
+            begun,
             stop: slot.stop.clone(),
             sink,
         };
@@ -338,7 +373,7 @@ impl Generations {
                     .hint("Stop the answer, or wait for its end."),
             );
         }
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(Stop::No);
         active.insert(chat, stop);
         self.running.send_replace(active.len());
         Ok(Slot {
@@ -348,17 +383,26 @@ impl Generations {
         })
     }
 
-    fn active(&self) -> MutexGuard<'_, HashMap<ChatId, watch::Sender<bool>>> {
+    fn active(&self) -> MutexGuard<'_, HashMap<ChatId, watch::Sender<Stop>>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Stores what is asked for: the person's message, if new, and the answer, begun.
-fn begin(store: &Store, chat: ChatId, ask: Ask, model: &str) -> Result<(Option<Message>, Message)> {
-    let say = |parent, text: &str| -> Result<(Option<Message>, Message)> {
+fn begin(store: &Store, chat: ChatId, ask: Ask, model: &str) -> Result<Begun> {
+    let leaf = store.chat(chat)?.active_leaf;
+    let answer_to = |user_message: Option<Message>, said| -> Result<Begun> {
+        Ok(Begun {
+            answer: store.begin_answer(chat, said, Some(model))?,
+            user_message,
+            before: None,
+            leaf,
+        })
+    };
+    let say = |parent, text: &str| -> Result<Begun> {
         let said = store.add_user(chat, parent, text)?;
-        let answer = store.begin_answer(chat, said.id, Some(model))?;
-        Ok((Some(said), answer))
+        let id = said.id;
+        answer_to(Some(said), id)
     };
     match ask {
         Ask::Send { parent, text } => say(parent, &text),
@@ -378,12 +422,14 @@ fn begin(store: &Store, chat: ChatId, ask: Ask, model: &str) -> Result<(Option<M
                 Message { id, .. } => id,
             };
             let said = message_of(store, chat, said, Role::User)?;
-            Ok((None, store.begin_answer(chat, said.id, Some(model))?))
+            answer_to(None, said.id)
         }
-        Ask::Continue { answer } => {
-            message_of(store, chat, answer, Role::Assistant)?;
-            Ok((None, store.resume_answer(answer)?))
-        }
+        Ask::Continue { answer } => Ok(Begun {
+            before: Some(message_of(store, chat, answer, Role::Assistant)?),
+            answer: store.resume_answer(answer)?,
+            user_message: None,
+            leaf,
+        }),
     }
 }
 

@@ -12,10 +12,12 @@ pub mod chat_file;
 pub mod commands;
 pub mod desktop;
 pub mod diagnostics;
+pub mod drops;
 pub mod error;
 pub mod experts;
 pub mod generation;
 pub mod hardware;
+pub mod instance;
 pub mod links;
 pub mod logs;
 pub mod model_list;
@@ -32,7 +34,8 @@ use std::path::PathBuf;
 
 use octet_models::{Environment, Manager as Library, Options};
 use octet_store::ChatId;
-use tauri::{AppHandle, Builder, Manager, Runtime};
+use tauri::{AppHandle, Builder, Manager, RunEvent, Runtime};
+use tauri_plugin_dialog::DialogExt;
 use tauri_plugin_window_state::StateFlags;
 use tauri_specta::Event;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -40,8 +43,10 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::app::App;
 use crate::bindings::{ChatsChanged, ModelStateChanged, ModelsChanged};
 use crate::commands::models::PickedFolders;
-use crate::desktop::{Desktop, TauriDesktop};
+use crate::desktop::{Desktop, OneDialog, TauriDesktop};
+use crate::drops::DroppedFiles;
 use crate::error::{ApiError, ErrorCode, Result};
+use crate::instance::Instance;
 use crate::paths::Paths;
 
 /// Set by tests that drive the real window: several may run at once.
@@ -72,6 +77,10 @@ pub fn run() {
     };
     // The log tells of its own folder when that is missing.
     let _ = paths.create();
+    let _instance = match instance::claim(&paths.config_dir) {
+        Instance::Only(lock) => lock,
+        Instance::Second => return second(),
+    };
     let _log = logs::start(&paths.log_dir);
     let (config_dir, data_dir) = (paths.config_dir.clone(), paths.data_dir.clone());
     let library = Library::open(Options::new(config_dir, data_dir, Environment::read()));
@@ -84,6 +93,37 @@ pub fn run() {
         eprintln!("octet: {error}");
         std::process::exit(1);
     }
+}
+
+/// Has the window of the Octet that runs already come up; where that cannot be done, says so.
+fn second() {
+    const TEXT: &str = "Octet is already running. Close its window first, or switch to it.";
+    // The plugin ends this process once it has reached the first one.
+    let builder = with_instances(Builder::default()).plugin(tauri_plugin_dialog::init());
+    let built = builder
+        .setup(|app| {
+            eprintln!("octet: {TEXT}");
+            let ended = app.handle().clone();
+            app.dialog()
+                .message(TEXT)
+                .title("Octet")
+                .show(move |_| ended.exit(1));
+            Ok(())
+        })
+        .build(tauri::generate_context!());
+    match built {
+        // Without a window, it must not end before the message was read.
+        Ok(app) => app.run(|_, event| {
+            if let RunEvent::ExitRequested {
+                api, code: None, ..
+            } = event
+            {
+                api.prevent_exit();
+            }
+        }),
+        Err(error) => eprintln!("octet: {TEXT} ({error})"),
+    }
+    std::process::exit(1);
 }
 
 /// Whether a window can be opened. Linux says so beforehand; without, GTK ends the program with
@@ -105,11 +145,13 @@ pub fn assemble<R: Runtime>(
     builder
         .manage(app)
         .manage(PickedFolders::default())
+        .manage(DroppedFiles::default())
         .invoke_handler(bindings.invoke_handler())
         .on_window_event(window::on_event)
         .setup(move |app| {
             bindings.mount_events(app);
-            app.manage(desktop(app.handle()));
+            let desktop: Box<dyn Desktop> = Box::new(OneDialog::new(desktop(app.handle())));
+            app.manage(desktop);
             forward_events(app.handle(), changes);
             window::open(app)?;
             let handle = app.handle().clone();
@@ -156,23 +198,24 @@ fn emitted(outcome: tauri::Result<()>) {
     }
 }
 
-/// Dialogs, the window's place kept between runs, and one instance: a second start brings the
-/// first one's window to the front.
+/// Brings the first one's window to the front when Octet is started again.
+fn with_instances<R: Runtime>(builder: Builder<R>) -> Builder<R> {
+    if std::env::var_os(TEST_VARIABLE).is_some() {
+        return builder;
+    }
+    builder.plugin(tauri_plugin_single_instance::init(|app, _, _| {
+        if let Some(window) = app.get_webview_window(window::LABEL) {
+            // Bringing it up is a courtesy; the window is there in any case.
+            let _ = window.unminimize();
+            let _ = window.set_focus();
+        }
+    }))
+}
+
+/// Dialogs, and the window's place kept between runs.
 fn with_plugins<R: Runtime>(builder: Builder<R>) -> Builder<R> {
-    // First, as a second instance has to end before it touches anything.
-    let builder = if std::env::var_os(TEST_VARIABLE).is_some() {
-        builder
-    } else {
-        builder.plugin(tauri_plugin_single_instance::init(|app, _, _| {
-            if let Some(window) = app.get_webview_window(window::LABEL) {
-                // Bringing it up is a courtesy; the window is there in any case.
-                let _ = window.unminimize();
-                let _ = window.set_focus();
-            }
-        }))
-    };
     let kept = StateFlags::SIZE | StateFlags::POSITION | StateFlags::MAXIMIZED;
-    builder
+    with_instances(builder)
         .plugin(
             tauri_plugin_window_state::Builder::new()
                 .with_state_flags(kept)

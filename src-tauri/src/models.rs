@@ -5,6 +5,7 @@
 //! sent while it loads is answered once it has.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -261,6 +262,10 @@ impl Models {
         let (models, entry, offload) = (Arc::clone(self), entry.clone(), offload.clone());
         let loading = move || {
             let dir = models.list.dir(&entry.id)?;
+            // Before the minutes that the rest may take: all of it is for chatting.
+            if !entry.has_tokenizer {
+                return Err(no_tokenizer(&dir));
+            }
             let lease = match entry.kind {
                 ModelKind::Demo => None,
                 _ => Some(models.list.library()?.lease(&dir)?),
@@ -288,6 +293,7 @@ impl Models {
             };
             match Loaded::load(&dir, &options, &mut watch) {
                 Ok(_) if cancelled.load(Ordering::Relaxed) => Ok(None),
+                Ok(loaded) if loaded.tokenizer.is_none() => Err(no_tokenizer(&dir)),
                 Ok(loaded) => Ok(Some((Engine::start(loaded), lease))),
                 Err(EngineError::Cancelled) => Ok(None),
                 Err(error) => Err(error.into()),
@@ -342,6 +348,11 @@ impl Models {
     fn set(&self, state: ModelState) {
         self.state.send_replace(state);
     }
+}
+
+fn no_tokenizer(dir: &Path) -> ApiError {
+    let dir = dir.display().to_string();
+    EngineError::NoTokenizer { dir }.into()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use support::page::{FakeDesktop, Page};
+use tauri::Manager;
 
 #[test]
 fn the_page_learns_about_the_app_and_keeps_settings() {
@@ -88,6 +89,36 @@ fn a_chat_goes_from_the_first_message_to_a_file_and_back() {
         !report.contains("Hello"),
         "what a chat says stays out: {report}"
     );
+}
+
+#[test]
+fn only_files_that_were_dropped_are_read() {
+    let page = Page::open(FakeDesktop::default());
+    let chat = page.get("create_chat", json!({}));
+    let files = tempfile::tempdir().expect("a temporary folder");
+    let path = files.path().join("chats.json");
+    let store = page
+        .app
+        .state::<octet_app::app::App>()
+        .store()
+        .expect("open");
+    store
+        .export(None, octet_store::Format::Json, &path)
+        .expect("written");
+    let import = json!({ "path": path });
+    let refused = page.refused("import_dropped_chats", import.clone());
+    assert_eq!(refused["code"], "invalid");
+    let dropped = page.app.state::<octet_app::drops::DroppedFiles>();
+    dropped.take(&[path.clone()]);
+    assert_eq!(page.get("import_dropped_chats", import.clone())["chats"], 1);
+
+    std::fs::write(&path, r#"[{"mapping":{},"create_time":1}]"#).expect("written");
+    let refused = page.refused("import_dropped_chats", import);
+    assert_eq!(refused["code"], "import");
+    assert_eq!(refused["message"], "The file is a ChatGPT export.");
+    let listed = page.get("list_chats", json!({"before": null, "limit": 10}));
+    assert_eq!(listed["chats"].as_array().map(Vec::len), Some(2));
+    assert!(chat["id"].is_string());
 }
 
 #[test]

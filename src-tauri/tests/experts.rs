@@ -73,6 +73,25 @@ async fn frames_follow_the_model_and_the_answer() {
     })
     .await;
     assert!(idle.tokens >= busy.tokens);
+    assert!(
+        idle.used.is_empty() && idle.missed.is_empty(),
+        "none is at work"
+    );
+    assert!(
+        idle.tokens_per_sec.is_some_and(|speed| speed > 0.0),
+        "the last speed stays"
+    );
+    fixture.load().await;
+    let anew = within(async {
+        loop {
+            let frame = frames.recv().await.expect("frames go on");
+            if frame.n_layers > 0 && frame.tokens == 0 {
+                return frame;
+            }
+        }
+    })
+    .await;
+    assert_eq!(anew.tokens_per_sec, None, "it was another load's");
     fixture.app.experts.unwatch();
     assert!(within(frames.recv()).await.is_none(), "unwatched");
 }
@@ -93,7 +112,12 @@ async fn a_small_budget_shows_what_is_on_disk_and_what_was_missed() {
         panic!("{state:?}");
     };
     assert!(plan.experts_in_ram < plan.total_experts, "{plan:?}");
-    fixture.send(None, "Hello").await;
+    let (_, events) = fixture.send(None, "Hello").await;
+    let kept = support::done(&events)
+        .stats
+        .clone()
+        .expect("figures")
+        .hit_rate;
     let (sender, mut frames) = unbounded_channel::<ExpertsFrame>();
     fixture
         .app
@@ -105,11 +129,17 @@ async fn a_small_budget_shows_what_is_on_disk_and_what_was_missed() {
         frame.places.matches('d').count(),
         plan.total_experts - plan.experts_in_ram
     );
+    let totals = frame.totals;
+    assert!(totals.misses > 0 && totals.bytes_moved > 0);
     assert!(
-        frame
-            .missed
-            .iter()
-            .all(|missed| frame.used.contains(missed))
+        totals.prefetch_hits > 0 && totals.prefetch_hits <= totals.hits,
+        "{totals:?}"
     );
-    assert!(frame.totals.misses > 0 && frame.totals.bytes_moved > 0);
+    // An expert that was read ahead was no more in memory than one that was missed.
+    let all = (totals.hits + totals.misses) as f64;
+    let met = totals.hits as f64 / all;
+    assert!(
+        kept.is_some_and(|kept| kept < met),
+        "{kept:?} of {totals:?}"
+    );
 }

@@ -9,7 +9,7 @@ use octet_app::error::ErrorCode;
 use octet_app::generation::{Ask, GenerationEvent, QueueReason};
 use octet_app::model_list::DEMO;
 use octet_app::models::ModelState;
-use octet_store::{MessageState, Role, StopReason};
+use octet_store::{MessageState, Role, StatsScope, StopReason};
 use support::{Fixture, done, next, streamed, within};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,8 +259,135 @@ async fn continuing_goes_on_in_the_same_message_as_if_it_had_not_stopped() {
     assert_eq!(longer.text, format!("{}{}", half.text, streamed(&events)));
     assert!(longer.text.len() > half.text.len());
     assert_eq!(fixture.chat(chat).messages.len(), 2);
-    let reused = longer.stats.as_ref().expect("figures").reused_tokens;
-    assert!(reused > 0, "the beginning is still cached");
+    let reused = events.iter().find_map(|event| match event {
+        GenerationEvent::Prefill { reused, .. } => Some(*reused),
+        _ => None,
+    });
+    assert!(
+        reused.is_none_or(|reused| reused > 0),
+        "the beginning is still cached"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_continued_answer_has_figures_of_all_of_it() {
+    let fixture = Fixture::new();
+    fixture.greedy(Some(20));
+    fixture.load().await;
+    let (chat, events) = fixture.send(None, "Count").await;
+    let half = done(&events).clone();
+    let first = half.stats.clone().expect("figures");
+    assert_eq!((first.new_tokens, first.scope), (20, StatsScope::Whole));
+    let on = Ask::Continue { answer: half.id };
+    let (_, events) = fixture.ask(Some(chat), on.clone()).await.expect("accepted");
+    let whole = done(&events).stats.clone().expect("figures");
+    assert_eq!((whole.new_tokens, whole.scope), (40, StatsScope::Continued));
+    assert_eq!(
+        (whole.prompt_tokens, whole.time_to_first_token_ms),
+        (first.prompt_tokens, first.time_to_first_token_ms),
+        "what was before the answer, not before its second half"
+    );
+
+    // An answer that broke off has no figures to go on from.
+    let store = fixture.app.store().expect("open");
+    store.resume_answer(half.id).expect("it is there");
+    store
+        .fail_answer(half.id, "half", "broken")
+        .expect("it streams");
+    let (_, events) = fixture.ask(Some(chat), on).await.expect("accepted");
+    let part = done(&events).stats.clone().expect("figures");
+    assert_eq!((part.new_tokens, part.scope), (20, StatsScope::LastPart));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_stopped_while_it_waits_is_taken_back() {
+    let fixture = Fixture::new();
+    fixture.greedy(Some(8));
+    fixture.load().await;
+    let (chat, events) = fixture.send(None, "Question").await;
+    let answer = done(&events).clone();
+    let before = fixture.chat(chat);
+
+    // Another chat is answered, and everything in this one waits.
+    fixture.greedy(None);
+    let door = Arc::new(Door::default());
+    let (busy, mut busy_events) = fixture.begin_at(None, "Long", {
+        let door = Arc::clone(&door);
+        move |event| {
+            if matches!(event, GenerationEvent::Text { .. }) {
+                door.pass();
+            }
+        }
+    });
+    let other = next(&mut busy_events, |event| match event {
+        GenerationEvent::Started { answer, .. } => Some(answer.id),
+        _ => None,
+    })
+    .await;
+    next(&mut busy_events, |event| {
+        matches!(event, GenerationEvent::Text { .. }).then_some(())
+    })
+    .await;
+
+    let asks = [
+        Ask::Send {
+            parent: Some(answer.id),
+            text: "Waits".into(),
+        },
+        Ask::Edit {
+            message: answer.parent_id.expect("a question"),
+            text: "Waits".into(),
+        },
+        Ask::Regenerate { message: answer.id },
+        Ask::Continue { answer: answer.id },
+    ];
+    for ask in asks {
+        let generations = Arc::clone(&fixture.app.generations);
+        let (sink, events) = support::recorder();
+        let stopping = Arc::clone(&generations);
+        let sink: octet_app::generation::Sink = Arc::new(move |event| {
+            if matches!(event, GenerationEvent::Queued { .. }) {
+                stopping.stop(chat);
+            }
+            sink(event);
+        });
+        within(generations.run(Some(chat), ask.clone(), sink))
+            .await
+            .expect("accepted");
+        let last = events.lock().expect("no panic").last().cloned();
+        assert_eq!(last, Some(GenerationEvent::TakenBack), "{ask:?}");
+        let after = fixture.chat(chat);
+        assert_eq!(after.messages, before.messages, "{ask:?}");
+        assert_eq!(after.active_leaf, before.active_leaf, "{ask:?}");
+    }
+
+    // Closing the window and deleting the chat stop it too, and must not lose what was asked.
+    let generations = Arc::clone(&fixture.app.generations);
+    let ending = Arc::clone(&generations);
+    let sink: octet_app::generation::Sink = Arc::new(move |event| {
+        if matches!(event, GenerationEvent::Queued { .. }) {
+            ending.end(chat);
+        }
+    });
+    let ask = Ask::Send {
+        parent: Some(answer.id),
+        text: "Stays".into(),
+    };
+    within(generations.run(Some(chat), ask, sink))
+        .await
+        .expect("accepted");
+    let texts = |chat| -> Vec<String> {
+        let messages = fixture.chat(chat).messages;
+        messages.into_iter().map(|message| message.text).collect()
+    };
+    assert_eq!(texts(chat)[2], "Stays");
+
+    let store = fixture.app.store().expect("a store");
+    let other = store.chat_of(other).expect("its chat");
+    fixture.app.generations.stop(other);
+    door.open();
+    within(busy).await.expect("no panic").expect("a chat");
+    assert_eq!(texts(other)[0], "Long", "what has begun is not taken back");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -56,10 +56,10 @@ test('search is reached by keyboard, and leads to the message', async ({ page })
 
 test('chats are exported and imported', async ({ page }) => {
   await open(page);
-  await page.getByRole('button', { name: 'Import and export chats' }).click();
+  await page.getByRole('button', { name: 'More options for chats' }).click();
   await page.getByRole('menuitem', { name: 'Export all chats as JSON…' }).click();
   await expect(page.getByText('Saved as /home/ada/octet-chats.json')).toBeVisible();
-  await page.getByRole('button', { name: 'Import and export chats' }).click();
+  await page.getByRole('button', { name: 'More options for chats' }).click();
   await page.getByRole('menuitem', { name: 'Import chats…' }).click();
   await expect(page.getByText('1 chat imported')).toBeVisible();
   await expect(page.getByRole('link', { name: 'An imported chat' })).toBeVisible();
@@ -67,7 +67,7 @@ test('chats are exported and imported', async ({ page }) => {
 
 test('an import that fails says why', async ({ page }) => {
   await open(page, '?fail=importChats:import');
-  await page.getByRole('button', { name: 'Import and export chats' }).click();
+  await page.getByRole('button', { name: 'More options for chats' }).click();
   await page.getByRole('menuitem', { name: 'Import chats…' }).click();
   await expect(page.getByText('line 3: "messages" is missing')).toBeVisible();
 });
@@ -171,7 +171,7 @@ test('the search is left by key and emptied by a new chat', async ({ page }) => 
 
 test('the sidebar is hidden and shown', async ({ page }) => {
   await open(page);
-  await page.getByRole('button', { name: 'Import and export chats' }).click();
+  await page.getByRole('button', { name: 'More options for chats' }).click();
   await page.getByRole('menuitem', { name: 'Hide the sidebar' }).click();
   await expect(page.getByRole('navigation')).toHaveCount(0);
   await page.keyboard.press('Control+b');

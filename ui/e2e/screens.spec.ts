@@ -46,7 +46,7 @@ test('on a phone the sidebar and the settings are drawers', async ({ page }) => 
   await page.getByRole('dialog').getByRole('link', { name: 'Regex for ISO dates' }).click();
   await expect(page.getByRole('dialog')).toHaveCount(0);
   await expect(answers(page)).toBeVisible();
-  await page.getByRole('button', { name: 'Settings', exact: true }).click();
+  await page.getByRole('button', { name: 'Settings panel' }).click();
   await expect(page.getByRole('slider', { name: 'Temperature' })).toBeVisible();
   await expectAccessible(page);
   await page.keyboard.press('Escape');
@@ -219,7 +219,7 @@ test('presets are saved, chosen, renamed and deleted with undo', async ({ page }
   await page.getByRole('combobox', { name: /^Preset/ }).click();
   await page.getByRole('option', { name: 'Creative' }).click();
   await expect(page.getByRole('textbox', { name: 'Temperature' })).toHaveValue('1.00');
-  const more = page.getByRole('button', { name: 'Save, rename or delete presets' });
+  const more = page.getByRole('button', { name: 'More options for presets' });
   await more.click();
   await page.getByRole('menuitem', { name: 'Save as a preset' }).click();
   await page.getByRole('textbox', { name: 'Name' }).fill('Wild');
@@ -235,7 +235,7 @@ test('presets are saved, chosen, renamed and deleted with undo', async ({ page }
 
 test('a preset of a person’s own is replaced under its name', async ({ page }) => {
   await open(page);
-  const more = page.getByRole('button', { name: 'Save, rename or delete presets' });
+  const more = page.getByRole('button', { name: 'More options for presets' });
   const name = page.getByRole('textbox', { name: 'Name' });
   const save = async (as: string) => {
     await more.click();
@@ -265,7 +265,7 @@ test('the plan stays in sight while it is changed', async ({ page }) => {
   await open(page, '?loadMs=300');
   for (const [width, height] of [[1180, 780], [360, 640]] as const) {
     await page.setViewportSize({ width, height });
-    if (width < 700) await page.getByRole('button', { name: 'Settings', exact: true }).click();
+    if (width < 700) await page.getByRole('button', { name: 'Settings panel' }).click();
     const slider = page.getByRole('slider', { name: 'Experts per layer on the GPU' });
     await slider.focus();
     await page.keyboard.press('ArrowLeft');

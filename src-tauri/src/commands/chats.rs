@@ -12,6 +12,7 @@ use tauri::State;
 
 use crate::app::{App, Notice};
 use crate::desktop::{Desktop, FileKind};
+use crate::drops::DroppedFiles;
 use crate::error::Result;
 
 /// Of a file of chats.
@@ -87,7 +88,7 @@ pub async fn pin_chat(app: State<'_, App>, id: ChatId, pinned: bool) -> Result<(
 #[tauri::command]
 #[specta::specta]
 pub async fn delete_chat(app: State<'_, App>, id: ChatId) -> Result<()> {
-    app.generations.stop(id);
+    app.generations.end(id);
     app.change_chat(id, move |store| store.delete_chat(id))
         .await
 }
@@ -202,6 +203,20 @@ pub async fn import_chats(
     let imported = app.with_store(move |store| store.import(&path)).await?;
     app.chats_changed(None);
     Ok(Some(imported))
+}
+
+/// Reads chats from a file that was dropped on the window.
+#[tauri::command]
+#[specta::specta]
+pub async fn import_dropped_chats(
+    app: State<'_, App>,
+    dropped: State<'_, DroppedFiles>,
+    path: String,
+) -> Result<ImportResult> {
+    let path = dropped.require(path)?;
+    let imported = app.with_store(move |store| store.import(&path)).await?;
+    app.chats_changed(None);
+    Ok(imported)
 }
 
 /// What can be imported.

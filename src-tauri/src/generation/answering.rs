@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use octet_engine::Generation;
+use octet_engine::clock::AwakeClock;
 use octet_engine::experts::Experts;
 use octet_engine::generate::{DoneReason, Event, Stats};
 use octet_store::settings::SamplingSettings;
-use octet_store::{AnswerStats, ChatId, Message, MessageId, MessageState, StopReason, Store};
+use octet_store::{
+    AnswerStats, ChatId, Message, MessageId, MessageState, StatsScope, StopReason, Store,
+};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use super::request::{conversation, request};
-use super::{GenerationEvent, Generations, QueueReason, Sink};
+use super::{Begun, GenerationEvent, Generations, QueueReason, Sink, Stop};
 use crate::error::{ApiError, ErrorCode, Result};
 use crate::experts::{Activity, fastest};
 use crate::models::{ModelState, Ready};
@@ -30,10 +33,11 @@ pub(super) struct Answering<'a> {
     pub(super) generations: &'a Generations,
     pub(super) store: Arc<Store>,
     pub(super) chat: ChatId,
-    pub(super) answer: Message,
+    /// What is answered, and how the answer began.
+    pub(super) begun: Begun,
     /// All of it so far.
     pub(super) text: String,
-    pub(super) stop: watch::Receiver<bool>,
+    pub(super) stop: watch::Receiver<Stop>,
     pub(super) sink: Sink,
 }
 
@@ -61,7 +65,8 @@ impl Answering<'_> {
     /// Makes the answer and stores its end.
     pub(super) async fn run(&mut self, sampling: &SamplingSettings) {
         let ended = match self.generate(sampling).await {
-            Ok(ended) => self.finish(ended).await,
+            Ok(None) if *self.stop.borrow() == Stop::Asked => self.take_back().await,
+            Ok(ended) => self.finish(ended.unwrap_or_else(Ended::unbegun)).await,
             Err(error) => Err(error),
         };
         if let Err(error) = ended {
@@ -69,12 +74,13 @@ impl Answering<'_> {
         }
     }
 
-    async fn generate(&mut self, sampling: &SamplingSettings) -> Result<Ended> {
+    /// Makes it; none if it was stopped before it had begun.
+    async fn generate(&mut self, sampling: &SamplingSettings) -> Result<Option<Ended>> {
         let ticket = self.generations.queue.enter();
         let mut stop = self.stop.clone();
         let ready = tokio::select! {
             ready = self.wait(&ticket) => ready?,
-            () = stopped(&mut stop) => return Ok(Ended::unbegun()),
+            () = stopped(&mut stop) => return Ok(None),
         };
         let (store, chat, leaf) = (Arc::clone(&self.store), self.chat, self.leaf());
         let sampling = sampling.clone();
@@ -94,21 +100,22 @@ impl Answering<'_> {
             tokens_per_sec: None,
         });
         let followed = self.follow(generation, experts).await;
-        activity.send_replace(Activity::default());
+        // The last speed stays.
+        activity.send_modify(|activity| activity.generating = false);
         let (reason, stats, context_used) = followed?;
-        Ok(Ended {
+        Ok(Some(Ended {
             reason,
             stats: Some(stats),
             context_used: context_used.min(context_length),
             context_length,
-        })
+        }))
     }
 
     /// Where the conversation for this answer ends.
     fn leaf(&self) -> MessageId {
-        match self.answer.parent_id {
-            Some(parent) if self.answer.text.is_empty() => parent,
-            _ => self.answer.id,
+        match self.begun.answer.parent_id {
+            Some(parent) if self.begun.answer.text.is_empty() => parent,
+            _ => self.begun.answer.id,
         }
     }
 
@@ -149,7 +156,7 @@ impl Answering<'_> {
     ) -> Result<(DoneReason, Stats, usize)> {
         let cancel = generation.cancel_handle();
         let mut stop = self.stop.clone();
-        let mut saver = Saver::new(Arc::clone(&self.store), self.answer.id);
+        let mut saver = Saver::new(Arc::clone(&self.store), self.begun.answer.id);
         let (mut prompt_tokens, mut reused, mut stopping) = (0, 0, false);
         loop {
             let event = tokio::select! {
@@ -188,7 +195,7 @@ impl Answering<'_> {
                 Event::Token { text, .. } => {
                     self.text.push_str(&text);
                     saver.changed();
-                    stream.push(&text);
+                    stream.push(&text, prompt_tokens);
                 }
                 Event::Done {
                     reason,
@@ -200,7 +207,7 @@ impl Answering<'_> {
                     saver.end().await?;
                     return Ok((reason, *stats, prompt_tokens + stats.new_tokens));
                 }
-                Event::Error { code, message } => {
+                Event::Error { code, message, .. } => {
                     let error = ApiError::from_event(&code, &message);
                     if error.code == ErrorCode::Gpu {
                         self.generations.models.lose_gpu(&error.message);
@@ -212,9 +219,14 @@ impl Answering<'_> {
     }
 
     async fn finish(&self, ended: Ended) -> Result<()> {
-        let (store, id, text) = (Arc::clone(&self.store), self.answer.id, self.text.clone());
+        let (store, id, text) = (
+            Arc::clone(&self.store),
+            self.begun.answer.id,
+            self.text.clone(),
+        );
         let reason = stop_reason(ended.reason);
         let stats = ended.stats.map(|stats| answer_stats(&stats, reason));
+        let stats = of_all_runs(stats, self.begun.before.as_ref());
         let message = blocking(move || Ok(store.finish_answer(id, &text, stats, reason)?)).await?;
         (self.sink)(GenerationEvent::Done {
             message,
@@ -224,25 +236,43 @@ impl Answering<'_> {
         Ok(())
     }
 
+    /// Makes the chat what it was before anything was asked.
+    async fn take_back(&self) -> Result<()> {
+        let (store, leaf) = (Arc::clone(&self.store), self.begun.leaf);
+        let (id, before) = (self.begun.answer.id, self.begun.before.clone());
+        let said = self.begun.user_message.as_ref().map(|said| said.id);
+        let undo = move || match before {
+            Some(before) => Ok(store.restore_answer(&before, leaf)?),
+            None => Ok(store.withdraw_answer(id, said, leaf)?),
+        };
+        blocking(undo).await?;
+        (self.sink)(GenerationEvent::TakenBack);
+        Ok(())
+    }
+
     /// Stores the failure; where that fails too, the page still gets the text.
     async fn fail(&self, error: ApiError) {
         tracing::warn!(code = ?error.code, "an answer failed");
-        let (store, id, text) = (Arc::clone(&self.store), self.answer.id, self.text.clone());
+        let (store, id, text) = (
+            Arc::clone(&self.store),
+            self.begun.answer.id,
+            self.text.clone(),
+        );
         let why = error.message.clone();
         let stored = blocking(move || Ok(store.fail_answer(id, &text, &why)?)).await;
         let message = stored.unwrap_or_else(|_| Message {
             text: self.text.clone(),
             state: MessageState::Error,
             error: Some(error.message.clone()),
-            ..self.answer.clone()
+            ..self.begun.answer.clone()
         });
         (self.sink)(GenerationEvent::Failed { message, error });
     }
 }
 
 /// Ends when the person stops the answer.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
+async fn stopped(stop: &mut watch::Receiver<Stop>) {
+    let _ = stop.wait_for(|stop| *stop != Stop::No).await;
 }
 
 async fn until(moment: Option<Instant>) {
@@ -268,11 +298,27 @@ fn answer_stats(stats: &Stats, stop_reason: StopReason) -> AnswerStats {
         new_tokens: count(stats.new_tokens),
         tokens_per_sec: stats.decode_tokens_per_sec,
         time_to_first_token_ms: stats.time_to_first_token_ms,
-        hit_rate: fastest(&stats.experts).hit_rate(),
+        hit_rate: fastest(&stats.experts).kept_rate(),
         stop_reason,
         prompt_tokens: count(stats.prompt_tokens),
         reused_tokens: count(stats.reused_tokens),
         seed: stats.seed.to_string(),
+        scope: StatsScope::Whole,
+    }
+}
+
+/// The figures of an answer that may go on from `before`, of all of it as far as they are known.
+fn of_all_runs(stats: Option<AnswerStats>, before: Option<&Message>) -> Option<AnswerStats> {
+    let earlier = before.and_then(|before| before.stats.as_ref());
+    match (stats, earlier) {
+        (Some(stats), Some(earlier)) => Some(stats.after(earlier)),
+        (Some(stats), None) if before.is_some_and(|before| !before.text.is_empty()) => {
+            Some(AnswerStats {
+                scope: StatsScope::LastPart,
+                ..stats
+            })
+        }
+        (stats, earlier) => stats.or_else(|| earlier.cloned()),
     }
 }
 
@@ -283,8 +329,10 @@ struct Stream {
     pending: String,
     waiting: bool,
     sent_at: Option<Instant>,
-    first_token_at: Option<Instant>,
+    clock: AwakeClock,
+    first_token_at: Option<Duration>,
     tokens: u32,
+    context_used: usize,
 }
 
 impl Stream {
@@ -295,16 +343,20 @@ impl Stream {
             pending: String::new(),
             waiting: false,
             sent_at: None,
+            clock: AwakeClock::start(),
             first_token_at: None,
             tokens: 0,
+            context_used: 0,
         }
     }
 
-    /// Takes a token's text.
-    fn push(&mut self, text: &str) {
+    /// Takes the text of a token that follows a prompt of so many.
+    fn push(&mut self, text: &str, prompt_tokens: usize) {
         self.pending.push_str(text);
         self.tokens += 1;
-        self.first_token_at.get_or_insert_with(Instant::now);
+        self.context_used = prompt_tokens + self.tokens as usize;
+        let clock = &self.clock;
+        self.first_token_at.get_or_insert_with(|| clock.elapsed());
         self.waiting = true;
     }
 
@@ -324,13 +376,14 @@ impl Stream {
             delta: std::mem::take(&mut self.pending),
             tokens: self.tokens,
             tokens_per_sec,
+            context_used: self.context_used,
             last_experts,
         });
         self.waiting = false;
         self.sent_at = Some(Instant::now());
         Activity {
             generating: true,
-            tokens_per_sec: Some(tokens_per_sec),
+            tokens_per_sec,
         }
     }
 
@@ -346,16 +399,10 @@ impl Stream {
         }
     }
 
-    fn tokens_per_sec(&self) -> f64 {
-        let since = self
-            .first_token_at
-            .map(|first| first.elapsed().as_secs_f64());
-        match since {
-            Some(seconds) if self.tokens > 1 && seconds > 0.0 => {
-                f64::from(self.tokens - 1) / seconds
-            }
-            _ => 0.0,
-        }
+    /// How fast tokens came; none before the second one, and the first belongs to the prompt.
+    fn tokens_per_sec(&self) -> Option<f64> {
+        let seconds = (self.clock.elapsed() - self.first_token_at?).as_secs_f64();
+        (self.tokens > 1 && seconds > 0.0).then(|| f64::from(self.tokens - 1) / seconds)
     }
 }
 

@@ -19,6 +19,10 @@ describe('figures', () => {
     expect(percent(0.81, 'de')).toBe('81\u00a0%');
   });
 
+  it('say all of all only', () => {
+    expect([0, 0.004, 0.994, 0.995, 0.9999, 1].map((share) => percent(share, 'en'))).toEqual(['0%', '0%', '99%', '99.5%', '99.9%', '100%']);
+  });
+
   it('are precise where that means something', () => {
     expect(rate(14.23, 'en')).toBe('14.2');
     expect(rate(230.4, 'en')).toBe('230');

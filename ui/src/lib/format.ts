@@ -39,8 +39,12 @@ export function bytesOf(value: number, of: number, locale: string): string {
   return `${scale(value)} / ${scale(of)} ${UNITS[unit]}`;
 }
 
+/** 100% is said of all only: what is a little less has a decimal, and ends at 99.9%. */
 export function percent(share: number, locale: string): string {
-  return formatOf(`${locale} %`, locale, { style: 'percent', maximumFractionDigits: 0 }).format(share);
+  const isNearlyAll = share >= 0.995 && share < 1;
+  const digits = isNearlyAll ? 1 : 0;
+  const shown = isNearlyAll ? Math.floor(share * 1000) / 1000 : share;
+  return formatOf(`${locale} % ${digits}`, locale, { style: 'percent', maximumFractionDigits: digits }).format(shown);
 }
 
 /** One digit below 100: 14.2, 0.8, 230. */

@@ -6,6 +6,7 @@ import type {
   ChatsChanged,
   ChatSummary,
   ContextUsage,
+  Dropped,
   ExpertsFrame,
   GenerationEvent,
   HardwareInfo,
@@ -103,6 +104,8 @@ export interface Backend {
   /** Asks where to; null when the person changed their mind, else the path. */
   exportChat(chatId: string | null, format: ExportFormat): Promise<string | null>;
   importChats(): Promise<ImportResult | null>;
+  /** Takes a file of `onFilesDropped`. */
+  importDroppedChats(path: string): Promise<ImportResult>;
   /** Of all chats, the newest first. */
   listBackups(): Promise<ChatBackup[]>;
   /** Takes the place of all chats; resolves with where these are kept. */
@@ -123,5 +126,6 @@ export interface Backend {
 
   onModelsState(on: (state: ModelsState) => void): Promise<Unlisten>;
   onModelState(on: (state: ModelState) => void): Promise<Unlisten>;
+  onFilesDropped(on: (files: Dropped[]) => void): Promise<Unlisten>;
   onChatsChanged(on: (change: ChatsChanged) => void): Promise<Unlisten>;
 }

@@ -106,6 +106,8 @@ export const commands = {
 	exportChat: (chatId: ChatId | null, format: ExportFormat) => __TAURI_INVOKE<string | null>("export_chat", { chatId, format }),
 	/**  Reads chats from a file that the person chooses; how many, or none. */
 	importChats: () => __TAURI_INVOKE<ImportResult | null>("import_chats"),
+	/**  Reads chats from a file that was dropped on the window. */
+	importDroppedChats: (path: string) => __TAURI_INVOKE<ImportResult>("import_dropped_chats", { path }),
 	/**  The backups of all chats, the newest first. */
 	listBackups: () => __TAURI_INVOKE<Backup[]>("list_backups"),
 	/**  Has a backup take the place of all chats; where these are kept. */
@@ -133,6 +135,7 @@ export const commands = {
 /** Events */
 export const events = {
 	chatsChanged: makeEvent<ChatsChanged, ChatsChanged>("chats-changed"),
+	filesDropped: makeEvent<FilesDropped, FilesDropped>("files-dropped"),
 	modelStateChanged: makeEvent<ModelStateChanged, ModelStateChanged>("model-state-changed"),
 	modelsChanged: makeEvent<ModelsChanged, ModelsChanged>("models-changed"),
 };
@@ -142,7 +145,7 @@ export const events = {
 export type AnswerStats = {
 	/**  Tokens made. */
 	newTokens: number,
-	/**  New tokens a second. */
+	/**  New tokens a second; 0 where too few came for a speed. */
 	tokensPerSec: number,
 	/**  From the request to the first token, in milliseconds. */
 	timeToFirstTokenMs: number,
@@ -159,6 +162,8 @@ export type AnswerStats = {
 	 *  numbers are shorter.
 	 */
 	seed: string,
+	/**  What the figures are about. */
+	scope?: StatsScope,
 };
 
 /**  A failure as the page shows it. */
@@ -356,6 +361,25 @@ reason: PauseReason } |
 /**  What happened. */
 problem: Problem };
 
+/**  Something that was dropped. */
+export type Dropped = {
+	/**  Its name. */
+	name: string,
+	/**  Where it is. */
+	path: string,
+	/**  What it looks like. */
+	kind: DroppedKind,
+};
+
+/**  What Octet could do with it. */
+export type DroppedKind = 
+/**  Read chats from it: it ends like an export. */
+"chats" | 
+/**  Import it as a model: a folder. */
+"folder" | 
+/**  Nothing. */
+"other";
+
 /**  The kinds of failure. */
 export type ErrorCode = 
 /**  The model folder is missing, damaged or foreign. */
@@ -429,7 +453,7 @@ export type ExpertsFrame = {
 	topK: number,
 	/**  One character an expert, layer by layer: `v` in VRAM, `r` in RAM, `d` on disk only. */
 	where: string,
-	/**  `layer * n_experts + expert` of those that the newest token used. */
+	/**  `layer * n_experts + expert` of those that the newest token uses; none at rest. */
 	used: number[],
 	/**  Of these, the ones that were not in the fastest tier. */
 	missed: number[],
@@ -437,7 +461,7 @@ export type ExpertsFrame = {
 	counts: number[],
 	/**  Counters of the fastest tier. */
 	totals: TierTotals,
-	/**  Of the answer being made. */
+	/**  Of the answer being made, else of the last one. */
 	tokensPerSec: number | null,
 	/**  Whether one is being made. */
 	generating: boolean,
@@ -453,6 +477,9 @@ export type ExportFormat =
 "json" | 
 /**  The active branch, to be read. */
 "markdown";
+
+/**  Something was dropped on the window. */
+export type FilesDropped = Dropped[];
 
 /**  How well a model fits. */
 export type FitBadge = 
@@ -522,8 +549,10 @@ reused: number } |
 delta: string; 
 /**  Tokens so far. */
 tokens: number; 
-/**  How fast. */
-tokensPerSec: number; 
+/**  How fast; none before the second one. */
+tokensPerSec: number | null; 
+/**  Tokens of the context in use. */
+contextUsed: number; 
 /**  The experts that the last layer chose for the newest token. */
 lastExperts: number[] } | 
 /**  The context was full: the oldest messages are no longer seen by the model. */
@@ -538,6 +567,8 @@ message: Message;
 contextUsed: number; 
 /**  Tokens of the context. */
 contextLength: number } | 
+/**  It was stopped before it had begun: the chat is as if nothing had been asked. */
+{ type: "takenBack" } | 
 /**  The answer went wrong. */
 { type: "failed"; 
 /**  As stored, or as it would have been. */
@@ -1131,6 +1162,15 @@ export type Snippet = {
 	matches: ([number, number])[],
 };
 
+/**  What figures of an answer are about: one that was continued was made in several runs. */
+export type StatsScope = 
+/**  All of it, made in one run. */
+"whole" | 
+/**  All of it, over several runs; the seed is that of the last. */
+"continued" | 
+/**  Its last run: an earlier one left no figures. */
+"lastPart";
+
 /**  Why an answer ended. */
 export type StopReason = 
 /**  The model said so. */
@@ -1182,13 +1222,13 @@ export type Theme =
 
 /**  Counters of a tier since loading. */
 export type TierTotals = {
-	/**  Demands that found the expert there. */
+	/**  Demands that found the expert there, by prefetch too. */
 	hits: number,
 	/**  Demands that had to fetch it. */
 	misses: number,
 	/**  Fetches begun on a guess. */
 	prefetches: number,
-	/**  Guesses that were right. */
+	/**  Of the hits, those that prefetch brought in time. */
 	prefetchHits: number,
 	/**  Guesses that gave way unused. */
 	prefetchWasted: number,

@@ -66,6 +66,7 @@ export const tauriBackend: Backend = {
   searchChats: commands.searchChats,
   exportChat: commands.exportChat,
   importChats: commands.importChats,
+  importDroppedChats: commands.importDroppedChats,
   listBackups: commands.listBackups,
   restoreBackup: commands.restoreBackup,
   retryChats: commands.retryChats,
@@ -82,5 +83,6 @@ export const tauriBackend: Backend = {
 
   onModelsState: (on) => events.modelsChanged.listen((event) => on(event.payload)),
   onModelState: (on) => events.modelStateChanged.listen((event) => on(event.payload)),
+  onFilesDropped: (on) => events.filesDropped.listen((event) => on(event.payload)),
   onChatsChanged: (on) => events.chatsChanged.listen((event) => on(event.payload))
 };

@@ -52,9 +52,15 @@ describe('the grid of experts', () => {
 
 describe('totals', () => {
   it('are shares of what was counted, and nothing where nothing was', () => {
-    expect(totals(frame)).toEqual({ hitRate: 0.75, prefetchRight: null, bytesPerToken: 100 });
+    expect(totals(frame)).toEqual({ keptRate: 0.75, kept: 3, prefetched: 0, demands: 4, prefetchRight: null, bytesPerToken: 100 });
     const fresh = { ...frame, tokens: 0, totals: { ...frame.totals, hits: 0, misses: 0 } };
-    expect(totals(fresh)).toEqual({ hitRate: null, prefetchRight: null, bytesPerToken: null });
+    expect(totals(fresh)).toMatchObject({ keptRate: null, prefetchRight: null, bytesPerToken: null });
+  });
+
+  // "Found in RAM 100%" stood beside "read from disk 1.3 GB".
+  it('count what prefetch brought apart from what was there', () => {
+    const ahead = { ...frame, totals: { ...frame.totals, hits: 10, misses: 0, prefetches: 5, prefetchHits: 4 } };
+    expect(totals(ahead)).toMatchObject({ keptRate: 0.6, kept: 6, prefetched: 4, demands: 10, prefetchRight: 0.8 });
   });
 });
 

@@ -36,7 +36,11 @@ export function heats({ counts }: Pick<ExpertsFrame, 'counts'>): number[] {
 }
 
 export interface Totals {
-  hitRate: number | null;
+  /** Of demands, those that the cache met: what prefetch had to read in time counts apart. */
+  keptRate: number | null;
+  kept: number;
+  prefetched: number;
+  demands: number;
   prefetchRight: number | null;
   bytesPerToken: number | null;
 }
@@ -44,8 +48,13 @@ export interface Totals {
 /** What the counters come to; null where nothing was counted yet. */
 export function totals(frame: ExpertsFrame): Totals {
   const { hits, misses, prefetches, prefetchHits, bytesMoved } = frame.totals;
+  const demands = hits + misses;
+  const kept = Math.max(0, hits - prefetchHits);
   return {
-    hitRate: hits + misses > 0 ? hits / (hits + misses) : null,
+    keptRate: demands > 0 ? kept / demands : null,
+    kept,
+    prefetched: hits - kept,
+    demands,
     prefetchRight: prefetches > 0 ? prefetchHits / prefetches : null,
     bytesPerToken: frame.tokens > 0 ? bytesMoved / frame.tokens : null
   };

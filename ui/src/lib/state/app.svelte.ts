@@ -1,6 +1,7 @@
 import { backend, type ApiError, type AppInfo, type Notice } from '$lib/backend';
 import { asApiError } from '$lib/errors';
 import { chats } from './chats.svelte';
+import { drops } from './drops.svelte';
 import { library } from './library.svelte';
 import { models } from './models.svelte';
 import { router } from './route.svelte';
@@ -15,7 +16,7 @@ class App {
   async start(): Promise<void> {
     try {
       await settings.load();
-      const [info] = await Promise.all([backend.appInfo(), models.start().then(() => library.start()), chats.start()]);
+      const [info] = await Promise.all([backend.appInfo(), models.start().then(() => library.start()), chats.start(), drops.start()]);
       this.info = info;
       this.notices = info.notices;
       if (info.firstStart && router.current.name === 'chat' && router.current.id === null) {

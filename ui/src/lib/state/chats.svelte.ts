@@ -1,3 +1,4 @@
+import { SvelteMap } from 'svelte/reactivity';
 import { backend, type ApiError, type ChatSummary, type SearchHit } from '$lib/backend';
 import { withFirstPage, withNextPage } from '$lib/chat/pages';
 import { asApiError } from '$lib/errors';
@@ -16,6 +17,8 @@ class Chats {
   isLoaded = $state(false);
   query = $state('');
   hits = $state.raw<SearchHit[] | null>(null);
+  /** Of every chat that was seen, also of those that the list has not come to. */
+  readonly #titles = new SvelteMap<string, string>();
   #next: string | null = null;
   #isLoadingMore = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -32,6 +35,7 @@ class Chats {
   async refresh(isAll = false): Promise<void> {
     try {
       const page = await backend.listChats(null, PAGE);
+      page.chats.forEach((chat) => this.note(chat));
       this.list = isAll ? page.chats : withFirstPage(this.list, page);
       if (isAll || this.list.length <= PAGE) this.#next = page.next;
       this.error = null;
@@ -46,6 +50,7 @@ class Chats {
     this.#isLoadingMore = true;
     try {
       const page = await backend.listChats(this.#next, PAGE);
+      page.chats.forEach((chat) => this.note(chat));
       this.list = withNextPage(this.list, page);
       this.#next = page.next;
     } catch (error) {
@@ -56,12 +61,17 @@ class Chats {
   }
 
   titleOf(id: string): string {
-    return this.list.find((chat) => chat.id === id)?.title || t('chat.untitled');
+    return this.#titles.get(id) || t('chat.untitled');
+  }
+
+  note({ id, title }: Pick<ChatSummary, 'id' | 'title'>): void {
+    if (this.#titles.get(id) !== title) this.#titles.set(id, title);
   }
 
   async rename(id: string, title: string): Promise<void> {
     const wanted = title.trim();
     if (wanted === '') return;
+    this.note({ id, title: wanted });
     this.list = this.list.map((chat) => (chat.id === id ? { ...chat, title: wanted } : chat));
     await this.#do(() => backend.renameChat(id, wanted));
   }

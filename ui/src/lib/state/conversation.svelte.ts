@@ -1,20 +1,22 @@
+import { tick } from 'svelte';
 import { SvelteMap } from 'svelte/reactivity';
 import { backend, type ApiError, type Chat, type ContextUsage, type GenerationEvent, type Message } from '$lib/backend';
 import { activePath, branchOf, indexTree, newestLeaf, withMessage, type Branch, type MessageTree } from '$lib/chat/tree';
 import { asApiError } from '$lib/errors';
 import { t } from '$lib/i18n/index.svelte';
 import { announcer } from './announcer.svelte';
+import { chats } from './chats.svelte';
 import { Generation } from './generation.svelte';
 import { router } from './route.svelte';
 import { settings } from './settings.svelte';
 import { toasts } from './toasts.svelte';
+import { view } from './view.svelte';
 
 type Run = (on: (event: GenerationEvent) => void) => Promise<unknown>;
 
 /** The chat that is open, and the answers being made in this one and in others. */
 class Conversation {
   id = $state<string | null>(null);
-  title = $state('');
   messages = $state.raw<Message[]>([]);
   activeLeaf = $state<string | null>(null);
   isLoading = $state(false);
@@ -22,6 +24,8 @@ class Conversation {
   error = $state.raw<ApiError | null>(null);
   /** Why the last message was not sent, with its text, which goes back to the composer. */
   rejected = $state.raw<{ error: ApiError; text: string | null } | null>(null);
+  /** A question that was taken back before anything answered it: it goes back to the composer, too. */
+  takenBack = $state.raw<string | null>(null);
   /** Errors of answers, by message: kept for their code and hint, which the store does not keep. */
   failures = $state.raw<ReadonlyMap<string, ApiError>>(new Map());
   usage = $state.raw<ContextUsage | null>(null);
@@ -33,6 +37,7 @@ class Conversation {
   readonly path: Message[] = $derived(activePath(this.tree, this.activeLeaf));
   readonly generation: Generation | null = $derived(this.id === null ? null : (this.generations.get(this.id) ?? null));
   #opens = 0;
+  #usageReads = 0;
 
   branch(message: Message): Branch | null {
     return branchOf(this.tree, message);
@@ -79,15 +84,19 @@ class Conversation {
 
   /** A chat that was made for a message nobody took would stay empty in the list. */
   async #leaveUnstarted(chatId: string, text: string): Promise<void> {
-    const { rejected } = this;
-    if (this.id !== chatId || rejected === null || this.messages.length > 0) return;
+    const { rejected, takenBack } = this;
+    if (this.id !== chatId || (rejected === null && takenBack === null) || this.messages.length > 0) return;
+    await tick();
+    // With what was typed while it waited.
+    const written = view.composer?.value || text;
+    const draft = await backend.getDraft(null).catch(() => '');
     // What was being written beside a suggestion stays.
-    if ((await backend.getDraft(null).catch(() => '')) === '') await this.#try(backend.setDraft(null, text));
+    if (draft === '' || written !== text) await this.#try(backend.setDraft(null, draft === '' ? written : `${draft}\n\n${written}`));
     await this.#try(backend.deleteChat(chatId));
     this.#opens++;
     this.#clear(null);
     router.go({ name: 'chat', id: null, message: null }, true);
-    this.rejected = rejected;
+    this.rejected = rejected && { ...rejected, text: null };
   }
 
   /** Another answer to what `message` answers; if it is a person's own, one to it. */
@@ -134,18 +143,21 @@ class Conversation {
     toasts.show(t('message.deleted'), { action: { label: t('common.undo'), run: () => void undo(), isUndo: true } });
   }
 
+  /** How much of the context the chat takes, with the model that is loaded and the settings as they are. */
   async readUsage(): Promise<void> {
     const { id } = this;
+    const read = ++this.#usageReads;
     if (id === null) {
       this.usage = null;
       return;
     }
     try {
+      await settings.flush();
       const usage = await backend.contextUsage(id);
-      if (this.id === id) this.usage = usage;
+      if (read === this.#usageReads) this.usage = usage;
     } catch {
       // The meter is a comfort: without a figure it is not shown.
-      if (this.id === id) this.usage = null;
+      if (read === this.#usageReads) this.usage = null;
     }
   }
 
@@ -167,13 +179,23 @@ class Conversation {
       }),
       done: ({ message, contextUsed, contextLength }) => {
         this.#end(chatId, message);
-        this.#whenOpen(chatId, () => (this.usage = { used: contextUsed, length: contextLength }));
-        announcer.say(t('announce.done', { count: message.stats?.newTokens ?? 0 }));
+        this.#whenOpen(chatId, () => {
+          this.#usageReads++;
+          if (contextLength > 0) this.usage = { used: contextUsed, length: contextLength };
+          else void this.readUsage();
+        });
+        void this.#announceEnd(message);
       },
       failed: ({ message, error }) => {
         this.failures = new Map([...this.failures, [message.id, error]]);
         this.#end(chatId, message);
+        this.#whenOpen(chatId, () => void this.readUsage());
         announcer.say(t(`error.${error.code}`));
+      },
+      takenBack: () => {
+        this.generations.delete(chatId);
+        announcer.say(t('announce.takenBack'));
+        void this.#giveBack(chatId, generation.question?.text ?? null);
       }
     });
     this.generations.set(chatId, generation);
@@ -189,6 +211,30 @@ class Conversation {
         if (this.id === chatId) await this.open(chatId);
       }
     }
+  }
+
+  /** Once the last words of the answer were announced. */
+  async #announceEnd(message: Message): Promise<void> {
+    await tick();
+    const count = message.stats?.newTokens ?? 0;
+    if (message.state === 'stopped') announcer.say(t('announce.stopped'));
+    else if (message.stats?.stopReason === 'length') announcer.say(t('announce.length', { count }));
+    else if (message.stats?.stopReason === 'contextFull') announcer.say(t('announce.contextFull', { count }));
+    else announcer.say(t('announce.done', { count }));
+  }
+
+  /** The chat as it was before `text` was sent, and the words where they were written. */
+  async #giveBack(chatId: string, text: string | null): Promise<void> {
+    const isOpen = this.id === chatId;
+    if (text !== null && !isOpen) {
+      const draft = await backend.getDraft(chatId).catch(() => '');
+      await this.#try(backend.setDraft(chatId, draft === '' ? text : `${text}\n\n${draft}`));
+    }
+    if (!isOpen) return;
+    await this.open(chatId);
+    if (this.id === chatId) this.takenBack = text;
+    // A chat that was made for this question alone goes with it.
+    if (this.messages.length === 0 && this.error === null && text !== null) await this.#leaveUnstarted(chatId, text);
   }
 
   #reject(chatId: string, generation: Generation, error: ApiError): void {
@@ -207,7 +253,7 @@ class Conversation {
   }
 
   #show(chat: Chat): void {
-    this.title = chat.title;
+    chats.note(chat);
     this.messages = chat.messages;
     this.activeLeaf = chat.activeLeaf;
     this.error = null;
@@ -215,11 +261,11 @@ class Conversation {
 
   #clear(id: string | null): void {
     this.id = id;
-    this.title = '';
     this.messages = [];
     this.activeLeaf = null;
     this.error = null;
     this.rejected = null;
+    this.takenBack = null;
     this.usage = null;
   }
 

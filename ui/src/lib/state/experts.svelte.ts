@@ -10,6 +10,8 @@ class Experts {
 
   async watch(): Promise<void> {
     await backend.watchExperts((frame) => {
+      // Counted from loading: another model starts anew, and so does its line.
+      if (frame.tokens < this.#lastTokens) this.speeds = [];
       this.frame = frame;
       if (frame.generating && frame.tokensPerSec !== null && frame.tokens !== this.#lastTokens) {
         this.speeds = [...this.speeds, frame.tokensPerSec].slice(-HISTORY);

@@ -6,7 +6,8 @@ const FIGURES_EVERY_MS = 1000;
 
 interface Progress {
   tokens: number;
-  tokensPerSec: number;
+  tokensPerSec: number | null;
+  contextUsed: number;
   lastExperts: number[];
 }
 
@@ -14,6 +15,7 @@ export interface GenerationEnds {
   started(userMessage: Message | null, answer: Message): void;
   done(event: Extract<GenerationEvent, { type: 'done' }>): void;
   failed(event: Extract<GenerationEvent, { type: 'failed' }>): void;
+  takenBack(): void;
 }
 
 /** An answer in the making. */
@@ -25,8 +27,10 @@ export class Generation {
   /** The whole text of the answer as far as it has come. */
   text = $state('');
   tokens = $state(0);
-  shownTokens = $state(0);
-  shownSpeed = $state(0);
+  /** null: too few tokens came for a speed. */
+  shownSpeed = $state<number | null>(null);
+  /** Tokens of the context in use; null before the first one is known. */
+  shownContext = $state<number | null>(null);
   lastExperts = $state.raw<number[]>([]);
   #figuresShownAt = -Infinity;
   droppedMessages = $state(0);
@@ -62,11 +66,12 @@ export class Generation {
       case 'prefill':
         this.phase = 'reading';
         this.prefill = { done: event.done, total: event.total, reused: event.reused };
+        this.shownContext = event.total;
         break;
       case 'text': {
         this.phase = 'writing';
-        const { tokens, tokensPerSec, lastExperts } = event;
-        this.#buffer.push(event.delta, { tokens, tokensPerSec, lastExperts });
+        const { tokens, tokensPerSec, contextUsed, lastExperts } = event;
+        this.#buffer.push(event.delta, { tokens, tokensPerSec, contextUsed, lastExperts });
         break;
       }
       case 'contextShift':
@@ -76,6 +81,9 @@ export class Generation {
         this.#buffer.flush();
         this.ends.done(event);
         break;
+      case 'takenBack':
+        this.ends.takenBack();
+        break;
       case 'failed':
         this.#buffer.flush();
         this.ends.failed(event);
@@ -83,12 +91,13 @@ export class Generation {
     }
   }
 
-  #showFigures({ tokens, tokensPerSec, lastExperts }: Progress): void {
+  #showFigures({ tokensPerSec, contextUsed, lastExperts }: Progress): void {
     const now = performance.now();
-    if (now - this.#figuresShownAt < FIGURES_EVERY_MS) return;
+    const isFirstSpeed = this.shownSpeed === null && tokensPerSec !== null;
+    if (now - this.#figuresShownAt < FIGURES_EVERY_MS && !isFirstSpeed) return;
     this.#figuresShownAt = now;
-    this.shownTokens = tokens;
     this.shownSpeed = tokensPerSec;
+    this.shownContext = contextUsed;
     this.lastExperts = lastExperts;
   }
 }

@@ -2,6 +2,7 @@ import { SvelteMap, SvelteSet } from 'svelte/reactivity';
 import { backend, type ApiError, type ImportHow, type ModelEntry, type ModelsState, type Offer, type Task, type VerifyReport } from '$lib/backend';
 import { asApiError } from '$lib/errors';
 import { t } from '$lib/i18n/index.svelte';
+import { modelChange } from './model_change.svelte';
 import { models } from './models.svelte';
 import { router } from './route.svelte';
 import { toasts } from './toasts.svelte';
@@ -90,7 +91,7 @@ class Library {
       this.problems.delete(`model ${entry.id}`);
       this.reports.delete(entry.id);
       if (router.current.name !== 'models') this.#arrived.add(entry.id);
-      const action = { label: t('model.load'), run: () => void models.load(entry.id) };
+      const action = { label: t('model.load'), run: () => modelChange.load(entry.id) };
       toasts.show(t('downloads.arrived', { name: entry.name }), { action });
     }
   }

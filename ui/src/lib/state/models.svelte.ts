@@ -1,5 +1,6 @@
 import { backend, type ApiError, type HardwareInfo, type ModelEntry, type ModelState, type PlanView } from '$lib/backend';
 import { asApiError } from '$lib/errors';
+import { tellApart } from '$lib/models/names';
 import { needsReload } from '$lib/settings/presets';
 import { settings } from './settings.svelte';
 
@@ -11,6 +12,8 @@ class Models {
   listError = $state.raw<ApiError | null>(null);
 
   readonly plan: PlanView | null = $derived(this.state.type === 'ready' ? this.state.plan : null);
+  /** By id, what tells a model from others of its name. */
+  readonly marks: ReadonlyMap<string, string> = $derived(tellApart(this.entries));
   readonly isReloadNeeded: boolean = $derived(
     this.state.type === 'ready' && needsReload(this.state.offload, settings.current.offload)
   );

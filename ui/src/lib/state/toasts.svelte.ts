@@ -30,9 +30,9 @@ class Toasts {
     this.resume(toast.id);
   }
 
-  /** With what can be done about it; stays until it is put away. */
-  fail(error: ApiError): void {
-    this.show(`${t(`error.${error.code}`)} ${error.message} ${t(`errorNext.${error.code}`)}`, { tone: 'bad' });
+  /** With what can be done about it, and what it is about where that is not plain; stays until it is put away. */
+  fail(error: ApiError, about?: string): void {
+    this.show(`${about === undefined ? '' : `${about}: `}${t(`error.${error.code}`)} ${error.message} ${t(`errorNext.${error.code}`)}`, { tone: 'bad' });
   }
 
   /** Takes back what the newest toast offers to; whether one did. */

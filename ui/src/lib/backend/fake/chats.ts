@@ -16,7 +16,8 @@ export const STATS: AnswerStats = {
   stopReason: 'eos',
   promptTokens: 212,
   reusedTokens: 164,
-  seed: '3992435054'
+  seed: '3992435054',
+  scope: 'whole'
 };
 
 export function message(parent: Message | null, role: Message['role'], text: string, at: number): Message {
@@ -142,6 +143,13 @@ export class FakeChats {
     cut.chat.messages = cut.messages;
     cut.chat.activeLeaf = cut.activeLeaf;
     this.changed(cut.chat.id);
+  }
+
+  /** As if `message` and what it answers had not been written. */
+  withdraw(chat: Chat, ids: readonly string[], activeLeaf: string | null): void {
+    chat.messages = chat.messages.filter((one) => !ids.includes(one.id));
+    chat.activeLeaf = activeLeaf;
+    this.changed(chat.id);
   }
 
   draft(chatId: string | null): string {

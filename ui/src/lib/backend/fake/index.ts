@@ -1,5 +1,5 @@
 import type { Backend, OnGeneration } from '../backend';
-import type { Chat, ChatsChanged, ExpertsFrame, ImportHow, Message, ModelState, Settings, StopReason } from '../bindings';
+import type { Chat, ChatsChanged, Dropped, ExpertsFrame, ImportHow, Message, ModelState, Settings, StopReason } from '../bindings';
 import { FakeChats, message, STATS } from './chats';
 import { FakeRouter } from './experts';
 import { FakeLibrary } from './library';
@@ -18,6 +18,8 @@ export interface Witness {
   forcedLoads: number;
   imports: [string, ImportHow][];
   token: () => string | null;
+  /** As if these were dropped on the window. */
+  drop: (files: Dropped[]) => void;
 }
 
 declare global {
@@ -65,6 +67,8 @@ interface Job {
   chat: Chat;
   answer: Message;
   userMessage: Message | null;
+  /** The answer as it was, where it is continued. */
+  before: Message | null;
   on: OnGeneration;
 }
 
@@ -74,6 +78,7 @@ class Fake {
   readonly models: FakeModels;
   readonly library: FakeLibrary;
   readonly witness: Witness;
+  onDrop: (files: Dropped[]) => void = () => undefined;
   #stopped = new Set<string>();
   #running: Promise<void> = Promise.resolve();
   #queue = 0;
@@ -93,7 +98,7 @@ class Fake {
       this.#router = new FakeRouter(state);
       this.#watch?.(this.#router.frame);
     });
-    this.witness = { opened: [], settings: this.settings, drafts: [], forcedLoads: 0, imports: [], token: () => this.library.token };
+    this.witness = { opened: [], settings: this.settings, drafts: [], forcedLoads: 0, imports: [], token: () => this.library.token, drop: (files) => this.onDrop(files) };
   }
 
   watch(on: ((frame: ExpertsFrame) => void) | null): void {
@@ -123,11 +128,19 @@ class Fake {
     if (this.models.state.type === 'loading') job.on({ type: 'queued', reason: 'modelLoading', position: 1 });
     while (this.models.state.type === 'loading' && !this.#stopped.has(job.chat.id)) await pause(50);
     const { chat, answer, userMessage, on } = job;
+    const leaf = chat.activeLeaf;
     if (userMessage) this.chats.put(chat, userMessage);
     this.chats.put(chat, answer);
     chat.activeLeaf = answer.id;
     on({ type: 'started', userMessage: userMessage && copy(userMessage), answer: copy(answer) });
     this.chats.changed(chat.id);
+    if (this.#stopped.has(chat.id)) {
+      const ids = [answer.id, userMessage?.id ?? ''];
+      if (job.before) this.chats.put(chat, job.before);
+      this.chats.withdraw(chat, job.before ? [] : ids, leaf);
+      on({ type: 'takenBack' });
+      return;
+    }
     for (let done = 0; done <= 120; done += 40) {
       on({ type: 'prefill', done, total: 120, reused: 0 });
       await pause(60);
@@ -138,28 +151,34 @@ class Fake {
     this.chats.changed(chat.id);
   }
 
-  async #stream({ chat, answer, on }: Job): Promise<void> {
+  async #stream({ chat, answer, before, on }: Job): Promise<void> {
     const question = chat.messages.find((one) => one.id === answer.parentId)?.text ?? '';
     const full = answerTo(question, this.options.answer);
     const pieces = full.slice(answer.text.length).match(/[\s\S]{1,4}/g) ?? [];
     const rate = this.options.tokensPerSec;
+    const finish = (state: Message['state'], reason: StopReason, tokens: number) =>
+      this.#finish(chat, { ...answer, state }, before, on, reason, tokens);
     const start = performance.now();
     for (const [index, delta] of pieces.entries()) {
-      if (this.#stopped.has(chat.id)) return this.#finish(chat, { ...answer, state: 'stopped' }, on, 'cancelled', index);
+      if (this.#stopped.has(chat.id)) return finish('stopped', 'cancelled', index);
       if (this.options.failures.has('answer') && index === 12) return this.#fail(chat, answer, on);
       const late = start + (index * 1000) / rate - performance.now();
       if (late > 1) await pause(late);
       answer.text += delta;
-      on({ type: 'text', delta, tokens: index + 1, tokensPerSec: rate, lastExperts: this.#router.token(rate) });
+      const lastExperts = this.#router.token(rate);
+      on({ type: 'text', delta, tokens: index + 1, tokensPerSec: index > 0 ? rate : null, contextUsed: 120 + index + 1, lastExperts });
       this.#watch?.(this.#router.frame);
     }
-    this.#finish(chat, { ...answer, state: 'complete' }, on, 'eos', pieces.length);
+    finish('complete', 'eos', pieces.length);
   }
 
-  #finish(chat: Chat, answer: Message, on: OnGeneration, stopReason: StopReason, newTokens: number): void {
-    const final = { ...answer, stats: { ...STATS, stopReason, newTokens, tokensPerSec: this.options.tokensPerSec } };
+  #finish(chat: Chat, answer: Message, before: Message | null, on: OnGeneration, stopReason: StopReason, made: number): void {
+    const newTokens = made + (before?.stats?.newTokens ?? 0);
+    const scope = before === null || before.text === '' ? 'whole' : before.stats === null ? 'lastPart' : 'continued';
+    const tokensPerSec = made > 1 ? this.options.tokensPerSec : (before?.stats?.tokensPerSec ?? 0);
+    const final = { ...answer, stats: { ...STATS, stopReason, newTokens, tokensPerSec, scope } satisfies Message['stats'] };
     this.chats.put(chat, final);
-    on({ type: 'done', message: copy(final), contextUsed: 240 + newTokens, contextLength: this.contextLength() });
+    on({ type: 'done', message: copy(final), contextUsed: 120 + made, contextLength: this.contextLength() });
   }
 
   #fail(chat: Chat, answer: Message, on: OnGeneration): void {
@@ -195,7 +214,7 @@ function answering(fake: Fake): Pick<Backend, 'sendMessage' | 'regenerate' | 'ed
       if (chat.title === '') chat.title = text.split('\n')[0]?.slice(0, 48) ?? '';
       const parent = chat.messages.find((one) => one.id === parentId) ?? null;
       const userMessage = message(parent, 'user', text, Date.now());
-      await fake.run({ chat, userMessage, answer: fresh(userMessage), on });
+      await fake.run({ chat, userMessage, answer: fresh(userMessage), before: null, on });
       return chat.id;
     },
     async regenerate(chatId, messageId, on) {
@@ -203,26 +222,27 @@ function answering(fake: Fake): Pick<Backend, 'sendMessage' | 'regenerate' | 'ed
       const chat = fake.chats.get(chatId);
       const named = find(chat, messageId);
       const question = named.role === 'user' ? named : find(chat, named.parentId ?? '');
-      await fake.run({ chat, userMessage: null, answer: fresh(question), on });
+      await fake.run({ chat, userMessage: null, answer: fresh(question), before: null, on });
     },
     async editMessage(chatId, messageId, text, on) {
       requireModel();
       const chat = fake.chats.get(chatId);
       const parent = chat.messages.find((one) => one.id === find(chat, messageId).parentId) ?? null;
       const userMessage = message(parent, 'user', text, Date.now());
-      await fake.run({ chat, userMessage, answer: fresh(userMessage), on });
+      await fake.run({ chat, userMessage, answer: fresh(userMessage), before: null, on });
     },
     async continueAnswer(chatId, answerId, on) {
       requireModel();
       const chat = fake.chats.get(chatId);
-      await fake.run({ chat, userMessage: null, answer: { ...find(chat, answerId), state: 'streaming' }, on });
+      const before = find(chat, answerId);
+      await fake.run({ chat, userMessage: null, answer: { ...before, state: 'streaming', stats: null }, before, on });
     }
   };
 }
 
 function listing(fake: Fake): Pick<
   Backend,
-  'listChats' | 'getChat' | 'createChat' | 'renameChat' | 'pinChat' | 'deleteChat' | 'restoreChat' | 'setActiveLeaf' | 'deleteMessage' | 'undoDeleteMessage' | 'getDraft' | 'setDraft' | 'searchChats' | 'exportChat' | 'importChats' | 'listBackups' | 'restoreBackup' | 'retryChats'
+  'listChats' | 'getChat' | 'createChat' | 'renameChat' | 'pinChat' | 'deleteChat' | 'restoreChat' | 'setActiveLeaf' | 'deleteMessage' | 'undoDeleteMessage' | 'getDraft' | 'setDraft' | 'searchChats' | 'exportChat' | 'importChats' | 'importDroppedChats' | 'listBackups' | 'restoreBackup' | 'retryChats'
 > {
   const { chats } = fake;
   return {
@@ -245,6 +265,11 @@ function listing(fake: Fake): Pick<
     exportChat: async (_chatId, format) => `/home/ada/octet-chats.${format === 'json' ? 'json' : 'md'}`,
     importChats: async () => {
       chats.create('An imported chat');
+      return { chats: 1, messages: 0 };
+    },
+    importDroppedChats: async (path) => {
+      if (!path.endsWith('octet.json')) throw { ...apiError('import'), message: 'The file is a ChatGPT export.' };
+      chats.create('A dropped chat');
       return { chats: 1, messages: 0 };
     },
     listBackups: async () =>
@@ -356,6 +381,10 @@ export function createFake(params: URLSearchParams): Backend {
     unwatchExperts: async () => fake.watch(null),
     onModelsState: async (on) => fake.library.listen(on),
     onModelState: async (on: (state: ModelState) => void) => fake.models.listen(on),
+    onFilesDropped: async (on) => {
+      fake.onDrop = on;
+      return () => (fake.onDrop = () => undefined);
+    },
     onChatsChanged: async (on: (change: ChatsChanged) => void) => fake.chats.listen(on)
   };
   return withFailures(full, options);

@@ -80,6 +80,7 @@ export class FakeLibrary {
   }
 
   offers(): Offer[] {
+    if (this.options.offers === 'none') return [];
     return CATALOGUE.map((offer) => this.#offered(offer));
   }
 

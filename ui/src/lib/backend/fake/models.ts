@@ -88,6 +88,15 @@ export const HERMES: ModelEntry = {
   }
 };
 
+/** A model of the same name, in which something is missing. */
+const TWIN: ModelEntry = {
+  ...MIXTRAL,
+  id: 'mixtral-3bit',
+  path: '/home/ada/models/mixtral-3bit',
+  expertQuantization: '3 bits in groups of 32, 8-bit scales in groups of 128',
+  hasTokenizer: false
+};
+
 const used = (items: MemoryItem[]) => items.reduce((sum, item) => sum + item.bytes, 0);
 
 interface Sizes {
@@ -182,6 +191,7 @@ export class FakeModels {
     private readonly offload: () => OffloadSettings
   ) {
     this.entries = structuredClone(options.isFirstStart ? [DEMO] : [DEMO, MIXTRAL, HERMES]);
+    if (options.hasTwins) this.entries.push(TWIN);
     this.state = { type: 'none' };
     if (options.model === 'ready') this.state = this.#ready(MIXTRAL);
     if (options.model === 'demo') this.state = this.#ready(DEMO);
@@ -203,7 +213,7 @@ export class FakeModels {
   load(id: string, isForced = false): Promise<ModelState> {
     this.cancel();
     const model = this.entry(id);
-    const failure = isForced ? undefined : this.options.failures.get('loadModel');
+    const failure = model.hasTokenizer ? (isForced ? undefined : this.options.failures.get('loadModel')) : 'tokenizer';
     const start = performance.now();
     return new Promise((resolve) => {
       this.#settle = resolve;

@@ -28,6 +28,10 @@ export interface Options {
    * happen to a download under way.
    */
   failures: Map<string, ErrorCode>;
+  /** A second model of the same name, which has no tokenizer. */
+  hasTwins: boolean;
+  /** `none`: nothing is to be downloaded. */
+  offers: string | null;
   answer: string | null;
   notice: string | null;
   theme: string | null;
@@ -61,6 +65,8 @@ export function readOptions(params: URLSearchParams): Options {
     hasKeyring: params.get('keyring') !== '0',
     keyringMs: count('keyringMs', 0),
     failures,
+    hasTwins: params.get('twins') === '1',
+    offers: params.get('offers'),
     answer: params.get('answer'),
     notice: params.get('notice'),
     theme: params.get('theme'),
@@ -80,6 +86,7 @@ const ERRORS: Partial<Record<ErrorCode, [string, string]>> = {
   engine: ['the GPU was lost: CUDA error 719 in the experts of layer 12', 'Send again: Octet goes on with the CPU.'],
   gpu: ['The GPU failed (an illegal memory access was encountered)', 'Ask again: the CPU answers. Load the model again to use the GPU.'],
   contextFull: ['9,120 tokens do not fit the context of 8,192', 'Shorten the text, or choose a larger context.'],
+  tokenizer: ['/home/ada/models/mixtral-3bit has no tokenizer.json, which turns text into tokens', 'Put the model’s own tokenizer.json into its folder, then load it again.'],
   notLoaded: ['no model is loaded', 'Load a model first.'],
   storeDamaged: ['chats.db is damaged: page 412 is malformed', 'Restore the backup of yesterday.'],
   diskFull: ['the disk is full: 0 B of 512 GB are free', 'Free some space; nothing that was saved is lost.'],
