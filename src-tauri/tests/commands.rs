@@ -109,7 +109,7 @@ fn only_files_that_were_dropped_are_read() {
     let refused = page.refused("import_dropped_chats", import.clone());
     assert_eq!(refused["code"], "invalid");
     let dropped = page.app.state::<octet_app::drops::DroppedFiles>();
-    dropped.take(&[path.clone()]);
+    dropped.take(std::slice::from_ref(&path));
     assert_eq!(page.get("import_dropped_chats", import.clone())["chats"], 1);
 
     std::fs::write(&path, r#"[{"mapping":{},"create_time":1}]"#).expect("written");
