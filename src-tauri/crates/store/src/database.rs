@@ -13,7 +13,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::migrate::{self, SCHEMA_VERSION};
-use crate::{Result, StoreError};
+use crate::{Result, StoreError, search};
 
 /// How long a writer waits for another program that writes.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,6 +157,7 @@ fn open_writer(path: &Path) -> Result<Connection> {
     // After a large import the log shrinks again.
     connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
     connection.set_prepared_statement_cache_capacity(64);
+    search::register(&connection)?;
     migrate::run(&mut connection, path)?;
     Ok(connection)
 }
@@ -171,6 +172,7 @@ pub(crate) fn open_reader(path: &Path) -> Result<Connection> {
     // In KiB, as negative numbers are.
     connection.pragma_update(None, "cache_size", -16_384)?;
     connection.set_prepared_statement_cache_capacity(64);
+    search::register(&connection)?;
     Ok(connection)
 }
 

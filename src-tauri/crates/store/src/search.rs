@@ -2,7 +2,11 @@
 //!
 //! SQLite's FTS5 with diacritics folded. Its `unicode61` tokenizer splits at spaces and marks,
 //! which finds nothing inside a line of Chinese, Japanese or Thai; queries in such scripts look
-//! for substrings instead, in an index of the messages that contain any.
+//! for substrings instead, in an index of the messages that contain any. Other words are looked
+//! for in these messages too, one by one. Signs are not in the index at all: where a word has
+//! some, what the index finds is looked at again.
+
+mod words;
 
 use std::fmt::Write;
 
@@ -10,6 +14,7 @@ use rusqlite::{Connection, Transaction, params_from_iter};
 use serde::Serialize;
 use uuid::Uuid;
 
+use self::words::Words;
 use crate::messages::word_column;
 use crate::migrate::Migration;
 use crate::{ChatId, MessageId, Result, Role, Store, Timestamp};
@@ -20,11 +25,11 @@ macro_rules! tokenizer {
     };
 }
 
-/// Whether a message has a character of [`is_unspaced`]. SQLite uses the index only for the very
+/// Whether a column has a character of [`is_unspaced`]. SQLite uses the index only for the very
 /// words that it was made with.
 macro_rules! has_unspaced {
-    () => {
-        "text GLOB '*[\u{e00}-\u{eff}\u{1000}-\u{11ff}\u{1780}-\u{17ff}\u{3040}-\u{31ff}\u{3400}-\u{9fff}\u{ac00}-\u{d7af}\u{f900}-\u{faff}\u{20000}-\u{3ffff}]*'"
+    ($column:literal) => {
+        concat!($column, " GLOB '*[\u{e00}-\u{eff}\u{1000}-\u{11ff}\u{1780}-\u{17ff}\u{3040}-\u{31ff}\u{3400}-\u{9fff}\u{ac00}-\u{d7af}\u{f900}-\u{faff}\u{20000}-\u{3ffff}]*'")
     };
 }
 
@@ -90,7 +95,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         INSERT INTO chats_fts (rowid, title) SELECT key, title FROM chats;
 
         CREATE INDEX messages_unspaced ON messages (key) WHERE ",
-            has_unspaced!(),
+            has_unspaced!("text"),
             ";
     "
         ),
@@ -175,10 +180,19 @@ pub struct Snippet {
 pub(crate) enum Query {
     /// Nothing that can be looked for.
     Empty,
-    /// An FTS5 expression.
-    Words(String),
+    /// Words, some perhaps the beginning of one.
+    Words(Expression),
     /// All of these somewhere in the text, whatever the case of ASCII letters.
     Substrings(Vec<String>),
+}
+
+/// Words to look for, for the index and for a text itself.
+pub(crate) struct Expression {
+    /// For FTS5.
+    fts: String,
+    words: Words,
+    /// There are signs in them, which the index does not know.
+    is_literal: bool,
 }
 
 struct Term {
@@ -194,9 +208,10 @@ impl Query {
         let end = text.char_indices().nth(MAX_QUERY_CHARS);
         let text = end.map_or(text, |(end, _)| &text[..end]);
         let terms = terms(text);
-        let letters: Vec<&Term> = terms
+        let letters: Vec<(&str, &Term)> = terms
             .iter()
             .filter(|term| term.text.contains(char::is_alphanumeric))
+            .map(|term| (without_punctuation(&term.text), term))
             .collect();
         if terms.is_empty() {
             return Self::Empty;
@@ -204,15 +219,26 @@ impl Query {
         if letters.is_empty() || terms.iter().any(|term| term.text.contains(is_unspaced)) {
             return Self::Substrings(terms.into_iter().map(|term| term.text).collect());
         }
-        let mut expression = String::new();
-        for (index, term) in letters.iter().enumerate() {
-            let is_last = index + 1 == letters.len() && !term.is_closed && !text.ends_with(' ');
-            // Of one letter everything is the beginning.
-            let is_open = is_last && term.text.chars().nth(1).is_some();
+        let last = letters.len() - 1;
+        let is_open = |index: usize, (word, term): (&str, &Term)| {
+            let is_last = index == last && !term.is_closed && !text.ends_with(' ');
+            // Of one letter everything is the beginning, and behind a sign nothing is missing.
+            let letters = word.chars().rev().take_while(|c| c.is_alphanumeric());
+            is_last && word == term.text && letters.take(2).count() == 2
+        };
+        let mut fts = String::new();
+        let mut words = Vec::new();
+        for (index, &(word, term)) in letters.iter().enumerate() {
+            let is_open = is_open(index, (word, term));
             let star = if is_open { " *" } else { "" };
-            let _ = write!(expression, "\"{}\"{star} ", term.text);
+            let _ = write!(fts, "\"{word}\"{star} ");
+            words.push((word, is_open));
         }
-        Self::Words(expression)
+        Self::Words(Expression {
+            fts,
+            is_literal: words.iter().any(|(word, _)| word.contains(is_sign)),
+            words: Words::new(words.into_iter()),
+        })
     }
 
     /// Keys of the chats whose title matches, as text.
@@ -220,8 +246,13 @@ impl Query {
         let (sql, values) = match self {
             Self::Empty => ("SELECT key FROM chats".to_owned(), Vec::new()),
             Self::Words(expression) => (
-                "SELECT rowid FROM chats_fts WHERE chats_fts MATCH ?".to_owned(),
-                vec![expression.clone()],
+                format!(
+                    "SELECT rowid FROM chats_fts WHERE chats_fts MATCH ?1 AND {}
+                     UNION SELECT key FROM chats WHERE {} AND has_words(title, ?2)",
+                    expression.condition("title"),
+                    has_unspaced!("title"),
+                ),
+                vec![expression.fts.clone(), expression.words.to_json()],
             ),
             Self::Substrings(terms) => {
                 let (contains, values) = contains_all("title", terms);
@@ -232,6 +263,30 @@ impl Query {
         let keys = statement.query_map(params_from_iter(values), |row| row.get::<_, i64>(0))?;
         keys.map(|key| Ok(key?.to_string())).collect()
     }
+}
+
+impl Expression {
+    /// The condition on what the index found, with the words as `?2`.
+    fn condition(&self, column: &str) -> String {
+        if self.is_literal {
+            format!("has_words({column}, ?2)")
+        } else {
+            // Bound all the same.
+            "?2 IS NOT NULL".to_owned()
+        }
+    }
+}
+
+/// Part of a word rather than of the sentence it was in.
+fn is_sign(c: char) -> bool {
+    !c.is_alphanumeric()
+        && !c.is_whitespace()
+        && !matches!(c, '\'' | '’' | ',' | ';' | ':' | '!' | '?')
+}
+
+/// Without what ends a sentence.
+fn without_punctuation(word: &str) -> &str {
+    word.trim_end_matches(['.', ',', ';', ':', '!', '?', '…'])
 }
 
 fn terms(text: &str) -> Vec<Term> {
@@ -290,6 +345,8 @@ impl Store {
     }
 }
 
+pub(crate) use self::words::register;
+
 /// Makes the indexes anew. Of what is taken out, FTS5 keeps the words as marked deleted.
 pub(crate) fn rebuild(database: &Connection) -> Result<()> {
     database.execute_batch(
@@ -341,35 +398,103 @@ impl Marks {
     }
 }
 
-fn title_words(database: &Connection, expression: &str, limit: u32) -> Result<Vec<SearchHit>> {
+fn title_words(
+    database: &Connection,
+    expression: &Expression,
+    limit: u32,
+) -> Result<Vec<SearchHit>> {
     let marks = Marks::new();
-    let mut statement = database.prepare_cached(
-        "SELECT chats.id, chats.title, highlight(chats_fts, 0, ?2, ?3), chats.updated_at
+    let mut statement = database.prepare_cached(&format!(
+        "SELECT chats.id, chats.title, highlight(chats_fts, 0, ?3, ?4), chats.updated_at
          FROM chats_fts JOIN chats ON chats.key = chats_fts.rowid
-         WHERE chats_fts MATCH ?1 AND deleted_at IS NULL
-         ORDER BY chats.updated_at DESC LIMIT ?4",
-    )?;
-    let hits = statement.query_map((expression, &marks.open, &marks.close, limit), |row| {
+         WHERE chats_fts MATCH ?1 AND {} AND deleted_at IS NULL
+         ORDER BY chats.updated_at DESC LIMIT ?5",
+        expression.condition("chats.title")
+    ))?;
+    let words = expression.words.to_json();
+    let values = (&expression.fts, &words, &marks.open, &marks.close, limit);
+    let hits = statement.query_map(values, |row| {
+        let title: String = row.get(1)?;
         Ok(SearchHit {
             chat_id: row.get(0)?,
             message_id: None,
-            title: row.get(1)?,
-            snippet: marks.read(&row.get::<_, String>(2)?),
+            snippet: if expression.is_literal {
+                whole(&title, &expression.words)
+            } else {
+                marks.read(&row.get::<_, String>(2)?)
+            },
+            title,
             role: None,
             at: row.get(3)?,
+        })
+    })?;
+    let mut hits = hits.collect::<rusqlite::Result<Vec<_>>>()?;
+    for hit in unspaced_titles(database, expression, limit)? {
+        if hits.iter().all(|other| other.chat_id != hit.chat_id) {
+            hits.push(hit);
+        }
+    }
+    hits.sort_by_key(|hit| std::cmp::Reverse(hit.at));
+    hits.truncate(limit as usize);
+    Ok(hits)
+}
+
+/// Words in titles where the index sees none.
+fn unspaced_titles(
+    database: &Connection,
+    expression: &Expression,
+    limit: u32,
+) -> Result<Vec<SearchHit>> {
+    let mut statement = database.prepare_cached(concat!(
+        "SELECT id, title, updated_at FROM chats WHERE ",
+        has_unspaced!("title"),
+        " AND has_words(title, ?1) AND deleted_at IS NULL ORDER BY updated_at DESC LIMIT ?2"
+    ))?;
+    let hits = statement.query_map((expression.words.to_json(), limit), |row| {
+        let title: String = row.get(1)?;
+        Ok(SearchHit {
+            chat_id: row.get(0)?,
+            message_id: None,
+            snippet: whole(&title, &expression.words),
+            title,
+            role: None,
+            at: row.get(2)?,
         })
     })?;
     Ok(hits.collect::<rusqlite::Result<_>>()?)
 }
 
-fn message_words(database: &Connection, expression: &str, limit: u32) -> Result<Vec<SearchHit>> {
+fn message_words(
+    database: &Connection,
+    expression: &Expression,
+    limit: u32,
+) -> Result<Vec<SearchHit>> {
+    let best = best_keys(database, expression, limit)?;
+    let mut unspaced = unspaced_keys(database, expression, limit)?;
+    unspaced.retain(|key| !best.contains(key));
+    // These have no rank: a quarter of the hits is theirs at least.
+    let limit = limit as usize;
+    let room = limit.saturating_sub(unspaced.len()).max(limit - limit / 4);
+    let mut hits = hits(database, best.iter().take(room))?;
+    if expression.is_literal {
+        shorten(&mut hits, &expression.words);
+    } else {
+        shorten_to_snippets(&mut hits, &expression.fts)?;
+    }
+    let mut others = self::hits(database, unspaced.iter().take(limit - hits.len()))?;
+    shorten(&mut others, &expression.words);
+    hits.extend(others);
+    Ok(hits)
+}
+
+/// The messages with these keys, with their whole texts.
+fn hits<'a>(database: &Connection, keys: impl Iterator<Item = &'a i64>) -> Result<Vec<SearchHit>> {
     let mut statement = database.prepare_cached(
         "SELECT chat_id, messages.id, title, text, role, messages.created_at
          FROM messages JOIN chats ON chats.id = chat_id WHERE messages.key = ?1",
     )?;
-    let mut hits = Vec::new();
-    for key in best_keys(database, expression, limit)? {
-        hits.push(statement.query_row([key], |row| {
+    let hits = keys.map(|key| {
+        statement.query_row([key], |row| {
             Ok(SearchHit {
                 chat_id: row.get(0)?,
                 message_id: row.get(1)?,
@@ -381,10 +506,37 @@ fn message_words(database: &Connection, expression: &str, limit: u32) -> Result<
                 role: Some(word_column(row, 4)?),
                 at: row.get(5)?,
             })
-        })?);
+        })
+    });
+    Ok(hits.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Messages in whose scripts the index sees no words, the newest first.
+fn unspaced_keys(database: &Connection, expression: &Expression, limit: u32) -> Result<Vec<i64>> {
+    let mut statement = database.prepare_cached(concat!(
+        "SELECT messages.key FROM messages JOIN chats ON chats.id = chat_id
+         WHERE ",
+        has_unspaced!("text"),
+        " AND has_words(text, ?1) AND state <> 'streaming' AND deletion IS NULL
+             AND deleted_at IS NULL
+         ORDER BY messages.key DESC LIMIT ?2"
+    ))?;
+    let keys = statement.query_map((expression.words.to_json(), limit), |row| row.get(0))?;
+    Ok(keys.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Replaces whole texts by what is around the words.
+fn shorten(hits: &mut [SearchHit], words: &Words) {
+    for hit in hits {
+        let text = std::mem::take(&mut hit.snippet.text);
+        let places = words.places(&text);
+        hit.snippet = snippet_around(&text, places.first().map_or(0, |place| place.0), &places);
     }
-    shorten_to_snippets(&mut hits, expression)?;
-    Ok(hits)
+}
+
+/// A title, with what matches in it.
+fn whole(title: &str, words: &Words) -> Snippet {
+    marked(title, 0, title.len(), words.places(title))
 }
 
 /// Replaces whole texts by what is around the matches. In an index of their own: the large one
@@ -413,17 +565,19 @@ fn shorten_to_snippets(hits: &mut [SearchHit], expression: &str) -> Result<()> {
 }
 
 /// The best of the newest matches, the best first.
-fn best_keys(database: &Connection, expression: &str, limit: u32) -> Result<Vec<i64>> {
+fn best_keys(database: &Connection, expression: &Expression, limit: u32) -> Result<Vec<i64>> {
     // CROSS JOIN: from the newest match on, and no further than need be.
-    let mut statement = database.prepare_cached(
+    let mut statement = database.prepare_cached(&format!(
         "SELECT messages_fts.rowid, bm25(messages_fts), messages.created_at
          FROM messages_fts CROSS JOIN messages ON messages.key = messages_fts.rowid
              CROSS JOIN chats ON chats.id = messages.chat_id
-         WHERE messages_fts MATCH ?1 AND deleted_at IS NULL
-         ORDER BY messages_fts.rowid DESC LIMIT ?2",
-    )?;
+         WHERE messages_fts MATCH ?1 AND {} AND deleted_at IS NULL
+         ORDER BY messages_fts.rowid DESC LIMIT ?3",
+        expression.condition("messages.text")
+    ))?;
+    let words = expression.words.to_json();
     let now = Timestamp::now();
-    let ranked = statement.query_map((expression, MAX_RANKED), |row| {
+    let ranked = statement.query_map((&expression.fts, &words, MAX_RANKED), |row| {
         let (key, bm25, at): (i64, f64, Timestamp) = (row.get(0)?, row.get(1)?, row.get(2)?);
         Ok((bm25 * newness(at, now), key))
     })?;
@@ -487,7 +641,7 @@ fn message_substrings(
     limit: u32,
 ) -> Result<Vec<SearchHit>> {
     let among = if terms.iter().any(|term| term.contains(is_unspaced)) {
-        has_unspaced!()
+        has_unspaced!("text")
     } else if terms.iter().any(|term| term.contains(is_symbol)) {
         has_symbol!()
     } else {
@@ -520,10 +674,16 @@ fn substring_snippet(text: &str, terms: &[String]) -> Snippet {
     // ASCII only, as LIKE does it, so that positions stay.
     let folded = text.to_ascii_lowercase();
     let terms: Vec<String> = terms.iter().map(|term| term.to_ascii_lowercase()).collect();
-    let first = terms
-        .first()
-        .and_then(|term| folded.find(term))
-        .unwrap_or(0);
+    let places: Vec<(usize, usize)> = terms
+        .iter()
+        .flat_map(|term| folded.match_indices(term.as_str()))
+        .map(|(at, found)| (at, at + found.len()))
+        .collect();
+    snippet_around(text, places.first().map_or(0, |place| place.0), &places)
+}
+
+/// The text around `first`, with what of `places` lies in it.
+fn snippet_around(text: &str, first: usize, places: &[(usize, usize)]) -> Snippet {
     let start = text[..first]
         .char_indices()
         .rev()
@@ -534,19 +694,25 @@ fn substring_snippet(text: &str, terms: &[String]) -> Snippet {
         .char_indices()
         .nth(2 * SNIPPET_CHARS)
         .map_or(text.len(), |(at, _)| first + at);
-    let mut ranges: Vec<(usize, usize)> = terms
-        .iter()
-        .flat_map(|term| folded[start..end].match_indices(term.as_str()))
-        .map(|(at, found)| (at, at + found.len()))
-        .collect();
-    ranges.sort_unstable();
+    let inside = |&(from, to): &(usize, usize)| start <= from && to <= end;
+    marked(
+        text,
+        start,
+        end,
+        places.iter().copied().filter(inside).collect(),
+    )
+}
+
+/// The piece of `text` from `start` to `end`, with `places` marked in it.
+fn marked(text: &str, start: usize, end: usize, mut places: Vec<(usize, usize)>) -> Snippet {
+    places.sort_unstable();
     let lead = if start > 0 { "…" } else { "" };
     let tail = if end < text.len() { "…" } else { "" };
     let piece = &text[start..end];
     let utf16 =
-        |at: usize| (lead.encode_utf16().count() + piece[..at].encode_utf16().count()) as u32;
+        |at: usize| (lead.encode_utf16().count() + text[start..at].encode_utf16().count()) as u32;
     let mut matches: Vec<[u32; 2]> = Vec::new();
-    for (from, to) in ranges {
+    for (from, to) in places {
         let (from, to) = (utf16(from), utf16(to));
         match matches.last_mut() {
             Some(last) if from <= last[1] => last[1] = last[1].max(to),

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{exchange, new_chat, scratch};
-use octet_store::{ChatId, NewChat, Role, SearchHit, StopReason, Store};
+use octet_store::{ChatFilter, ChatId, NewChat, Role, SearchHit, StopReason, Store};
 use proptest::prelude::*;
 
 /// A store with one chat, of these messages.
@@ -123,6 +123,109 @@ fn scripts_without_spaces_are_searched_by_substring() {
     assert_eq!(found(&store, "混合 gpt"), [""; 0]);
     let hits = store.search("MIXTRAL 专家", 10).unwrap();
     assert_eq!(marked(&hits[0]), ["Mixtral", "专家"]);
+}
+
+// The index takes a line of Chinese with a name in it for one word.
+#[test]
+fn words_inside_a_line_of_another_script_are_found() {
+    let (_folder, store, chat) = store_with(&[
+        "重跑gen-itgc后",
+        "好的，我会重跑gen-itgc后再看结果。",
+        "在去Café吧喝",
+        "oxygen氧",
+        "ผู้ใช้Windowsและ",
+        "서버를 Docker로 옮김",
+        "plain gen text",
+    ]);
+    assert_eq!(found(&store, "gen").len(), 3);
+    assert_eq!(found(&store, "gen-itgc").len(), 2);
+    assert_eq!(found(&store, "GEN-it").len(), 2, "the last word may go on");
+    assert_eq!(found(&store, "itgc ").len(), 2);
+    assert_eq!(found(&store, "cafe"), ["在去Café吧喝"]);
+    assert_eq!(found(&store, "windows"), ["ผู้ใช้Windowsและ"]);
+    assert_eq!(found(&store, "docker"), ["서버를 Docker로 옮김"]);
+    assert_eq!(found(&store, "oxygen"), ["oxygen氧"]);
+    assert_eq!(found(&store, "xygen"), [""; 0], "no part of a word");
+    assert_eq!(marked(&store.search("gen", 1).unwrap()[0]), ["gen"]);
+    for title in ["重跑gen-itgc后", "再gen"] {
+        store.rename_chat(chat, title).unwrap();
+        let hits = store.search("gen", 10).unwrap();
+        assert_eq!(
+            (hits[0].message_id, marked(&hits[0])),
+            (None, vec!["gen".to_owned()])
+        );
+        let filter = ChatFilter {
+            query: Some("gen".to_owned()),
+            ..ChatFilter::default()
+        };
+        assert_eq!(store.list_chats(&filter).unwrap().chats.len(), 1);
+    }
+    assert_eq!(store.search("gen", 2).unwrap().len(), 2);
+}
+
+// The signs fell away, and what was left of "C++" began "café".
+#[test]
+fn signs_are_part_of_the_words_they_are_in() {
+    let texts = [
+        "C++ is one",
+        "C# is another",
+        "plain C here",
+        "café",
+        ".NET and ASP.NET",
+        "the net",
+        "foo_bar",
+        "foo-bar",
+        "foo bar",
+        "user@example.org",
+        "v1.2.3",
+        "v1 2 3",
+        "$HOME",
+        "home",
+        "100% sure",
+        "AT&T",
+        "at t",
+        "a*b*c",
+    ];
+    let (_folder, store, chat) = store_with(&texts);
+    assert_eq!(found(&store, "C++"), ["C++ is one"]);
+    assert_eq!(found(&store, "c+"), ["C++ is one"]);
+    assert_eq!(found(&store, "C#"), ["C# is another"]);
+    assert_eq!(
+        found(&store, "C"),
+        ["C# is another", "C++ is one", "a*b*c", "plain C here"]
+    );
+    assert_eq!(found(&store, ".NET"), [".NET and ASP.NET"]);
+    assert_eq!(found(&store, "asp.n"), [".NET and ASP.NET"], "still typing");
+    assert_eq!(found(&store, "foo_bar"), ["foo_bar"]);
+    assert_eq!(found(&store, "foo-bar"), ["foo-bar"]);
+    assert_eq!(found(&store, "example.org"), ["user@example.org"]);
+    assert_eq!(found(&store, "v1.2.3"), ["v1.2.3"]);
+    assert_eq!(found(&store, "$HOME"), ["$HOME"]);
+    assert_eq!(found(&store, "100% sure"), ["100% sure"]);
+    assert_eq!(found(&store, "AT&T"), ["AT&T"]);
+    assert_eq!(found(&store, "a*b"), ["a*b*c"]);
+    assert_eq!(found(&store, "\"C++ is\""), ["C++ is one"]);
+    assert_eq!(
+        found(&store, "another."),
+        ["C# is another"],
+        "a sentence ends"
+    );
+    assert_eq!(found(&store, "plain C, here?"), ["plain C here"]);
+    assert_eq!(marked(&store.search("c++", 1).unwrap()[0]), ["C++"]);
+    store.rename_chat(chat, "About C++").unwrap();
+    assert_eq!(store.search("C++", 10).unwrap().len(), 2);
+    store.rename_chat(chat, "About cats").unwrap();
+    assert_eq!(store.search("C++", 10).unwrap().len(), 1);
+}
+
+// What the index finds is cut at the newest thousand: what the signs rule out must not count.
+#[test]
+fn many_words_without_the_sign_hide_none_with_it() {
+    let (_folder, store, chat) = store_with(&["C++ once"]);
+    for _ in 0..1100 {
+        store.add_user(chat, None, "vitamin C").unwrap();
+    }
+    assert_eq!(found(&store, "C++"), ["C++ once"]);
 }
 
 #[test]
