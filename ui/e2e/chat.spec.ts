@@ -21,10 +21,19 @@ test('formulas are drawn', async ({ page }) => {
 });
 
 test('suggested questions are asked with one press', async ({ page }) => {
-  await open(page, '?rate=400');
+  await open(page, '?rate=400&model=demo');
   await page.getByRole('button', { name: 'How do experts and offloading work?' }).click();
   await finished(page);
   await expect(answers(page)).toContainText('eight experts');
+});
+
+test('the questions to begin with are such as the model can answer, in its language', async ({ page }) => {
+  await open(page, '?lang=de&model=demo');
+  const demo = page.getByRole('button', { name: 'What is Octet?' });
+  await expect(demo).toHaveAttribute('lang', 'en');
+  await open(page, '?lang=de');
+  await expect(page.getByRole('button', { name: /^Schreib eine Python-Funktion/ })).toBeVisible();
+  await expect(demo).toHaveCount(0);
 });
 
 test('the ring lights two experts while text comes, and stop keeps what came', async ({ page }) => {
@@ -201,7 +210,7 @@ test('hostile answers run nothing and fetch nothing, while they stream and after
 });
 
 test('a suggested question leaves the draft alone', async ({ page }) => {
-  await open(page, '?rate=2000');
+  await open(page, '?rate=2000&model=demo');
   await composer(page).fill('my long precious draft');
   await page.getByRole('button', { name: 'What is Octet?' }).click();
   await finished(page);

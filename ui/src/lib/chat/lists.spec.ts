@@ -1,8 +1,11 @@
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import type { ChatSummary } from '$lib/backend';
+import { i18n } from '$lib/i18n/index.svelte';
 import { groupOf, listRows } from './groups';
 import { withFirstPage, withNextPage } from './pages';
 import { pieces } from './snippet';
+import { suggestionsFor } from './suggestions';
 
 const now = new Date(2026, 10, 23, 15, 0);
 const DAY = 86_400_000;
@@ -75,5 +78,26 @@ describe('a snippet', () => {
 
   it('counts in UTF-16 units', () => {
     expect(pieces('😀 sky', [[3, 6]])[1]).toEqual({ text: 'sky', isMatch: true });
+  });
+});
+
+describe('the questions to begin with', () => {
+  it('are those that the demo was taught, in its language, for the demo alone', () => {
+    for (const language of ['en', 'de']) {
+      i18n.use(language);
+      expect(suggestionsFor({ kind: 'demo' })).toEqual({ questions: expect.arrayContaining(['What is Octet?']), language: 'en' });
+      const { questions, language: other } = suggestionsFor({ kind: 'hub' });
+      expect(other).toBeUndefined();
+      expect(new Set(questions).size).toBe(4);
+      expect(questions.join(' ')).not.toMatch(/Octet|expert|Mixtral/i);
+      expect(/\b(Schreib|Plane)\b/.test(questions.join(' '))).toBe(language === 'de');
+    }
+    i18n.use('en');
+  });
+
+  // The demo answers what it was not taught with "English is all I understand", or with something else.
+  it('are in what the demo was taught from', () => {
+    const corpus = ['about', 'usage'].map((name) => readFileSync(`../src-tauri/crates/demo/corpus/${name}.txt`, 'utf8')).join('\n');
+    for (const question of suggestionsFor({ kind: 'demo' }).questions) expect(corpus).toContain(`? ${question}\n`);
   });
 });

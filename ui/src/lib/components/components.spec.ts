@@ -161,7 +161,9 @@ describe('the offload settings', () => {
     await start('gpu=0');
     render(OffloadSection);
     expect(screen.getByRole('slider', { name: 'Experts per layer on the GPU' })).toHaveAttribute('aria-disabled', 'true');
-    expect(screen.getAllByText(/No GPU is used: No NVIDIA driver was found/)).toHaveLength(1);
+    const reason = screen.getByText(/No NVIDIA driver was found/);
+    expect(reason).toHaveAttribute('lang', 'en');
+    expect(reason.parentElement).toHaveTextContent(/^No GPU is used: No NVIDIA driver was found/);
     expect(screen.queryByRole('slider', { name: 'VRAM budget' })).toBeNull();
     expect(screen.getByRole('radio', { name: '16 GB' })).toBeDisabled();
   });

@@ -11,6 +11,9 @@ interface Action {
 export interface Toast {
   id: number;
   text: string;
+  /** What the program says about it, in English, and what to do then. */
+  reason: string | null;
+  advice: string | null;
   tone: 'plain' | 'bad';
   action: Action | null;
 }
@@ -24,15 +27,16 @@ class Toasts {
   #lastId = 0;
   #timers = new Map<number, ReturnType<typeof setTimeout>>();
 
-  show(text: string, options: { tone?: Toast['tone']; action?: Toast['action'] } = {}): void {
-    const toast: Toast = { id: ++this.#lastId, text, tone: options.tone ?? 'plain', action: options.action ?? null };
+  show(text: string, options: Partial<Omit<Toast, 'id' | 'text'>> = {}): void {
+    const toast: Toast = { id: ++this.#lastId, text, reason: null, advice: null, tone: 'plain', action: null, ...options };
     this.list = [...this.list.slice(-2), toast];
     this.resume(toast.id);
   }
 
   /** With what can be done about it, and what it is about where that is not plain; stays until it is put away. */
   fail(error: ApiError, about?: string): void {
-    this.show(`${about === undefined ? '' : `${about}: `}${t(`error.${error.code}`)} ${error.message} ${t(`errorNext.${error.code}`)}`, { tone: 'bad' });
+    const what = t(`error.${error.code}`);
+    this.show(about === undefined ? what : `${about}: ${what}`, { tone: 'bad', reason: error.message, advice: t(`errorNext.${error.code}`) });
   }
 
   /** Takes back what the newest toast offers to; whether one did. */
