@@ -1,6 +1,10 @@
 import '@testing-library/jest-dom/vitest';
 import { cleanup } from '@testing-library/svelte';
 import { afterEach } from 'vitest';
+import { guardInputMethods } from '$lib/keys';
+
+// As `main.ts` does before anything is drawn.
+guardInputMethods(window);
 
 afterEach(() => cleanup());
 
