@@ -1,5 +1,7 @@
 import { defineConfig } from '@playwright/test';
 
+const origin = `http://localhost:${process.env.OCTET_E2E_PORT ?? 4173}`;
+
 export default defineConfig({
   testDir: 'e2e',
   workers: 1,
@@ -9,7 +11,7 @@ export default defineConfig({
   timeout: 60_000,
   expect: { timeout: 10_000 },
   use: {
-    baseURL: 'http://localhost:4173',
+    baseURL: origin,
     locale: 'en-GB',
     timezoneId: 'Europe/Berlin',
     colorScheme: 'light',
@@ -20,5 +22,5 @@ export default defineConfig({
       args: ['--no-sandbox', '--disable-gpu']
     }
   },
-  webServer: { command: 'npm run preview', url: 'http://localhost:4173', reuseExistingServer: !process.env.CI }
+  webServer: { command: 'npm run preview', url: origin, reuseExistingServer: !process.env.CI }
 });

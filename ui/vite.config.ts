@@ -24,6 +24,9 @@ const woff2Only: Plugin = {
     id.includes('katex.min.css') ? code.replace(/,url\([^)]*\.(?:woff|ttf)\) format\("[a-z]+"\)/g, '') : null
 };
 
+/** Another one lets two clones run the browser tests at once. */
+const E2E_PORT = Number(process.env.OCTET_E2E_PORT ?? 4173);
+
 export default defineConfig(({ mode }) => ({
   plugins: [svelte(), woff2Only],
   resolve: {
@@ -32,7 +35,7 @@ export default defineConfig(({ mode }) => ({
   },
   clearScreen: false,
   server: { port: 1420, strictPort: true },
-  preview: { headers: { 'Content-Security-Policy': contentSecurityPolicy } },
+  preview: { port: E2E_PORT, strictPort: true, headers: { 'Content-Security-Policy': contentSecurityPolicy } },
   build: {
     target: ['es2022', 'safari16.4', 'chrome111'],
     // A data: address would need a hole in the policy.

@@ -12,14 +12,14 @@ declare global {
 /** Every test fails on an error of the page, a breach of the content policy, or a request to elsewhere. */
 export const test = base.extend<{ complaints: string[] }>({
   complaints: [
-    async ({ page }, use) => {
+    async ({ page, baseURL }, use) => {
       const complaints: string[] = [];
       page.on('pageerror', (error) => complaints.push(`error: ${error.message}`));
       page.on('console', (message) => {
         if (message.type() === 'error') complaints.push(`console: ${message.text()}`);
       });
       page.on('request', (request) => {
-        if (!request.url().startsWith('http://localhost:4173/')) complaints.push(`request: ${request.url()}`);
+        if (!request.url().startsWith(`${baseURL}/`)) complaints.push(`request: ${request.url()}`);
       });
       await use(complaints);
       expect(complaints).toEqual([]);

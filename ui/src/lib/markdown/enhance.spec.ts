@@ -2,7 +2,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { enhance } from './enhance';
 import { renderMarkdown } from './render';
 
-const labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image' };
+const labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image', done: 'Done', open: 'Not done' };
 
 function drawn(text: string): HTMLElement {
   const root = document.createElement('div');

@@ -1,3 +1,5 @@
+import { asWritten } from './math';
+
 type Katex = typeof import('katex').default;
 type Highlighter = typeof import('highlight.js/lib/common').default;
 
@@ -24,6 +26,12 @@ const sources = new WeakMap<Element, string>();
 /** The text that `element` was drawn from. */
 export const sourceOf = (element: Element): string | undefined => sources.get(element);
 
+/** A formula as it was written, with its marks. */
+export function formulaOf(element: Element): string | undefined {
+  const markup = element.getAttribute('data-markup');
+  return markup === null ? undefined : asWritten(sources.get(element) ?? element.textContent ?? '', markup);
+}
+
 function drawMath(elements: readonly HTMLElement[], renderer: Katex): void {
   for (const element of elements) {
     const source = element.textContent ?? '';
@@ -39,7 +47,7 @@ function drawMath(elements: readonly HTMLElement[], renderer: Katex): void {
         maxExpand: 200
       });
     } catch {
-      element.textContent = source;
+      element.textContent = asWritten(source, element.dataset.markup ?? '');
       element.classList.add('math-source');
     }
     delete element.dataset.math;

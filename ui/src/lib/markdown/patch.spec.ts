@@ -3,7 +3,7 @@ import { enhance } from './enhance';
 import { patch } from './patch';
 import { GrowingMarkdown, renderMarkdown } from './render';
 
-const labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image' };
+const labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image', done: 'Done', open: 'Not done' };
 const htmlOf = (text: string) => renderMarkdown(text, labels).map((block) => block.html).join('');
 
 /** What `html` is as a page writes it. */

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { BORROW_ANSWER, HOSTILE_ANSWER, INDEX_ANSWER, OLBERS_ANSWER } from '$lib/backend/fake/texts';
 import { GrowingMarkdown, isOpenable, plainText, renderMarkdown, type Labels } from './render';
 
-const labels: Labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image' };
+const labels: Labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image', done: 'Done', open: 'Not done' };
 const html = (text: string) => renderMarkdown(text, labels).map((block) => block.html).join('');
 const dom = (text: string) => {
   const root = document.createElement('div');
@@ -32,7 +32,7 @@ describe('markdown', () => {
   });
 
   it('keeps headings below those of the window', () => {
-    expect(dom('# One\n\n## Two').innerHTML).toMatch(/<h3>One.*<h4>Two/s);
+    expect(dom('# One\n\n## Two').innerHTML).toMatch(/<h3[^>]*>One.*<h4[^>]*>Two/s);
   });
 });
 
@@ -114,6 +114,6 @@ describe('growing markdown', () => {
   it('starts over when the text is another one', () => {
     const growing = new GrowingMarkdown(labels);
     growing.render('One\n\nTwo');
-    expect(growing.render('Else').map((block) => block.html)).toEqual(['<p>Else</p>\n']);
+    expect(growing.render('Else').map((block) => block.html)).toEqual(['<p dir="auto">Else</p>\n']);
   });
 });

@@ -1,6 +1,10 @@
-import { tex } from '@mdit/plugin-tex';
 import DOMPurify, { type Config } from 'dompurify';
 import MarkdownIt, { type Token } from 'markdown-it';
+import { direct } from './direction';
+import { INLINE_HTML, inlineHtml } from './html';
+import { hostOf, isMisleading, linkText } from './links';
+import { formula, math } from './math';
+import { markTasks } from './tasks';
 
 /** Words that end up in the rendered text. */
 export interface Labels {
@@ -8,6 +12,8 @@ export interface Labels {
   code: string;
   table: string;
   image: string;
+  done: string;
+  open: string;
 }
 
 /** One top-level block of a text: a paragraph, a list, a fenced block. */
@@ -18,6 +24,8 @@ export interface Block {
 interface Env {
   labels: Labels;
   references?: Record<string, unknown>;
+  /** More text may come. */
+  isGrowing?: boolean;
 }
 
 const SCHEMES = /^(?:https?:\/\/|mailto:)/i;
@@ -34,23 +42,19 @@ function createMarkdown(): MarkdownIt {
   md.validateLink = isOpenable;
   const escape = md.utils.escapeHtml;
 
-  md.use(tex, {
-    delimiters: 'all',
-    mathFence: true,
-    render: (content, isDisplay) => {
-      const tag = isDisplay ? 'div' : 'span';
-      return `<${tag} class="math" data-math="${isDisplay ? 'display' : 'inline'}">${escape(content)}</${tag}>`;
-    }
-  });
+  md.use(math);
+  md.use(inlineHtml);
 
   const codeBlock = (content: string, language: string, { labels }: Env): string =>
-    `<div class="code"><div class="code-bar"><span>${escape(language || labels.code)}</span>` +
+    `<div class="code" dir="ltr"><div class="code-bar"><span>${escape(language || labels.code)}</span>` +
     `<button type="button" data-copy="">${escape(labels.copy)}</button></div>` +
     `<pre tabindex="0"><code data-language="${escape(language)}">${escape(content)}</code></pre></div>`;
 
   md.renderer.rules.fence = (tokens, index, _options, env: Env) => {
     const token = tokens[index];
-    return token ? codeBlock(token.content, token.info.trim().split(/\s+/)[0] ?? '', env) : '';
+    const language = token?.info.trim().split(/\s+/)[0] ?? '';
+    if (language === 'math') return formula(md, (token?.content ?? '').trim(), '$$', 'div');
+    return codeBlock(token?.content ?? '', language, env);
   };
   md.renderer.rules.code_block = (tokens, index, _options, env: Env) => codeBlock(tokens[index]?.content ?? '', '', env);
 
@@ -58,14 +62,36 @@ function createMarkdown(): MarkdownIt {
   md.renderer.rules.image = (tokens, index, _options, { labels }: Env) => {
     const token = tokens[index];
     const source = String(token?.attrGet('src') ?? '');
-    const text = escape(`${labels.image}: ${token?.content || source}`);
-    return isOpenable(source) ? `<a href="${escape(source)}">${text}</a>` : `<span>${text}</span>`;
+    const text = `${labels.image}: ${token?.content || source}`;
+    if (!isOpenable(source)) return `<span>${escape(text)}</span>`;
+    return `<a href="${escape(source)}" aria-description="${escape(source)}">${escape(text)}</a>${host(text, source)}`;
   };
 
-  md.renderer.rules.table_open = (_tokens, _index, _options, { labels }: Env) =>
-    `<div class="table" role="region" aria-label="${escape(labels.table)}" tabindex="0"><table>`;
+  /** Where a link really leads, beside a text that says otherwise. */
+  const host = (text: string, url: string): string =>
+    isMisleading(text, url) ? ` <span class="host" dir="ltr">(${escape(hostOf(url))})</span>` : '';
+  md.renderer.rules.link_open = (tokens, index) => {
+    const url = String(tokens[index]?.attrGet('href') ?? '');
+    const description = linkText(tokens, index) === url ? '' : ` aria-description="${escape(url)}"`;
+    return `<a href="${escape(url)}"${description}>`;
+  };
+  md.renderer.rules.link_close = (tokens, index) => {
+    const open = tokens.findLastIndex((token, at) => at < index && token.type === 'link_open');
+    return `</a>${host(linkText(tokens, open), String(tokens[open]?.attrGet('href') ?? ''))}`;
+  };
+  md.renderer.rules.task = (tokens, index, _options, { labels }: Env) => {
+    const isDone = tokens[index]?.content === 'x';
+    return `<span class="task" role="checkbox" aria-checked="${isDone}" aria-disabled="true" aria-label="${escape(isDone ? labels.done : labels.open)}"></span> `;
+  };
+
+  md.renderer.rules.table_open = (tokens, index, _options, { labels }: Env) =>
+    `<div class="table" role="region" aria-label="${escape(labels.table)}" tabindex="0"><table${md.renderer.renderAttrs(tokens[index] as Token)}>`;
   md.renderer.rules.table_close = () => '</table></div>';
-  md.core.ruler.push('octet', (state) => state.tokens.forEach(adapt));
+  md.core.ruler.push('octet', ({ tokens, Token: TokenType }) => {
+    tokens.forEach(adapt);
+    markTasks(tokens, TokenType);
+    direct(tokens);
+  });
   return md;
 }
 
@@ -80,13 +106,16 @@ function adapt(token: Token): void {
   }
 }
 
-const PLAIN_ATTRIBUTES = 'title class start type tabindex role aria-label data-math data-copy data-language'.split(' ');
+const PLAIN_ATTRIBUTES = (
+  'class dir start type tabindex role aria-label aria-description aria-checked aria-disabled data-math data-markup data-copy data-language'
+).split(' ');
 
 // The renderer above emits nothing else. What it lets through by mistake stops here.
 const ALLOWED: Config = {
-  ALLOWED_TAGS: (
-    'p br strong em s code pre blockquote ul ol li h3 h4 h5 h6 hr table thead tbody tr th td a span div button'
-  ).split(' '),
+  ALLOWED_TAGS: [
+    ...'p br strong em s code pre blockquote ul ol li h3 h4 h5 h6 hr table thead tbody tr th td a span div button'.split(' '),
+    ...INLINE_HTML
+  ],
   ALLOWED_ATTR: ['href', ...PLAIN_ATTRIBUTES],
   // The pattern is held against every other attribute's value: only of href is it meant.
   ADD_URI_SAFE_ATTR: PLAIN_ATTRIBUTES,
@@ -123,6 +152,13 @@ function topLevel(tokens: readonly Token[]): TopLevel[] {
   return found;
 }
 
+/** What may yet become the mark of one more item of a list that is not over then. */
+const MARK_BEGINS = /^\s*\d{1,9}[.)]?$/;
+
+/** Whether the last block may yet turn out to be a part of the list before it. */
+const mayJoin = (before: TopLevel, lastText: string): boolean =>
+  /^(?:bullet|ordered)_list_open$/.test(before.tokens[0]?.type ?? '') && MARK_BEGINS.test(lastText);
+
 /** The offset at which line `line` (from 0) of `text` begins. */
 function lineOffset(text: string, line: number): number {
   let at = 0;
@@ -136,6 +172,7 @@ function lineOffset(text: string, line: number): number {
 
 /** A line of a paragraph in which nothing has a meaning of its own, and nothing gets one as more such text comes. */
 const PLAIN_LINE = /^\p{L}[\p{L}\p{N} ,;.!?'’]*$/u;
+const PARAGRAPH = '<p dir="auto">';
 const PARAGRAPH_END = '</p>\n';
 
 /** What the last block is with more plain text in its last line; undefined: that has to be parsed. */
@@ -144,13 +181,13 @@ function longerParagraph(html: string, before: string, text: string): string | u
   const lineBefore = before.slice(start).trimEnd();
   const line = text.slice(start);
   if (lineBefore === '' || !PLAIN_LINE.test(line)) return undefined;
-  if (!html.startsWith('<p>') || !html.endsWith(lineBefore + PARAGRAPH_END)) return undefined;
+  if (!html.startsWith(PARAGRAPH) || !html.endsWith(lineBefore + PARAGRAPH_END)) return undefined;
   return html.slice(0, -PARAGRAPH_END.length) + line.slice(lineBefore.length).trimEnd() + PARAGRAPH_END;
 }
 
 /**
- * Renders a text that grows. A block is finished once another one has begun behind it; finished blocks keep
- * their identity, and only what comes after them is parsed again.
+ * Renders a text that grows. A block is finished once another one has begun behind it that cannot become a part of it;
+ * finished blocks keep their identity, and only what comes after them is parsed again.
  */
 export class GrowingMarkdown {
   #finished: Block[] = [];
@@ -160,22 +197,32 @@ export class GrowingMarkdown {
   #last: Block | undefined;
 
   constructor(private readonly labels: Labels) {
-    this.#env = { labels };
+    this.#env = { labels, isGrowing: true };
+  }
+
+  /** How many of the blocks stay as they are. */
+  get finished(): number {
+    return this.#finished.length;
   }
 
   render(text: string): Block[] {
     if (!text.startsWith(this.#text)) this.#reset();
-    const before = this.#text;
+    const textBefore = this.#text;
     this.#text = text;
-    const longer = this.#last && longerParagraph(this.#last.html, before, text);
+    const longer = this.#last && longerParagraph(this.#last.html, textBefore, text);
     if (longer !== undefined) return this.#withLast({ html: longer });
     const tail = text.slice(this.#finishedChars);
     const blocks = topLevel(markdown.parse(tail, this.#env));
-    const last = blocks.pop();
-    for (const block of blocks) this.#finished.push(this.#html(block));
+    const last = blocks.at(-1);
     if (!last) return [...this.#finished];
-    if (blocks.length > 0) this.#finishedChars += lineOffset(tail, last.firstLine);
-    return this.#withLast(this.#html(last));
+    const before = blocks.at(-2);
+    const isOpen = before !== undefined && mayJoin(before, tail.slice(lineOffset(tail, last.firstLine)));
+    const open = blocks.splice(isOpen ? -2 : -1);
+    for (const block of blocks) this.#finished.push(this.#html(block));
+    if (blocks.length > 0) this.#finishedChars += lineOffset(tail, open[0]?.firstLine ?? 0);
+    if (!isOpen) return this.#withLast(this.#html(last));
+    this.#last = undefined;
+    return [...this.#finished, ...open.map((block) => this.#html(block))];
   }
 
   #withLast(block: Block): Block[] {
@@ -191,7 +238,7 @@ export class GrowingMarkdown {
     this.#finished = [];
     this.#finishedChars = 0;
     this.#last = undefined;
-    this.#env = { labels: this.labels };
+    this.#env = { labels: this.labels, isGrowing: true };
   }
 }
 

@@ -14,6 +14,8 @@ class View {
   #isSearchWanted = false;
   /** Where messages are written, while it is on screen. */
   composer: HTMLTextAreaElement | null = null;
+  /** Where the link leads that is pointed at, or has the focus. */
+  linkTarget = $state<string | null>(null);
 
   readonly hasPane: boolean = $derived(router.current.name === 'chat' || router.current.name === 'experts');
   readonly isSidebarBeside: boolean = $derived(this.#hasRoomForSidebar.current && settings.current.sidebarOpen);

@@ -1,3 +1,5 @@
+import { SAMPLES } from './samples';
+
 /** What the fake's chats and answers say. */
 
 export const BORROW_ANSWER = `Because both would borrow the list mutably at once. \`push\` takes \`&mut self\`, and your node reference already holds that borrow.
@@ -147,6 +149,8 @@ export const SAMPLE_CHATS: readonly { title: string; daysAgo: number; isPinned?:
 
 /** The answer that the fake gives to `question`. */
 export function answerTo(question: string, asked: string | null): string {
+  const sample = SAMPLES[asked ?? ''];
+  if (sample !== undefined) return sample;
   if (asked === 'xss') return HOSTILE_ANSWER;
   if (asked === 'long') return Array.from({ length: 12 }, () => `${OLBERS_ANSWER}\n\n${INDEX_ANSWER}`).join('\n\n');
   const text = question.toLowerCase();
