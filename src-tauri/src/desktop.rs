@@ -49,6 +49,9 @@ pub trait Desktop: Send + Sync {
     /// # Errors
     /// Where there is no file manager.
     fn reveal(&self, path: &Path) -> Result<()>;
+
+    /// Shows the window's page at this percentage of its size.
+    fn zoom(&self, percent: u16);
 }
 
 /// The real one.
@@ -107,6 +110,14 @@ impl<R: Runtime> Desktop for TauriDesktop<R> {
                 false => Err(error),
             })
             .map_err(|error| not_opened(&path.display().to_string(), &error))
+    }
+
+    fn zoom(&self, percent: u16) {
+        if let Some(window) = self.0.get_webview_window(LABEL)
+            && let Err(error) = window.set_zoom(f64::from(percent) / 100.0)
+        {
+            tracing::warn!(%error, "the window was not zoomed");
+        }
     }
 }
 
@@ -167,6 +178,10 @@ impl Desktop for OneDialog {
 
     fn reveal(&self, path: &Path) -> Result<()> {
         self.desktop.reveal(path)
+    }
+
+    fn zoom(&self, percent: u16) {
+        self.desktop.zoom(percent);
     }
 }
 

@@ -32,7 +32,8 @@ const DARK: Color = Color(0x16, 0x16, 0x14, 0xff);
 /// # Errors
 /// Where the system has no web view or no display.
 pub fn open<R: Runtime>(app: &TauriApp<R>) -> tauri::Result<()> {
-    let theme = match app.state::<App>().settings.get().appearance.theme {
+    let appearance = app.state::<App>().settings.get().appearance;
+    let theme = match appearance.theme {
         Theme::Light => Some(tauri::Theme::Light),
         Theme::Dark => Some(tauri::Theme::Dark),
         Theme::System => None,
@@ -67,6 +68,7 @@ pub fn open<R: Runtime>(app: &TauriApp<R>) -> tauri::Result<()> {
     {
         window.set_background_color(Some(background(system)))?;
     }
+    window.set_zoom(f64::from(appearance.zoom) / 100.0)?;
     Ok(())
 }
 

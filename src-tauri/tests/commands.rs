@@ -33,6 +33,20 @@ fn the_page_learns_about_the_app_and_keeps_settings() {
 }
 
 #[test]
+fn the_window_is_zoomed_as_the_settings_say() {
+    let desktop = FakeDesktop::default();
+    let zooms = Arc::clone(&desktop.zooms);
+    let page = Page::open(desktop);
+    let mut settings = page.get("load_settings", json!({}));
+    for (asked, kept) in [(150, 150), (150, 150), (9000, 300)] {
+        settings["appearance"]["zoom"] = json!(asked);
+        let saved = page.get("save_settings", json!({"settings": settings}));
+        assert_eq!(saved["appearance"]["zoom"], json!(kept));
+    }
+    assert_eq!(*zooms.lock().expect("no panic"), [150, 300]);
+}
+
+#[test]
 fn a_chat_goes_from_the_first_message_to_a_file_and_back() {
     let files = tempfile::tempdir().expect("a temporary folder");
     let desktop = FakeDesktop {

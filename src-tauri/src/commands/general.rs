@@ -64,9 +64,18 @@ pub fn load_settings(app: State<'_, App>) -> Settings {
 /// Keeps settings, brought into range; what was kept.
 #[tauri::command]
 #[specta::specta]
-pub async fn save_settings(app: State<'_, App>, settings: Settings) -> Result<Settings> {
+pub async fn save_settings(
+    app: State<'_, App>,
+    desktop: State<'_, Box<dyn Desktop>>,
+    settings: Settings,
+) -> Result<Settings> {
     let current = std::sync::Arc::clone(&app.settings);
-    blocking(move || current.save(&settings)).await
+    let zoom = current.get().appearance.zoom;
+    let kept = blocking(move || current.save(&settings)).await?;
+    if kept.appearance.zoom != zoom {
+        desktop.zoom(kept.appearance.zoom);
+    }
+    Ok(kept)
 }
 
 /// The settings as they were at first.

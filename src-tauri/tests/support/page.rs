@@ -19,6 +19,8 @@ pub struct FakeDesktop {
     pub answer: Option<PathBuf>,
     /// Links and folders that were shown.
     pub opened: Arc<Mutex<Vec<String>>>,
+    /// How large the page was shown, one after another.
+    pub zooms: Arc<Mutex<Vec<u16>>>,
 }
 
 impl Desktop for FakeDesktop {
@@ -45,6 +47,10 @@ impl Desktop for FakeDesktop {
         let path = path.display().to_string();
         self.opened.lock().expect("no panic").push(path);
         Ok(())
+    }
+
+    fn zoom(&self, percent: u16) {
+        self.zooms.lock().expect("no panic").push(percent);
     }
 }
 

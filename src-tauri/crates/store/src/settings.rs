@@ -237,6 +237,8 @@ pub struct Appearance {
     pub theme: Theme,
     /// Of the text of messages, 12 to 22 px.
     pub text_size: u8,
+    /// Of the whole window, 50 to 300 percent.
+    pub zoom: u16,
     /// A BCP 47 tag such as `de`. None: the system's.
     pub language: Option<String>,
     /// Less movement.
@@ -248,6 +250,7 @@ impl Default for Appearance {
         Self {
             theme: Theme::default(),
             text_size: 15,
+            zoom: 100,
             language: None,
             reduce_motion: ReduceMotion::default(),
         }

@@ -204,6 +204,8 @@ export type Appearance = {
 	theme: Theme,
 	/**  Of the text of messages, 12 to 22 px. */
 	textSize: number,
+	/**  Of the whole window, 50 to 300 percent. */
+	zoom: number,
 	/**  A BCP 47 tag such as `de`. None: the system's. */
 	language: string | null,
 	/**  Less movement. */

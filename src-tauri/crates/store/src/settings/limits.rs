@@ -167,6 +167,9 @@ fn limit_appearance(appearance: &mut Appearance, fix: &mut Fix<'_>) {
     let size = appearance.text_size.clamp(12, 22);
     let is_changed = std::mem::replace(&mut appearance.text_size, size) != size;
     fix("appearance.textSize", is_changed);
+    let zoom = appearance.zoom.clamp(50, 300);
+    let is_changed = std::mem::replace(&mut appearance.zoom, zoom) != zoom;
+    fix("appearance.zoom", is_changed);
     let is_tag = |tag: &String| {
         (2..=35).contains(&tag.len()) && tag.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     };
@@ -220,6 +223,7 @@ mod tests {
         settings.offload.context_length = Some(u32::MAX);
         settings.offload.threads = Some(0);
         settings.appearance.text_size = 3;
+        settings.appearance.zoom = 5000;
         settings.appearance.language = Some("../../etc".to_owned());
         settings.active_preset = Some("gone".to_owned());
         let changed = settings.bring_into_range();
@@ -238,6 +242,7 @@ mod tests {
         assert_eq!(settings.offload.context_length, Some(1 << 20));
         assert_eq!(settings.offload.threads, Some(1));
         assert_eq!(settings.appearance.text_size, 12);
+        assert_eq!(settings.appearance.zoom, 300);
         assert_eq!(settings.appearance.language, None);
         assert_eq!(settings.active_preset, None);
         for name in [

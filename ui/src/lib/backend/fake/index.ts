@@ -53,7 +53,7 @@ const DEFAULTS: Settings = {
     contextLength: null,
     threads: null
   },
-  appearance: { theme: 'system', textSize: 15, language: null, reduceMotion: 'system' },
+  appearance: { theme: 'system', textSize: 15, zoom: 100, language: null, reduceMotion: 'system' },
   lastModel: null,
   loadLastModelOnStart: true,
   sidebarOpen: true,
