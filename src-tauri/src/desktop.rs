@@ -235,6 +235,8 @@ mod tests {
         fn reveal(&self, _: &Path) -> Result<()> {
             Ok(())
         }
+
+        fn zoom(&self, _: u16) {}
     }
 
     const KIND: FileKind = FileKind {
