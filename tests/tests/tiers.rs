@@ -7,11 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use octet_engine::EngineError;
 use octet_engine::checkpoint::{Checkpoint, ExpertId};
-use octet_engine::experts::{
-    Bandwidths, Device, DeviceOptions, Eviction, ExpertOptions, Experts, TierStats,
-};
+use octet_engine::experts::{Bandwidths, Device, DeviceOptions, ExpertOptions, Experts, TierStats};
 use octet_engine::model::{Logits, Mixtral, RoutingReuse, expert_forward};
-use octet_engine::plan::Misses;
+use octet_engine::plan::{Eviction, Misses};
 use octet_engine::tokenizer::TokenId;
 use octet_kernels::{Pool, Precision, Scratch};
 
@@ -47,7 +45,7 @@ fn continuation(model: &Mixtral) -> Vec<TokenId> {
 #[test]
 fn a_small_ram_budget_gives_the_same_tokens() {
     let expected = continuation(&model(ExpertOptions::default()));
-    for eviction in [Eviction::LruGlobal, Eviction::LruPerLayer] {
+    for eviction in [Eviction::Global, Eviction::Layer] {
         for (slots, prefetch) in [(12, 0), (12, 2), (17, 1), (24, 2)] {
             let options = ExpertOptions {
                 ram_slots: Some(slots),
@@ -335,4 +333,21 @@ fn reuse_raises_the_hit_rate_of_a_small_tier() {
     };
     let reuse = RoutingReuse { p: 0.6, seed: 1 };
     assert!(hits(Some(reuse)) > hits(None) + 0.1);
+}
+
+/// A token of four layers uses eight experts, and there are five slots.
+#[test]
+fn fewer_slots_than_a_token_needs_still_hit() {
+    for (reuse, least) in [(0.0, 0.08), (0.5, 0.2), (0.8, 0.3)] {
+        let options = ExpertOptions {
+            ram_slots: Some(5),
+            prefetch: 0,
+            ..ExpertOptions::default()
+        };
+        let reuse = RoutingReuse { p: reuse, seed: 1 };
+        let stats = kept(options, Some(reuse)).2;
+        let rate = stats.hit_rate().expect("demands");
+        println!("reuse {}: {rate:.3}", reuse.p);
+        assert!(rate > least, "{rate} with reuse {}", reuse.p);
+    }
 }

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use octet_engine::experts::Eviction;
 use octet_engine::generate::{Input, Request};
 use octet_engine::hardware::cuda_is_available;
-use octet_engine::plan::{Device, Misses, PlanRequest, Preset, parse_bytes};
+use octet_engine::plan::{Device, Eviction, Misses, PlanRequest, Preset, parse_bytes};
 use octet_engine::prompt::{Message, Role};
 use octet_engine::sampling::SamplingParams;
 use octet_engine::tokenizer::TokenId;
@@ -113,13 +112,13 @@ impl EngineArgs {
                 ctx: self.ctx,
                 misses: self.misses,
                 prefetch: self.prefetch,
+                eviction: self.eviction,
                 force: self.force,
                 gpu_backend_available: cuda_is_available(),
                 ..PlanRequest::default()
             },
             threads: self.threads.map(usize::from),
             exact: self.exact,
-            eviction: self.eviction,
             tokenizer: self.tokenizer.clone(),
             ..LoadOptions::default()
         }
@@ -571,8 +570,8 @@ fn probability(text: &str) -> Result<f32, String> {
 
 fn eviction(text: &str) -> Result<Eviction, String> {
     match text {
-        "global" => Ok(Eviction::LruGlobal),
-        "layer" => Ok(Eviction::LruPerLayer),
+        "global" => Ok(Eviction::Global),
+        "layer" => Ok(Eviction::Layer),
         _ => Err("choose global (all layers share the slots) or layer (each has its own)".into()),
     }
 }

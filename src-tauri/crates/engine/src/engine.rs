@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::error::EngineError;
-use crate::experts::{DeviceOptions, Eviction, Experts};
+use crate::experts::{DeviceOptions, Experts};
 use crate::generate::{Conversation, DoneReason, Event, Generator, Request};
 use crate::hardware::Hardware;
 use crate::load::{LoadStage, Watch, report};
@@ -34,8 +34,6 @@ pub struct LoadOptions {
     pub threads: Option<usize>,
     /// f32 activations everywhere.
     pub exact: bool,
-    /// Which expert gives way.
-    pub eviction: Eviction,
     /// Where the tokenizer is, if not in the model's folder.
     pub tokenizer: Option<PathBuf>,
     /// A device above RAM.

@@ -36,6 +36,7 @@
 //! More memory never gives fewer experts, and a longer context never gives more.
 
 mod bytes;
+mod eviction;
 mod pool;
 mod refusal;
 mod report;
@@ -52,7 +53,7 @@ use crate::hardware::Hardware;
 
 pub use bytes::{ParseBytesError, format_bytes, parse_bytes};
 pub use request::{
-    ATTENTION_PARTIALS, ATTENTION_SPLIT_LEN, Device, GPU_SLOT_OVERHEAD_BYTES, LOGIT_ROWS,
+    ATTENTION_PARTIALS, ATTENTION_SPLIT_LEN, Device, Eviction, GPU_SLOT_OVERHEAD_BYTES, LOGIT_ROWS,
     MeasuredVram, Misses, ModelSizes, PlanRequest, Preset, UnknownChoice,
 };
 pub use solve::make_plan;
@@ -90,6 +91,8 @@ pub struct Plan {
     pub n_layers: usize,
     /// Experts a layer of the model.
     pub n_experts: usize,
+    /// Experts a token uses in each layer.
+    pub top_k: usize,
     /// Experts held in VRAM over all layers. See [`Plan::gpu_slots_in_layer`].
     pub total_gpu_slots: usize,
     /// Further expert slots in VRAM through which fetched experts pass.
@@ -99,6 +102,8 @@ pub struct Plan {
     pub ram_slots: Option<usize>,
     /// What happens to an expert that is not in VRAM. Always [`Misses::Cpu`] on the CPU.
     pub misses: Misses,
+    /// Which expert gives way where slots are short.
+    pub eviction: Eviction,
     /// Experts of the next layer fetched ahead; 0 where the fastest tier holds all experts.
     pub prefetch: usize,
     /// VRAM item by item; `None` on the CPU.
@@ -195,12 +200,27 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether every expert lies in VRAM or every expert lies in RAM, so that nothing is read
-    /// from disk once loaded.
+    /// Whether VRAM and RAM together hold every expert, so that nothing is read from disk once
+    /// loaded.
     #[must_use]
     pub fn needs_no_disk(&self) -> bool {
-        let total = self.total_experts();
-        self.total_gpu_slots == total || self.experts_in_ram() == total
+        let on_gpu = self.total_gpu_slots + self.gpu_fetch_slots;
+        self.eviction.keeps_all_in_memory(
+            self.n_layers,
+            self.n_experts,
+            self.top_k,
+            [self.experts_in_ram(), on_gpu],
+        )
+    }
+
+    /// Experts that neither VRAM nor RAM has room for.
+    #[must_use]
+    pub fn experts_on_disk_only(&self) -> usize {
+        if self.needs_no_disk() {
+            return 0;
+        }
+        let in_memory = self.total_gpu_slots + self.gpu_fetch_slots + self.experts_in_ram();
+        self.total_experts().saturating_sub(in_memory)
     }
 }
 

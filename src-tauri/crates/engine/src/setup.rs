@@ -11,13 +11,13 @@ use crate::calibration::{self, Calibration, CalibrationCache, Machine};
 use crate::checkpoint::{Checkpoint, ExpertId};
 use crate::engine::{LoadOptions, model_sizes};
 use crate::error::EngineError;
-use crate::experts::{Bandwidths, Device as _, DeviceOptions, ExpertOptions, Experts};
+use crate::experts::{Bandwidths, Device as _, DeviceOptions, ExpertOptions, Experts, RamAlone};
 use crate::gpu::{Card, GpuModel, Slots};
 use crate::hardware::{Gpu, Hardware};
 use crate::model::Mixtral;
 use crate::plan::{
-    CUDA_CONTEXT_BYTES, Device, MeasuredVram, ModelSizes, Placement, Plan, PlanError, PlanRequest,
-    make_plan,
+    CUDA_CONTEXT_BYTES, Device, Fit, MeasuredVram, ModelSizes, Placement, Plan, PlanError,
+    PlanRequest, Preset, make_plan,
 };
 
 /// What a model is made from.
@@ -171,15 +171,33 @@ impl Setup<'_> {
             Arc::clone(&self.checkpoint),
             ExpertOptions {
                 ram_slots: plan.ram_slots,
-                eviction: self.options.eviction,
+                eviction: plan.eviction,
                 prefetch: plan.prefetch,
                 device,
                 pinned_for: on_card.as_ref().map(|on| Arc::clone(on.gpu.gpu())),
+                ram_alone: on_card.as_ref().and_then(|_| self.ram_alone(&plan)),
             },
         )?;
         let gpu = on_card.map(|on| on.gpu);
         let model = Mixtral::on(self.checkpoint, experts, self.pool, self.precision, gpu);
         Ok((model, plan, calibration))
+    }
+
+    /// What RAM holds should the GPU fail, `None` where it cannot hold what the CPU would need: then
+    /// the slots that there are have to do.
+    fn ram_alone(&self, plan: &Plan) -> Option<RamAlone> {
+        let request = PlanRequest {
+            device: Device::Cpu,
+            preset: Preset::Auto,
+            ctx: Some(plan.ctx),
+            ..self.options.plan.clone()
+        };
+        let alone = make_plan(&model_sizes(&self.checkpoint), &self.hardware, &request).ok()?;
+        match (alone.fits, alone.ram_slots) {
+            (Fit::TooBig, _) => None,
+            (_, None) => Some(RamAlone::InPlace),
+            (_, Some(slots)) => Some(RamAlone::Slots(slots)),
+        }
     }
 
     /// How fast misses are met, where that was asked for or there will be misses.

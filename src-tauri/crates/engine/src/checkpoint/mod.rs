@@ -166,6 +166,17 @@ impl Checkpoint {
         &self.config
     }
 
+    /// All experts, layer by layer.
+    pub fn expert_ids(&self) -> impl Iterator<Item = ExpertId> + use<> {
+        let (n_layers, n_experts) = (self.config.n_layers, self.config.n_experts);
+        (0..n_layers).flat_map(move |layer| {
+            (0..n_experts).map(move |expert| ExpertId {
+                layer: layer as u16,
+                expert: expert as u16,
+            })
+        })
+    }
+
     /// Number and size of the tensor files.
     pub fn files(&self) -> FileTotals {
         FileTotals {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::copies::{Copies, Side};
 use super::ram::RamTier;
 use super::tier::Memory;
 use crate::checkpoint::ExpertId;
@@ -53,6 +54,7 @@ impl Bandwidths {
 pub(super) struct DeviceMemory {
     pub(super) device: Arc<dyn Device>,
     pub(super) ram: Arc<RamTier>,
+    pub(super) copies: Arc<Copies>,
     /// What the device said when a copy failed, which tells that from a read that failed.
     pub(super) failure: OnceLock<String>,
 }
@@ -65,6 +67,9 @@ impl Memory for DeviceMemory {
             // The first failure is the one to tell of.
             let _ = self.failure.set(reason.clone());
         })?;
-        Ok(bytes.len() as u64)
+        let moved = bytes.len() as u64;
+        // Before the lease goes, which wakes those who wait for RAM to have a duplicate.
+        self.copies.gained(id, Side::Device);
+        Ok(moved)
     }
 }

@@ -5,6 +5,7 @@
 //! has it; a miss is fetched up or computed where it lies, whichever ends sooner.
 
 mod cache;
+mod copies;
 mod device;
 pub mod misses;
 mod ram;
@@ -18,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 
 use octet_kernels::cuda::Gpu;
 
-pub use cache::{Admission, Eviction, ExpertCache};
+pub use cache::ExpertCache;
 pub use device::{Bandwidths, Device};
 pub use misses::{Miss, Missing};
 pub use stats::{ExpertStats, RoutingStats, RoutingSummary, TierStats};
@@ -27,7 +28,8 @@ pub use trace::{Residence, Snapshot};
 
 use crate::checkpoint::{Checkpoint, ExpertId, ExpertWeights};
 use crate::error::EngineError;
-use crate::plan::Misses;
+use crate::plan::{Eviction, Misses};
+use copies::{Copies, Side};
 use device::DeviceMemory;
 use ram::{RamLease, RamTier};
 use tier::Arrival;
@@ -53,8 +55,19 @@ pub struct ExpertOptions {
     pub prefetch: usize,
     /// The device tier, if any.
     pub device: Option<DeviceOptions>,
-    /// The card that reads RAM: experts are then never in place, but in slots that are pinned.
+    /// The GPU that reads RAM: experts are then never in place, but in slots that are pinned.
     pub pinned_for: Option<Arc<Gpu>>,
+    /// What RAM can hold once the device has failed, if not just the same.
+    pub ram_alone: Option<RamAlone>,
+}
+
+/// What RAM holds without a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RamAlone {
+    /// All experts, in place in the mapped checkpoint.
+    InPlace,
+    /// As many at a time.
+    Slots(usize),
 }
 
 /// A device and how its misses are met.
@@ -73,6 +86,12 @@ pub struct Experts {
     checkpoint: Arc<Checkpoint>,
     ram: Arc<RamTier>,
     device: Option<(Tier<DeviceMemory>, DeviceOptions)>,
+    /// Which of the two tiers hold what.
+    copies: Arc<Copies>,
+    eviction: Eviction,
+    ram_alone: Option<RamAlone>,
+    /// The RAM tier after the device failed, in place of `ram`.
+    alone: OnceLock<RamTier>,
     /// Raised when the device failed: everything is computed from RAM then.
     device_lost: AtomicBool,
     prefetch: usize,
@@ -105,18 +124,38 @@ impl Experts {
     /// the reads that run ahead.
     pub fn new(checkpoint: Arc<Checkpoint>, options: ExpertOptions) -> Result<Self, EngineError> {
         let c = checkpoint.config();
-        let (total, least) = (c.n_layers * c.n_experts, c.top_k + 1);
-        let ram = match options.ram_slots {
-            Some(slots) if slots < total || options.pinned_for.is_some() => {
-                let per_layer = options.eviction == Eviction::LruPerLayer;
-                let least = if per_layer { least * c.n_layers } else { least };
+        let total = c.n_layers * c.n_experts;
+        let device_slots = options.device.as_ref().map_or(0, |d| d.device.n_slots());
+        // What is mere transit to a device that holds everything belongs to no layer.
+        let ram_eviction = match device_slots < total {
+            true => options.eviction,
+            false => Eviction::Global,
+        };
+        let in_slots = options
+            .ram_slots
+            .filter(|slots| *slots < total || options.pinned_for.is_some());
+        let in_memory = [in_slots.unwrap_or(total), device_slots];
+        let keeps_last = device_slots > 0
+            && options
+                .eviction
+                .keeps_all_in_memory(c.n_layers, c.n_experts, c.top_k, in_memory);
+        let copies = Copies::new(c.n_layers, c.n_experts, keeps_last);
+        let ram = match in_slots {
+            Some(slots) => {
+                let least = ram_eviction.least_ram_slots(c.n_layers, c.top_k);
                 if slots < least {
                     return Err(EngineError::TooFewSlots { slots, least });
                 }
-                let reader = options.pinned_for;
-                RamTier::slots(Arc::clone(&checkpoint), slots, options.eviction, reader)
+                RamTier::slots(
+                    Arc::clone(&checkpoint),
+                    slots,
+                    ram_eviction,
+                    options.pinned_for,
+                    Arc::clone(&copies),
+                    Vec::new(),
+                )
             }
-            _ => RamTier::mapped(Arc::clone(&checkpoint)),
+            None => RamTier::mapped(Arc::clone(&checkpoint), &copies),
         };
         let ram = Arc::new(ram);
         let device = options.device.map(|setup| {
@@ -125,15 +164,21 @@ impl Experts {
             let memory = DeviceMemory {
                 device: Arc::clone(&setup.device),
                 ram: Arc::clone(&ram),
+                copies: Arc::clone(&copies),
                 failure: OnceLock::new(),
             };
-            let tier = Tier::new(memory, cache, UPLOAD_THREADS, GUESSES_AT_ONCE);
+            let shared = (Arc::clone(&copies), Side::Device);
+            let tier = Tier::new(memory, cache, shared, UPLOAD_THREADS, GUESSES_AT_ONCE);
             (tier, setup)
         });
         Ok(Self {
             ram,
             device,
             device_lost: AtomicBool::new(false),
+            copies,
+            eviction: options.eviction,
+            ram_alone: options.ram_alone,
+            alone: OnceLock::new(),
             prefetch: options.prefetch,
             trace: Trace::default(),
             checkpoint,
@@ -146,9 +191,36 @@ impl Experts {
         self.device.as_ref().filter(|_| !lost)
     }
 
-    /// Gives the device up: everything is computed from RAM from now on.
+    /// The RAM tier.
+    fn ram(&self) -> &RamTier {
+        self.alone.get().unwrap_or(&self.ram)
+    }
+
+    /// Gives the device up: everything is computed from RAM from now on. What only the device had
+    /// is read from disk again, as it is asked for.
     pub(crate) fn lose_device(&self) {
-        self.device_lost.store(true, Ordering::Relaxed);
+        if self.device_lost.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some((tier, _)) = &self.device {
+            tier.stop();
+        }
+        self.copies.forget_device();
+        let Some(wanted) = self.ram_alone else {
+            return;
+        };
+        let checkpoint = Arc::clone(&self.checkpoint);
+        let held = self.ram.take_held();
+        // What was pinned for the device is given back, or stays where it is used in a slot.
+        let ram = match wanted {
+            RamAlone::InPlace => RamTier::mapped(checkpoint, &self.copies),
+            RamAlone::Slots(slots) => {
+                let copies = Arc::clone(&self.copies);
+                RamTier::slots(checkpoint, slots, self.eviction, None, copies, held)
+            }
+        };
+        // Nobody else sets it: the device is lost once.
+        let _ = self.alone.set(ram);
     }
 
     /// Takes the expert in the fastest tier that has it or shall have it, for `rows` tokens.
@@ -158,7 +230,7 @@ impl Experts {
     /// [`TierError::NoSlot`] if everything is in use.
     pub fn claim(&self, id: ExpertId, rows: usize) -> Result<Claim, EngineError> {
         let Some((_, setup)) = self.device() else {
-            return Ok(Claim(ClaimIn::Ram(self.ram.demand(id)?)));
+            return Ok(Claim(ClaimIn::Ram(self.ram().demand(id)?)));
         };
         if let Some(claim) = self.hit(id) {
             return Ok(claim);
@@ -198,7 +270,7 @@ impl Experts {
         if let Some((tier, _)) = self.device() {
             tier.count_miss();
         }
-        Ok(Claim(ClaimIn::Ram(self.ram.demand(id)?)))
+        Ok(Claim(ClaimIn::Ram(self.ram().demand(id)?)))
     }
 
     /// How each of a token's experts in a layer is best computed: `None`, it is on the device.
@@ -283,19 +355,19 @@ impl Experts {
 
     /// Slots in RAM that should be pinned for a card and could not be.
     pub fn unpinned_slots(&self) -> usize {
-        self.ram.unpinned()
+        self.ram().unpinned()
     }
 
     /// Whether `id` can be computed without waiting for the disk.
     pub fn contains(&self, id: ExpertId) -> bool {
-        self.device().is_some_and(|(tier, _)| tier.contains(id)) || self.ram.contains(id)
+        self.device().is_some_and(|(tier, _)| tier.contains(id)) || self.ram().contains(id)
     }
 
     /// Whether `id` is in the fastest tier there is.
     pub fn is_in_fastest(&self, id: ExpertId) -> bool {
         match self.device() {
             Some((tier, _)) => tier.contains(id),
-            None => self.ram.contains(id),
+            None => self.ram().contains(id),
         }
     }
 
@@ -308,7 +380,7 @@ impl Experts {
     pub fn prefetch(&self, ids: &[ExpertId]) {
         match self.device() {
             Some((tier, _)) => tier.prefetch(ids),
-            None => self.ram.prefetch(ids),
+            None => self.ram().prefetch(ids),
         }
     }
 
@@ -320,8 +392,8 @@ impl Experts {
     pub fn done_in_prompt(&self, id: ExpertId, rank: usize) {
         let n_layers = self.checkpoint.config().n_layers;
         let share = |slots: usize| slots.saturating_sub(PROMPT_WINDOW) / n_layers;
-        if !self.ram.holds_all() && rank >= share(self.ram.n_slots()) {
-            self.ram.demote(id);
+        if !self.ram().holds_all() && rank >= share(self.ram().n_slots()) {
+            self.ram().demote(id);
         }
         if let Some((tier, _)) = self.device()
             && rank >= share(tier.n_slots())
@@ -330,27 +402,27 @@ impl Experts {
         }
     }
 
-    /// Bytes that [`Experts::fill`] moves: into RAM, and from there to the device.
+    /// Bytes that [`Experts::fill`] moves: to the device by way of RAM, then into RAM.
     pub fn fill_bytes(&self) -> u64 {
         let expert = self.checkpoint.expert_bytes() as u64;
-        let device = self
-            .device()
-            .map_or(0, |(tier, _)| tier.n_slots() as u64 * expert);
-        match self.fills_ram() {
-            true => self.ram.fill_bytes() + device,
-            false => device,
+        let (on_device, in_ram) = self.fill_counts();
+        if on_device == 0 {
+            return self.ram().fill_bytes();
         }
+        (on_device + in_ram) as u64 * expert
     }
 
-    /// Not where RAM is mere transit to a device that holds everything.
-    fn fills_ram(&self) -> bool {
+    /// Experts that the device takes at loading, and those that only RAM does.
+    fn fill_counts(&self) -> (usize, usize) {
         let c = self.checkpoint.config();
-        let total = c.n_layers * c.n_experts;
-        self.device().is_none_or(|(tier, _)| tier.n_slots() < total)
+        let on_device = self.device().map_or(0, |(tier, _)| tier.n_slots());
+        let rest = c.n_layers * c.n_experts - on_device;
+        (on_device, rest.min(self.ram().n_slots()))
     }
 
-    /// Brings experts into RAM and onto the device until both hold what they can, all layers
-    /// alike; `moved` is told of the bytes as they come.
+    /// Brings experts to the device and the others into RAM until both hold what they can, all
+    /// layers alike. Each is read once; what went through RAM to the device stays in RAM too where
+    /// nothing else needs the slot. `moved` is told of the bytes as they come.
     ///
     /// # Errors
     /// A read or copy that failed, or what `moved` gave.
@@ -365,9 +437,8 @@ impl Experts {
                 expert: expert as u16,
             })
         });
-        let mut on_device = 0;
+        let (on_device, in_ram) = self.fill_counts();
         if let Some((tier, _)) = self.device() {
-            on_device = tier.n_slots();
             let mut coming = VecDeque::new();
             for id in by_rank.clone().take(on_device) {
                 coming.push_back(tier.demand(id)?);
@@ -383,13 +454,8 @@ impl Experts {
                 moved(self.checkpoint.expert_bytes() as u64)?;
             }
         }
-        if self.fills_ram() {
-            // What the device lacks comes first.
-            let rest = by_rank.clone().skip(on_device);
-            let order = rest.chain(by_rank.take(on_device));
-            self.ram.fill(order.take(self.ram.n_slots()), moved)?;
-        }
-        Ok(())
+        let rest = by_rank.skip(on_device).take(in_ram);
+        self.ram().fill(rest, moved)
     }
 
     /// Publishes the newest token of `routing` to those who watch.
@@ -422,7 +488,7 @@ impl Experts {
                 *place = residence;
             }
         };
-        mark(self.ram.held(), Residence::Ram);
+        mark(self.ram().held(), Residence::Ram);
         if let Some((tier, _)) = self.device() {
             mark(tier.held(c.n_experts, total), Residence::Device);
         }
@@ -442,8 +508,9 @@ impl Experts {
 
     /// The counters so far.
     pub fn stats(&self) -> ExpertStats {
+        let alone = self.alone.get().map(RamTier::stats);
         ExpertStats {
-            ram: self.ram.stats(),
+            ram: self.ram.stats() + alone.unwrap_or_default(),
             device: self.device.as_ref().map(|(tier, _)| tier.stats()),
         }
     }

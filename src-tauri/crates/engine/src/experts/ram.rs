@@ -3,15 +3,17 @@
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use octet_kernels::cuda::{Gpu, Pinned};
 
-use super::cache::{Eviction, ExpertCache};
+use super::cache::ExpertCache;
+use super::copies::{Copies, Side};
 use super::stats::TierStats;
 use super::tier::{Lease, Memory, Tier, TierError};
 use crate::checkpoint::{Checkpoint, ExpertId, ExpertWeights};
 use crate::error::EngineError;
+use crate::plan::Eviction;
 
 /// Threads that read experts from disk; a third brought nothing on the drives tried.
 const READ_THREADS: usize = 2;
@@ -59,6 +61,12 @@ pub(super) struct RamSlots {
     unpinned: AtomicUsize,
 }
 
+/// An expert that lies in a slot.
+pub(super) struct Held {
+    id: ExpertId,
+    bytes: Arc<SlotBytes>,
+}
+
 /// The memory of a slot.
 enum SlotBytes {
     Plain(Vec<u8>),
@@ -93,6 +101,12 @@ impl DerefMut for SlotBytes {
 }
 
 impl RamSlots {
+    fn lock(&self, slot: usize) -> MutexGuard<'_, Arc<SlotBytes>> {
+        self.slots[slot]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Memory for a slot. After one refusal no more is pinned: the system is at its limit.
     fn allocate(&self, len: usize) -> SlotBytes {
         if let Some(gpu) = &self.reader {
@@ -109,9 +123,7 @@ impl RamSlots {
 
 impl Memory for RamSlots {
     fn fill(&self, slot: usize, id: ExpertId) -> Result<u64, String> {
-        let mut held = self.slots[slot]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.lock(slot);
         let len = self.checkpoint.expert_len(id);
         match Arc::get_mut(&mut held) {
             Some(bytes) if bytes.len() >= len => {}
@@ -136,11 +148,14 @@ pub(super) struct RamLease {
 
 impl RamTier {
     /// The whole checkpoint in place.
-    pub(super) fn mapped(checkpoint: Arc<Checkpoint>) -> Self {
+    pub(super) fn mapped(checkpoint: Arc<Checkpoint>, copies: &Copies) -> Self {
         let c = checkpoint.config();
         let touched = (0..c.n_layers * c.n_experts)
             .map(|_| AtomicU64::new(0))
             .collect();
+        for id in checkpoint.expert_ids() {
+            copies.gained(id, Side::Ram);
+        }
         Self::Mapped(Mapped {
             touched,
             hits: AtomicU64::new(0),
@@ -149,26 +164,62 @@ impl RamTier {
         })
     }
 
-    /// `n_slots` experts at a time; `reader`: the card that they are copied to.
+    /// `n_slots` experts at a time; `reader`: the GPU that they are copied to. `held` are there
+    /// already.
     pub(super) fn slots(
         checkpoint: Arc<Checkpoint>,
         n_slots: usize,
         eviction: Eviction,
         reader: Option<Arc<Gpu>>,
+        copies: Arc<Copies>,
+        held: Vec<Held>,
     ) -> Self {
         let c = checkpoint.config();
-        let cache = ExpertCache::new(eviction, c.n_layers, c.n_experts, n_slots);
-        let slots = (0..cache.n_slots()).map(|_| Mutex::default()).collect();
+        let mut cache = ExpertCache::new(eviction, c.n_layers, c.n_experts, n_slots);
+        let mut slots: Vec<Mutex<Arc<SlotBytes>>> =
+            (0..cache.n_slots()).map(|_| Mutex::default()).collect();
+        for Held { id, bytes } in held {
+            if let Some(slot) = cache.empty_slot(id, |_| true) {
+                cache.place(id, slot);
+                slots[slot] = Mutex::new(bytes);
+                copies.gained(id, Side::Ram);
+            }
+        }
         let memory = RamSlots {
             checkpoint: Arc::clone(&checkpoint),
             slots,
             reader,
             unpinned: AtomicUsize::new(0),
         };
+        let shared = (copies, Side::Ram);
         Self::Slots {
             checkpoint,
-            tier: Tier::new(memory, cache, READ_THREADS, READ_THREADS),
+            tier: Tier::new(memory, cache, shared, READ_THREADS, READ_THREADS),
         }
+    }
+
+    /// Takes out what the slots hold; nothing may be asked of the tier afterwards.
+    pub(super) fn take_held(&self) -> Vec<Held> {
+        let Self::Slots { checkpoint, tier } = self else {
+            return Vec::new();
+        };
+        tier.stop();
+        let c = checkpoint.config();
+        let of_expert = tier.slots_of(c.n_experts, c.n_layers * c.n_experts);
+        let mut held = Vec::new();
+        for (id, slot) in checkpoint.expert_ids().zip(of_expert) {
+            if let Some(slot) = slot {
+                let bytes = std::mem::take(&mut *tier.memory().lock(slot));
+                held.push(Held { id, bytes });
+            }
+        }
+        // All layers alike, should there not be room for all.
+        held.sort_by_key(|held| (held.id.expert, held.id.layer));
+        // What is being read now is of no use any more.
+        for slot in 0..tier.n_slots() {
+            *tier.memory().lock(slot) = Arc::default();
+        }
+        held
     }
 
     /// The number of slots; every expert has its place when mapped.
@@ -359,12 +410,16 @@ impl RamLease {
             Some(lease) => {
                 if self.bytes.is_none() {
                     lease.ready()?;
-                    let slot = &lease.memory().slots[lease.slot()];
-                    let held = slot.lock().unwrap_or_else(PoisonError::into_inner);
+                    let held = lease.memory().lock(lease.slot());
                     self.bytes = Some(Arc::clone(&held));
                 }
                 let bytes = self.bytes.as_deref().map_or(&[][..], |bytes| &bytes[..]);
-                Ok(&bytes[..self.checkpoint.expert_len(self.id)])
+                let len = self.checkpoint.expert_len(self.id);
+                bytes.get(..len).ok_or_else(|| TierError::Fetch {
+                    layer: self.id.layer,
+                    expert: self.id.expert,
+                    reason: "this memory was given up".to_owned(),
+                })
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What the expert tiers did: counted once, read by `bench`, the CLI and the window.
 
-use std::ops::Sub;
+use std::ops::{Add, Sub};
 
 use serde::Serialize;
 
@@ -51,6 +51,25 @@ impl TierStats {
     /// Bytes a second that fetches brought in while there were any under way.
     pub fn bytes_per_sec(&self) -> Option<f64> {
         (self.busy_ns > 0).then(|| self.bytes_moved as f64 * 1e9 / self.busy_ns as f64)
+    }
+}
+
+impl Add for TierStats {
+    type Output = Self;
+
+    /// The counters of two tiers that took turns.
+    fn add(self, other: Self) -> Self {
+        Self {
+            hits: self.hits + other.hits,
+            misses: self.misses + other.misses,
+            met_below: self.met_below + other.met_below,
+            prefetches: self.prefetches + other.prefetches,
+            prefetch_hits: self.prefetch_hits + other.prefetch_hits,
+            prefetch_wasted: self.prefetch_wasted + other.prefetch_wasted,
+            bytes_moved: self.bytes_moved + other.bytes_moved,
+            busy_ns: self.busy_ns + other.busy_ns,
+            wait_ns: self.wait_ns + other.wait_ns,
+        }
     }
 }
 

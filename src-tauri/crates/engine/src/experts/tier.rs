@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::cache::ExpertCache;
+use super::copies::{Copies, Side};
 use super::stats::TierStats;
 use crate::checkpoint::ExpertId;
 
@@ -96,6 +97,9 @@ pub(super) struct Traffic {
 
 struct State {
     cache: ExpertCache,
+    /// What the tiers hold, this one as `side`.
+    copies: Arc<Copies>,
+    side: Side,
     slots: Vec<Slot>,
     demanded: VecDeque<(ExpertId, usize)>,
     /// Guesses whose fetches have not begun, the best first.
@@ -145,17 +149,22 @@ pub struct Lease<M: Memory> {
 }
 
 impl<M: Memory> Tier<M> {
-    /// A tier over `memory`, whose slots `cache` hands out, filled by `fetch_threads` threads, of
-    /// which as many as `guesses_at_once` may be at work when one takes on a guess too.
-    pub fn new(
+    /// A tier over `memory`, the tier `side` of those that share `copies`. `cache` hands its slots
+    /// out; experts that it holds already lie there. `fetch_threads` threads fill them, of which as
+    /// many as `guesses_at_once` may be at work when one takes on a guess too.
+    pub(super) fn new(
         memory: M,
         cache: ExpertCache,
+        (copies, side): (Arc<Copies>, Side),
         fetch_threads: usize,
         guesses_at_once: usize,
     ) -> Self {
         let slots = (0..cache.n_slots())
-            .map(|_| Slot {
-                phase: Phase::Empty,
+            .map(|slot| Slot {
+                phase: match cache.holds(slot) {
+                    Some(_) => Phase::Ready,
+                    None => Phase::Empty,
+                },
                 leases: 0,
                 speculative: false,
             })
@@ -164,6 +173,8 @@ impl<M: Memory> Tier<M> {
             memory,
             state: Mutex::new(State {
                 cache,
+                copies,
+                side,
                 slots,
                 demanded: VecDeque::new(),
                 guessed: VecDeque::new(),
@@ -228,7 +239,7 @@ impl<M: Memory> Tier<M> {
     /// A lease on `id` if it is in the tier or on its way; counts as a hit, never as a miss.
     pub fn demand_if_present(&self, id: ExpertId) -> Option<Lease<M>> {
         let mut state = self.shared.lock();
-        let slot = state.cache.touch(id)?;
+        let slot = state.touch(id)?;
         state.join(slot);
         Some(self.lease(slot, id))
     }
@@ -252,7 +263,7 @@ impl<M: Memory> Tier<M> {
         state.guessed.clear();
         for &id in ids {
             // Guessed experts that are here must not be the victims of those that are not.
-            if state.cache.touch(id).is_none() && !state.guessed.contains(&id) {
+            if state.touch(id).is_none() && !state.guessed.contains(&id) {
                 state.guessed.push_back(id);
             }
         }
@@ -316,6 +327,16 @@ impl<M: Memory> Tier<M> {
     pub fn is_idle(&self) -> bool {
         let state = self.shared.lock();
         state.demanded.is_empty() && state.guessed.is_empty() && state.filling.is_empty()
+    }
+
+    /// Ends the fetch threads, once they are done with what they are at. What was asked for and has
+    /// not begun never comes.
+    pub(super) fn stop(&self) {
+        let mut state = self.shared.lock();
+        state.closing = true;
+        state.demanded.clear();
+        state.guessed.clear();
+        self.shared.changed.notify_all();
     }
 
     /// The counters so far.
@@ -386,17 +407,26 @@ impl State {
         Some((id, slot))
     }
 
+    /// The slot of `id`, made the most recently used one.
+    fn touch(&mut self, id: ExpertId) -> Option<usize> {
+        let slot = self.cache.touch(id)?;
+        self.copies.used(id, self.side);
+        Some(slot)
+    }
+
     /// Takes a slot for `id`, which has none, and marks it as queued.
     fn admit(&mut self, id: ExpertId) -> Option<usize> {
         self.guessed.retain(|guessed| *guessed != id);
-        let slots = &self.slots;
-        let admission = self.cache.admit(id, |slot| slots[slot].busy())?;
-        let slot = &mut self.slots[admission.slot];
+        let free = |slot: usize| !self.slots[slot].busy();
+        let taken = self.copies.make_room(self.side, &self.cache, id, free)?;
+        self.cache.place(id, taken);
+        self.copies.used(id, self.side);
+        let slot = &mut self.slots[taken];
         if std::mem::take(&mut slot.speculative) {
             self.stats.prefetch_wasted += 1;
         }
         slot.phase = Phase::Queued;
-        Some(admission.slot)
+        Some(taken)
     }
 }
 
@@ -417,6 +447,7 @@ fn fetch_loop<M: Memory>(shared: &Shared<M>) {
         match filled {
             Ok(bytes) => {
                 state.stats.bytes_moved += bytes;
+                state.copies.gained(id, state.side);
                 state.slots[slot].phase = Phase::Ready;
             }
             Err(reason) => {
@@ -436,8 +467,7 @@ fn fetch_loop<M: Memory>(shared: &Shared<M>) {
 
 impl<M: Memory> Drop for Tier<M> {
     fn drop(&mut self) {
-        self.shared.lock().closing = true;
-        self.shared.changed.notify_all();
+        self.stop();
         for thread in self.threads.drain(..) {
             // A fetch thread that panicked has nothing left to give back.
             let _ = thread.join();
@@ -514,8 +544,13 @@ impl<M: Memory> Drop for Lease<M> {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::super::cache::Eviction;
     use super::*;
+    use crate::plan::Eviction;
+
+    /// A record for a tier that is alone.
+    fn alone() -> (Arc<Copies>, Side) {
+        (Copies::new(4, 8, false), Side::Ram)
+    }
 
     /// Remembers which expert each slot was filled with, and counts fills.
     struct Tags {
@@ -548,7 +583,8 @@ mod tests {
         };
         Tier::new(
             memory,
-            ExpertCache::new(Eviction::LruGlobal, 4, 8, n_slots),
+            ExpertCache::new(Eviction::Global, 4, 8, n_slots),
+            alone(),
             2,
             2,
         )
@@ -633,8 +669,8 @@ mod tests {
 
     fn gated(n_slots: usize, guesses_at_once: usize) -> (Tier<Gate>, std::sync::mpsc::Sender<()>) {
         let (open, gate) = std::sync::mpsc::channel();
-        let cache = ExpertCache::new(Eviction::LruGlobal, 4, 8, n_slots);
-        let tier = Tier::new(Gate(Mutex::new(gate)), cache, 2, guesses_at_once);
+        let cache = ExpertCache::new(Eviction::Global, 4, 8, n_slots);
+        let tier = Tier::new(Gate(Mutex::new(gate)), cache, alone(), 2, guesses_at_once);
         (tier, open)
     }
 

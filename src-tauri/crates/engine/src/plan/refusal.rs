@@ -15,6 +15,7 @@ impl Planner<'_> {
         gpu: &Gpu,
         pool: &Pool,
         least: Share,
+        prefetch: usize,
         notes: &mut Notes,
     ) -> Result<(), PlanError> {
         let (sizes, request) = (self.sizes, self.request);
@@ -28,7 +29,7 @@ impl Planner<'_> {
                 experts: per_layer * sizes.n_layers,
                 ..least
             };
-            let pool = self.vram_pool(gpu, pool.limit_bytes, fewer.experts);
+            let pool = self.vram_pool(gpu, pool.limit_bytes, fewer.experts, prefetch);
             share_bytes(sizes, fewer) <= pool.left_bytes()
         });
         remedies.extend(fewer.map(|n| format!("lower --experts-on-gpu to {n}")));
@@ -58,6 +59,13 @@ impl Planner<'_> {
         let budget_bytes = share_bytes(self.sizes, least);
         let needed_bytes = pool.fixed_bytes().saturating_add(budget_bytes);
         let mut remedies = Vec::new();
+        let shared = Share {
+            experts: self.sizes.min_ram_slots(),
+            ..least
+        };
+        if least.experts > shared.experts && share_bytes(self.sizes, shared) <= pool.left_bytes() {
+            remedies.push("use --eviction global".to_owned());
+        }
         if self.request.ctx.is_some() {
             remedies.extend(self.shorter_ctx(pool, least));
         }

@@ -44,7 +44,13 @@ impl Plan {
             Some(slots) if self.total_gpu_slots == total => {
                 format!("{slots} pass through RAM at load")
             }
-            Some(slots) => format!("{slots} in RAM, {} on disk only", total - slots),
+            Some(slots) if self.needs_no_disk() => format!("{slots} in RAM, none on disk only"),
+            Some(slots) => {
+                format!(
+                    "{slots} in RAM, {} on disk only",
+                    self.experts_on_disk_only()
+                )
+            }
         };
         match self.gpu {
             None => in_ram,

@@ -298,6 +298,8 @@ pub struct PlanRequest {
     pub misses: Misses,
     /// Experts of the next layer to fetch ahead, 0 to 2; `None`: as many as pay.
     pub prefetch: Option<usize>,
+    /// Which expert gives way where slots are short.
+    pub eviction: Eviction,
     /// Plan even what does not fit ("load anyway").
     pub force: bool,
     /// Whether CUDA can be called ([`cuda_is_available`](crate::hardware::cuda_is_available)). A
@@ -407,6 +409,18 @@ impl Preset {
             Self::Vram12 => Some(5),
             Self::Auto | Self::CpuOnly => None,
         }
+    }
+}
+
+choice! {
+    /// Which expert gives way where slots are short.
+    Eviction, "eviction policy" {
+        /// Any expert may take any slot; the least recently used of the layers that have more
+        /// than their fair share goes.
+        #[default]
+        Global = "global",
+        /// Every layer owns its share of the slots, as in the seed system (arXiv 2312.17238).
+        Layer = "layer",
     }
 }
 

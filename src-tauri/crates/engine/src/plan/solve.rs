@@ -180,7 +180,7 @@ impl Planner<'_> {
             &mut notes,
         );
         let bounds = Bounds {
-            min_experts: sizes.min_ram_slots(),
+            min_experts: self.min_ram_slots(),
             max_experts: sizes.total_experts(),
         };
         let given = match share(sizes, pool.left_bytes(), self.request.ctx, bounds) {
@@ -226,9 +226,8 @@ impl Planner<'_> {
             format_bytes(gpu.vram_free_bytes),
             format_bytes(gpu.vram_total_bytes)
         ));
-        let (pool, given) = self.share_vram(gpu, &mut notes)?;
-        let prefetch = self.gpu_prefetch(given.experts);
-        let gpu_fetch_slots = self.fetch_slots(given.experts);
+        let (pool, given, prefetch) = self.share_vram(gpu, &mut notes)?;
+        let gpu_fetch_slots = self.fetch_slots(given.experts, prefetch);
         self.note_ctx(given.ctx, pool.limit_bytes, "VRAM", &mut notes);
         let vram = pool.tier([
             self.kv_item(given.ctx),
@@ -241,7 +240,7 @@ impl Planner<'_> {
                 self.sizes.experts_bytes(given.experts),
             ),
         ]);
-        let (ram, ram_slots) = self.ram_behind_gpu(given.experts, &mut notes)?;
+        let (ram, ram_slots) = self.ram_behind_gpu([given.experts, gpu_fetch_slots], &mut notes)?;
         let layout = Layout {
             device: Placement::Cuda {
                 index: gpu.index,
@@ -260,20 +259,34 @@ impl Planner<'_> {
         Ok(self.finish(layout, notes))
     }
 
-    fn share_vram(&self, gpu: &Gpu, notes: &mut Notes) -> Result<(Pool, Share), PlanError> {
+    /// What VRAM gives, how it is shared out, and how many experts are fetched ahead.
+    fn share_vram(&self, gpu: &Gpu, notes: &mut Notes) -> Result<(Pool, Share, usize), PlanError> {
         let (sizes, ctx) = (self.sizes, self.request.ctx);
         let limit_bytes = self.vram_limit(gpu, notes);
         let wanted = self.wanted_per_layer(notes);
-        let bounds = self.vram_bounds(gpu, limit_bytes, wanted);
-        let pool = self.vram_pool(gpu, limit_bytes, bounds.max_experts);
-        let given = match share(sizes, pool.left_bytes(), ctx, bounds) {
+        let share_with = |prefetch| {
+            let bounds = self.vram_bounds(gpu, limit_bytes, wanted, prefetch);
+            let pool = self.vram_pool(gpu, limit_bytes, bounds.max_experts, prefetch);
+            let given = share(sizes, pool.left_bytes(), ctx, bounds);
+            (bounds, pool, given)
+        };
+        let ahead_of = |given: &Option<Share>| self.gpu_prefetch(given.map_or(0, |it| it.experts));
+        // Buffers to fetch ahead are expert slots too: both shares put as many experts in VRAM.
+        let first = share_with(self.request.prefetch.unwrap_or(0));
+        let prefetch = ahead_of(&first.2);
+        let (bounds, pool, given) = match prefetch == self.request.prefetch.unwrap_or(0) {
+            true => first,
+            false => share_with(prefetch),
+        };
+        let given = match given {
             Some(given) => given,
             None => {
                 let least = least(sizes, ctx, bounds);
-                self.vram_too_big(gpu, &pool, least, notes)?;
+                self.vram_too_big(gpu, &pool, least, prefetch, notes)?;
                 least
             }
         };
+        let prefetch = self.prefetch(given.experts, prefetch);
         let total = sizes.total_experts();
         let why = if wanted.is_some_and(|n| n * sizes.n_layers == given.experts) {
             "as asked for".to_owned()
@@ -291,14 +304,20 @@ impl Planner<'_> {
             given.experts as f64 / sizes.n_layers as f64,
             sizes.n_experts,
         ));
-        Ok((pool, given))
+        Ok((pool, given, prefetch))
     }
 
     /// How many experts VRAM may hold: what is wanted, or all, or any number short of all.
     ///
     /// All of them need no fetch buffers, so whether they fit is asked first; the context is
     /// not cut for it.
-    fn vram_bounds(&self, gpu: &Gpu, limit_bytes: u64, wanted: Option<usize>) -> Bounds {
+    fn vram_bounds(
+        &self,
+        gpu: &Gpu,
+        limit_bytes: u64,
+        wanted: Option<usize>,
+        prefetch: usize,
+    ) -> Bounds {
         let sizes = self.sizes;
         let total = sizes.total_experts();
         let most = wanted.map_or(total, |per_layer| per_layer * sizes.n_layers);
@@ -310,7 +329,7 @@ impl Planner<'_> {
             ctx: self.request.ctx.unwrap_or(base_ctx(sizes)),
             experts: total,
         };
-        let pool = self.vram_pool(gpu, limit_bytes, total);
+        let pool = self.vram_pool(gpu, limit_bytes, total, prefetch);
         if most == total && share_bytes(sizes, all) <= pool.left_bytes() {
             return Bounds::exactly(total);
         }
@@ -371,7 +390,13 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn vram_pool(&self, gpu: &Gpu, limit_bytes: u64, max_experts: usize) -> Pool {
+    pub(super) fn vram_pool(
+        &self,
+        gpu: &Gpu,
+        limit_bytes: u64,
+        max_experts: usize,
+        prefetch: usize,
+    ) -> Pool {
         let sizes = self.sizes;
         let measured = self.request.measured_vram;
         let context_bytes = measured.map_or(CUDA_CONTEXT_BYTES, |vram| vram.context_bytes);
@@ -384,7 +409,7 @@ impl Planner<'_> {
                 item("working buffers", sizes.gpu_working_bytes()),
                 item(
                     "fetch buffers",
-                    sizes.experts_bytes(self.fetch_slots(max_experts)),
+                    sizes.experts_bytes(self.fetch_slots(max_experts, prefetch)),
                 ),
             ],
         }
@@ -393,12 +418,15 @@ impl Planner<'_> {
     /// RAM beside a GPU: a tier of experts behind VRAM, or mere transit if VRAM holds all.
     fn ram_behind_gpu(
         &self,
-        gpu_experts: usize,
+        [gpu_experts, fetch_slots]: [usize; 2],
         notes: &mut Notes,
     ) -> Result<(TierPlan, Option<usize>), PlanError> {
         let sizes = self.sizes;
         let pool = self.ram_pool_behind_gpu(notes);
-        let min_slots = sizes.min_ram_slots();
+        let min_slots = match gpu_experts == sizes.total_experts() {
+            true => sizes.min_ram_slots(),
+            false => self.min_ram_slots(),
+        };
         let affordable = self.ram_slots(&pool);
         if affordable < min_slots {
             let least = Share {
@@ -412,13 +440,41 @@ impl Planner<'_> {
             return Ok((pool.tier([transit]), Some(min_slots)));
         }
         let slots = affordable.max(min_slots);
-        self.note_ram_experts(
-            slots,
-            "held there pinned, from where the GPU copies fastest",
-            notes,
-        );
+        let on_gpu = gpu_experts + fetch_slots;
+        if slots < sizes.total_experts() && self.keeps_all_in_memory([slots, on_gpu]) {
+            let total = sizes.total_experts();
+            notes.reasons.push(format!(
+                "VRAM and RAM together hold all {total} experts: {on_gpu} and {slots} ({}), {} of \
+                 them in both",
+                format_bytes(sizes.experts_bytes(slots)),
+                on_gpu + slots - total
+            ));
+        } else {
+            self.note_ram_experts(
+                slots,
+                "held there pinned, from where the GPU copies fastest",
+                notes,
+            );
+        }
         let experts = self.ram_experts_item(slots, "pinned");
         Ok((pool.tier([experts]), Some(slots)))
+    }
+
+    /// Whether that many slots in RAM and VRAM keep every expert in memory.
+    fn keeps_all_in_memory(&self, slots: [usize; 2]) -> bool {
+        let sizes = self.sizes;
+        let eviction = self.request.eviction;
+        eviction.keeps_all_in_memory(sizes.n_layers, sizes.n_experts, sizes.top_k, slots)
+    }
+
+    /// The fewest expert slots in RAM that work under the request's eviction policy.
+    pub(super) fn min_ram_slots(&self) -> usize {
+        let sizes = self.sizes;
+        let least = self
+            .request
+            .eviction
+            .least_ram_slots(sizes.n_layers, sizes.top_k);
+        least.max(sizes.min_ram_slots()).min(sizes.total_experts())
     }
 
     fn ram_pool_behind_gpu(&self, notes: &mut Notes) -> Pool {
@@ -546,20 +602,23 @@ impl Planner<'_> {
     /// memory bandwidth from it, and slots from experts that are used more often. On an H100 with
     /// a budget of 12 GB, 128 tokens: 44.1 tokens/s without and 37.5 with two of them (46.2 and
     /// 44.7 with routing reuse 0.5).
+    ///
+    /// `experts` is what VRAM holds beside buffers to fetch the missing ones.
     fn gpu_prefetch(&self, experts: usize) -> usize {
         let from_disk = || {
             let pool = self.ram_pool_behind_gpu(&mut Notes::default());
-            self.ram_slots(&pool) < self.sizes.total_experts()
+            let on_gpu = experts + self.fetch_slots(experts, 0);
+            !self.keeps_all_in_memory([self.ram_slots(&pool), on_gpu])
         };
         let pays = self.request.misses == Misses::Fetch || from_disk();
         self.prefetch(experts, if pays { MAX_PREFETCH } else { 0 })
     }
 
-    fn fetch_slots(&self, gpu_experts: usize) -> usize {
+    fn fetch_slots(&self, gpu_experts: usize, prefetch: usize) -> usize {
         if gpu_experts == self.sizes.total_experts() {
             return 0;
         }
-        self.sizes.top_k + self.gpu_prefetch(gpu_experts)
+        self.sizes.top_k + prefetch
     }
 
     fn kv_item(&self, ctx: usize) -> PlanItem {
@@ -581,6 +640,8 @@ impl Planner<'_> {
             ctx: layout.ctx,
             n_layers: self.sizes.n_layers,
             n_experts: self.sizes.n_experts,
+            top_k: self.sizes.top_k,
+            eviction: self.request.eviction,
             total_gpu_slots: layout.total_gpu_slots,
             gpu_fetch_slots: layout.gpu_fetch_slots,
             ram_slots: layout.ram_slots,

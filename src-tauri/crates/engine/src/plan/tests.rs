@@ -422,10 +422,71 @@ fn behind_a_gpu_guesses_are_made_where_the_cpu_computes_nothing_or_the_disk_is_r
     assert_eq!(of(&hardware, Misses::Fetch, None), 2);
     assert_eq!(of(&hardware, Misses::Auto, Some(1)), 1);
     let little_ram = Hardware {
-        ram_available_bytes: 12 * GIB,
+        ram_available_bytes: 6 * GIB,
         ..hardware.clone()
     };
     assert_eq!(of(&little_ram, Misses::Auto, None), 2);
+}
+
+/// VRAM that is free; RAM in all, and available; what VRAM and RAM hold, and the verdict.
+#[test]
+fn vram_and_ram_are_counted_together() {
+    let cases = [
+        // A Colab T4, which the system of arXiv 2312.17238 was made for.
+        (15_600_000_000, 12_700_000_000, 11_600_000_000, Fit::Fits),
+        // 12 GB of VRAM, 16 GB of RAM.
+        (11_600_000_000, 16 * GIB, 14 * GB, Fit::Fits),
+        // 8 and 16.
+        (7_600_000_000, 16 * GIB, 14 * GB, Fit::Tight),
+        // 16 and 32: RAM holds all.
+        (15_600_000_000, 32 * GIB, 29 * GB, Fit::Fits),
+    ];
+    for (vram, ram_total, ram, fits) in cases {
+        let gpu = gpu(vram + GIB / 4, vram);
+        let hardware = machine(GpuStatus::Found(vec![gpu]), ram_total, ram);
+        let plan = plan(&mixtral(), &hardware, &request());
+        println!("{plan}\n");
+        assert_eq!(plan.fits, fits, "{plan}");
+        let in_memory = plan.total_gpu_slots + plan.gpu_fetch_slots + plan.experts_in_ram();
+        assert_eq!(in_memory >= 256 + 4, fits == Fit::Fits, "{plan}");
+        let table = plan.to_string();
+        if fits == Fit::Fits {
+            assert!(!table.contains("from disk"), "{table}");
+            assert!(
+                !table.contains("on disk only") || table.contains("none on disk only"),
+                "{table}"
+            );
+            assert_eq!(
+                plan.prefetch, 0,
+                "copies would only take bandwidth from the CPU"
+            );
+        } else {
+            assert!(table.contains("from disk"), "{table}");
+            assert!(plan.experts_on_disk_only() > 0, "{plan}");
+        }
+    }
+}
+
+#[test]
+fn an_eviction_policy_gets_the_slots_that_it_needs_or_the_plan_says_so() {
+    let layered = PlanRequest {
+        eviction: Eviction::Layer,
+        ram_budget: Some(5 * GB),
+        ..request()
+    };
+    let refused = refusal(&mixtral(), &without_gpu(20 * GB), &layered);
+    assert!(refused.contains("--eviction global"), "{refused}");
+    assert!(refused.contains("raise --ram to"), "{refused}");
+    let global = PlanRequest {
+        eviction: Eviction::Global,
+        ..layered.clone()
+    };
+    assert!(plan(&mixtral(), &without_gpu(20 * GB), &global).experts_in_ram() < 96);
+    let enough = PlanRequest {
+        ram_budget: Some(8 * GB),
+        ..layered
+    };
+    assert!(plan(&mixtral(), &without_gpu(20 * GB), &enough).experts_in_ram() >= 96);
 }
 
 #[test]

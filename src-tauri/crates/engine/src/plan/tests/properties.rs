@@ -47,8 +47,10 @@ prop_compose! {
         ctx in prop::option::of(1_usize..100_000),
         prefetch in prop::option::of(0_usize..=2),
         gpu_backend_available in any::<bool>(),
+        eviction in prop::sample::select(vec![Eviction::Global, Eviction::Layer]),
     ) -> PlanRequest {
         PlanRequest {
+            eviction,
             vram_budget,
             ram_budget,
             preset,
@@ -148,6 +150,26 @@ proptest! {
         if let Ok(less) = less {
             let more = more.expect("what fits in less fits in more");
             prop_assert!(more.experts_in_ram() >= less.experts_in_ram(), "{}{}", less, more);
+        }
+    }
+
+    #[test]
+    fn a_plan_that_fits_has_a_slot_in_memory_for_every_expert(
+        sizes in any_sizes(),
+        request in any_request(),
+        vram in 0_u64..30 * GB,
+        ram in 0_u64..60 * GB,
+    ) {
+        let mut hardware = with_vram(vram);
+        hardware.ram_available_bytes = ram;
+        if let Ok(plan) = make_plan(&sizes, &hardware, &request) {
+            let in_memory = plan.total_gpu_slots + plan.gpu_fetch_slots + plan.experts_in_ram();
+            if plan.fits == Fit::Fits {
+                prop_assert!(in_memory >= plan.total_experts(), "{}", plan);
+                prop_assert_eq!(plan.experts_on_disk_only(), 0);
+            }
+            let reads = plan.warnings.iter().any(|warning| warning.contains("from disk"));
+            prop_assert_eq!(reads, !plan.needs_no_disk(), "{}", plan);
         }
     }
 
