@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::AwakeClock;
+use crate::context_shift::drop_oldest;
 use crate::error::EngineError;
 use crate::experts::ExpertStats;
 use crate::model::{Logits, Mixtral, PREFILL_CHUNK, Session};
@@ -420,24 +421,13 @@ impl<'a> Prompt<'a> {
     /// `most` tokens are left; how many messages that were. What cannot be dropped may still
     /// take up to `capacity`.
     fn shrink(&mut self, most: usize, capacity: usize) -> Result<usize, EngineError> {
-        let mut dropped = 0;
-        while self.ids.len() > most {
-            let first = usize::from(
-                self.messages
-                    .first()
-                    .is_some_and(|m| m.role == Role::System),
-            );
-            let turns = &self.messages[first.min(self.messages.len())..];
-            let Some(next) = turns.iter().skip(1).position(|m| m.role == Role::User) else {
-                break;
-            };
-            let Some(tokenizer) = self.tokenizer else {
-                break;
-            };
-            self.messages.drain(first..=first + next);
-            dropped += next + 1;
-            self.ids = tokenizer.encode_chat(&self.messages)?;
-        }
+        let dropped = match self.tokenizer {
+            Some(tokenizer) => {
+                let encode = |messages: &[Message]| tokenizer.encode_chat(messages);
+                drop_oldest(&mut self.messages, &mut self.ids, most, encode)?
+            }
+            None => 0,
+        };
         if self.ids.len() > most.max(capacity) {
             return Err(EngineError::ContextFull {
                 capacity: most.max(capacity),

@@ -17,6 +17,7 @@ pub mod calibration;
 pub mod checkpoint;
 pub mod clock;
 pub mod config;
+mod context_shift;
 pub mod engine;
 pub mod error;
 pub mod experts;

@@ -24,6 +24,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 
 use minijinja::value::{Rest, ValueKind, from_args};
 use minijinja::{AutoEscape, Environment, ErrorKind, State, Value, context};
@@ -363,6 +364,9 @@ fn template_spans<'a>(
     Ok(spans)
 }
 
+/// The private-use characters that stand-ins are taken from.
+const STAND_INS: RangeInclusive<char> = '\u{100000}'..='\u{10FFFD}';
+
 /// Stand-ins for the special-token strings that occur in messages.
 struct Shield {
     /// A character that occurs nowhere, for each special token by its place.
@@ -379,7 +383,7 @@ impl Shield {
         messages: &[Message],
         specials: &SpecialTokens,
     ) -> Result<Self, PromptError> {
-        let private = '\u{100000}'..='\u{10FFFD}';
+        let private = STAND_INS;
         let contents = messages.iter().map(|message| message.content.as_str());
         let tokens = specials.tokens.iter().map(|token| token.content.as_str());
         let used: HashSet<char> = contents
@@ -457,12 +461,11 @@ impl Shield {
     /// Turns stand-ins back into the text they stand for.
     fn open(&self, text: &str, specials: &SpecialTokens) -> String {
         let mut opened = String::with_capacity(text.len());
+        let is_stand_in = |character| STAND_INS.contains(&character);
         for character in text.chars() {
-            match self
-                .stand_ins
-                .iter()
-                .position(|&stand_in| stand_in == character)
-            {
+            let place = is_stand_in(character)
+                .then(|| self.stand_ins.iter().position(|&one| one == character));
+            match place.flatten() {
                 Some(index) => opened.push_str(&specials.tokens[index].content),
                 None => opened.push(character),
             }

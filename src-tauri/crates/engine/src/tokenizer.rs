@@ -344,6 +344,9 @@ pub(crate) struct SpecialToken {
 #[derive(Debug, Default)]
 pub(crate) struct SpecialTokens {
     pub(crate) tokens: Vec<SpecialToken>,
+    /// The bytes that one begins with: some vocabularies have hundreds of special tokens, and a
+    /// long conversation has few places to look for them.
+    first_bytes: HashSet<u8>,
 }
 
 impl SpecialTokens {
@@ -361,7 +364,12 @@ impl SpecialTokens {
             let longest_first = b.content.len().cmp(&a.content.len());
             longest_first.then_with(|| a.content.cmp(&b.content))
         });
-        Self { tokens }
+        let first = |token: &SpecialToken| token.content.bytes().next();
+        let first_bytes = tokens.iter().filter_map(first).collect();
+        Self {
+            tokens,
+            first_bytes,
+        }
     }
 
     pub(crate) fn index_of(&self, id: TokenId) -> Option<usize> {
@@ -378,8 +386,8 @@ impl SpecialTokens {
     pub(crate) fn find_all(&self, text: &str) -> Vec<(Range<usize>, usize)> {
         let mut found = Vec::new();
         let mut next_free = 0;
-        for (start, _) in text.char_indices() {
-            if start < next_free {
+        for (start, byte) in text.bytes().enumerate() {
+            if start < next_free || !self.first_bytes.contains(&byte) {
                 continue;
             }
             let here = &text[start..];
