@@ -16,6 +16,7 @@ use crate::experts::ExpertsFeed;
 use crate::generation::Generations;
 use crate::model_list::{DemoSource, ModelList};
 use crate::models::{ModelState, Models};
+use crate::page::Page;
 use crate::paths::Paths;
 use crate::settings::CurrentSettings;
 use crate::task::blocking;
@@ -32,6 +33,8 @@ pub struct App {
     pub generations: Arc<Generations>,
     /// The Experts view.
     pub experts: ExpertsFeed,
+    /// The page in the window.
+    pub page: Page,
     /// When the program started.
     pub started: Instant,
     chats: Arc<ChatFile>,
@@ -132,6 +135,7 @@ impl App {
             models,
             generations: Arc::new(generations),
             experts,
+            page: Page::default(),
             started,
             chats,
             notices,

@@ -31,6 +31,10 @@ pub struct ChatsChanged {
 #[derive(Clone, Debug, Serialize, Type, Event)]
 pub struct FilesDropped(pub Vec<Dropped>);
 
+/// The window is about to close: what was typed has to be put down now.
+#[derive(Clone, Debug, Serialize, Type, Event)]
+pub struct Closing;
+
 /// All of them.
 pub fn builder<R: Runtime>() -> Builder<R> {
     Builder::new()
@@ -44,6 +48,7 @@ pub fn builder<R: Runtime>() -> Builder<R> {
             general::open_external,
             general::reveal_logs,
             general::frontend_ready,
+            general::ready_to_close,
             general::load_settings,
             general::save_settings,
             general::default_settings,
@@ -78,12 +83,16 @@ pub fn builder<R: Runtime>() -> Builder<R> {
             chats::rename_chat,
             chats::pin_chat,
             chats::delete_chat,
-            chats::restore_chat,
-            chats::set_active_leaf,
+            chats::show_branch,
             chats::delete_message,
-            chats::undo_delete_message,
+            chats::list_deletions,
+            chats::restore,
+            chats::delete_for_good,
+            chats::empty_trash,
             chats::get_draft,
             chats::set_draft,
+            chats::get_edits,
+            chats::set_edit,
             chats::search_chats,
             chats::export_chat,
             chats::import_chats,
@@ -95,6 +104,8 @@ pub fn builder<R: Runtime>() -> Builder<R> {
             generation::regenerate,
             generation::edit_message,
             generation::continue_answer,
+            generation::running_answers,
+            generation::attach_answer,
             generation::stop_generation,
             generation::context_usage,
             experts::watch_experts,
@@ -104,6 +115,7 @@ pub fn builder<R: Runtime>() -> Builder<R> {
             ModelStateChanged,
             ModelsChanged,
             ChatsChanged,
-            FilesDropped
+            FilesDropped,
+            Closing
         ])
 }

@@ -6,6 +6,7 @@
 //! model) leaves what was said so far.
 
 mod answering;
+mod feed;
 mod request;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use specta::Type;
 use tokio::sync::watch;
 
 use self::answering::Answering;
+use self::feed::Feed;
 use self::request::conversation;
 use crate::chat_file::ChatFile;
 use crate::error::{ApiError, ErrorCode, Result};
@@ -195,10 +197,15 @@ pub struct Generations {
     sampling: SamplingSource,
     changed: ChangeSink,
     queue: Queue,
-    /// By chat, the means to stop its answer.
-    active: Mutex<HashMap<ChatId, watch::Sender<Stop>>>,
+    active: Mutex<HashMap<ChatId, Active>>,
     running: watch::Sender<usize>,
     activity: watch::Sender<Activity>,
+}
+
+/// An answer that is being made or waits for it.
+struct Active {
+    stop: watch::Sender<Stop>,
+    feed: Arc<Feed>,
 }
 
 /// A chat that is being answered, until dropped.
@@ -206,10 +213,12 @@ struct Slot<'a> {
     generations: &'a Generations,
     chat: ChatId,
     stop: watch::Receiver<Stop>,
+    feed: Arc<Feed>,
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
+        self.feed.close();
         let mut active = self.generations.active();
         active.remove(&self.chat);
         self.generations.running.send_replace(active.len());
@@ -248,22 +257,47 @@ impl Generations {
 
     /// Stops the answer of `chat`, if one is being made. One that still waits is taken back.
     pub fn stop(&self, chat: ChatId) {
-        if let Some(stop) = self.active().get(&chat) {
-            stop.send_replace(Stop::Asked);
+        if let Some(active) = self.active().get(&chat) {
+            active.stop.send_replace(Stop::Asked);
         }
     }
 
     /// Stops the answer of `chat`, and keeps what was asked in any case.
     pub fn end(&self, chat: ChatId) {
-        if let Some(stop) = self.active().get(&chat) {
-            stop.send_replace(Stop::Kept);
+        if let Some(active) = self.active().get(&chat) {
+            active.stop.send_replace(Stop::Kept);
+        }
+    }
+
+    /// The chats that are being answered or wait for it.
+    pub fn running(&self) -> Vec<ChatId> {
+        let active = self.active();
+        let going_on = active.iter().filter(|(_, one)| !one.feed.has_ended());
+        going_on.map(|(chat, _)| *chat).collect()
+    }
+
+    /// Tells `sink` where the answer of `chat` stands, then what follows; whoever was told before
+    /// no longer is. Returns when the answer has ended, at once where none is made.
+    pub async fn attach(&self, chat: ChatId, sink: Sink) {
+        let feed = self.active().get(&chat).map(|one| Arc::clone(&one.feed));
+        if let Some(feed) = feed {
+            tracing::info!("a page attaches to the answer under way");
+            feed.attach(sink);
+            feed.end().await;
+        }
+    }
+
+    /// The page that was told of answers is gone.
+    pub fn detach_all(&self) {
+        for active in self.active().values() {
+            active.feed.detach();
         }
     }
 
     /// Stops all answers and waits until they are stored, for `limit` at most.
     pub async fn stop_all(&self, limit: Duration) {
-        for stop in self.active().values() {
-            stop.send_replace(Stop::Kept);
+        for active in self.active().values() {
+            active.stop.send_replace(Stop::Kept);
         }
         let mut running = self.running.subscribe();
         let idle = running.wait_for(|running| *running == 0);
@@ -291,7 +325,7 @@ impl Generations {
         let store = self.chats.store()?;
         let existing = chat;
         let chat = self.chat(&store, chat).await?;
-        let slot = self.reserve(chat)?;
+        let slot = self.reserve(chat, sink)?;
         let (to_store, named) = (Arc::clone(&store), model.clone());
         let begun = blocking(move || begin(&to_store, chat, ask, &named)).await;
         let begun = match begun {
@@ -305,10 +339,11 @@ impl Generations {
             }
         };
         (self.changed)(Some(chat));
-        sink(GenerationEvent::Started {
+        slot.feed.send(GenerationEvent::Started {
             user_message: begun.user_message.clone(),
             answer: begun.answer.clone(),
         });
+        let feed = Arc::clone(&slot.feed);
         let mut answering = Answering {
             generations: self,
             store,
@@ -316,7 +351,7 @@ impl Generations {
             text: begun.answer.text.clone(),
             begun,
             stop: slot.stop.clone(),
-            sink,
+            sink: Arc::new(move |event| feed.send(event)),
         };
         answering.run(&sampling).await;
         drop(slot);
@@ -365,7 +400,7 @@ impl Generations {
         }
     }
 
-    fn reserve(&self, chat: ChatId) -> Result<Slot<'_>> {
+    fn reserve(&self, chat: ChatId, sink: Sink) -> Result<Slot<'_>> {
         let mut active = self.active();
         if active.contains_key(&chat) {
             return Err(
@@ -374,16 +409,24 @@ impl Generations {
             );
         }
         let (stop, stopped) = watch::channel(Stop::No);
-        active.insert(chat, stop);
+        let feed = Arc::new(Feed::new(sink));
+        active.insert(
+            chat,
+            Active {
+                stop,
+                feed: Arc::clone(&feed),
+            },
+        );
         self.running.send_replace(active.len());
         Ok(Slot {
             generations: self,
             chat,
             stop: stopped,
+            feed,
         })
     }
 
-    fn active(&self) -> MutexGuard<'_, HashMap<ChatId, watch::Sender<Stop>>> {
+    fn active(&self) -> MutexGuard<'_, HashMap<ChatId, Active>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -22,11 +22,13 @@ pub mod links;
 pub mod logs;
 pub mod model_list;
 pub mod models;
+pub mod page;
 pub mod paths;
 pub mod plan_view;
 pub mod queue;
 pub mod settings;
 pub mod task;
+pub mod web_view;
 pub mod window;
 pub mod wording;
 
@@ -81,17 +83,27 @@ pub fn run() {
         Instance::Only(lock) => lock,
         Instance::Second => return second(),
     };
-    let _log = logs::start(&paths.log_dir);
+    let mut log = logs::start(&paths.log_dir);
     let (config_dir, data_dir) = (paths.config_dir.clone(), paths.data_dir.clone());
     let library = Library::open(Options::new(config_dir, data_dir, Environment::read()));
     let (app, changes) = App::open(paths, library, Box::new(demo));
     let desktop =
         |handle: &AppHandle| -> Box<dyn Desktop> { Box::new(TauriDesktop(handle.clone())) };
     let builder = assemble(with_plugins(Builder::default()), app, changes, desktop);
-    if let Err(error) = builder.run(tauri::generate_context!()) {
-        tracing::error!(%error, "the app ended");
-        eprintln!("octet: {error}");
-        std::process::exit(1);
+    match builder.build(tauri::generate_context!()) {
+        Ok(app) => app.run(move |_, event| {
+            if let RunEvent::Exit = event {
+                // What is still to be written goes to the disk with it.
+                drop(log.take());
+                leave();
+            }
+        }),
+        Err(error) => {
+            tracing::error!(%error, "the app ended");
+            eprintln!("octet: {error}");
+            drop(log);
+            std::process::exit(1);
+        }
     }
 }
 
@@ -126,6 +138,20 @@ fn second() {
     std::process::exit(1);
 }
 
+/// Ends the process at once: everything is stored, and the plugins have been told.
+///
+/// An orderly exit runs the destructors of all libraries while a thread of tao waits for keys with
+/// them, on a connection to the X server of its own that nothing ends: now and then it crashed.
+#[cfg(target_os = "linux")]
+fn leave() {
+    // SAFETY: ends the process, and none of its memory is looked at any more.
+    unsafe { libc::_exit(0) }
+}
+
+/// Elsewhere, an orderly exit follows.
+#[cfg(not(target_os = "linux"))]
+fn leave() {}
+
 /// Whether a window can be opened. Linux says so beforehand; without, GTK ends the program with
 /// nothing that helps.
 fn has_display() -> bool {
@@ -142,6 +168,8 @@ pub fn assemble<R: Runtime>(
     desktop: impl FnOnce(&AppHandle<R>) -> Box<dyn Desktop> + Send + 'static,
 ) -> Builder<R> {
     let bindings = bindings::builder::<R>();
+    #[cfg(target_os = "macos")]
+    let builder = builder.on_web_content_process_terminate(web_view::on_process_end());
     builder
         .manage(app)
         .manage(PickedFolders::default())

@@ -1,6 +1,5 @@
 //! The one window.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use octet_models::{DownloadState, ModelsState};
@@ -13,9 +12,9 @@ use tauri::{
 use tauri_specta::Event;
 
 use crate::app::App;
-use crate::bindings::FilesDropped;
+use crate::bindings::{Closing, FilesDropped};
 use crate::drops::DroppedFiles;
-use crate::links;
+use crate::{links, web_view};
 
 /// Its label, as in the capability.
 pub const LABEL: &str = "main";
@@ -48,6 +47,12 @@ pub fn open<R: Runtime>(app: &TauriApp<R>) -> tauri::Result<()> {
         .min_inner_size(360.0, 480.0)
         .theme(theme)
         .background_color(background(theme.unwrap_or(tauri::Theme::Light)))
+        .enable_clipboard_access()
+        .on_page_load(|window, page| {
+            if page.event() == PageLoadEvent::Started {
+                web_view::page_is_gone(window.app_handle());
+            }
+        })
         .on_navigation(links::is_own)
         .on_new_window(|_, _| NewWindowResponse::Deny)
         .on_page_load(|window, load| {
@@ -63,6 +68,7 @@ pub fn open<R: Runtime>(app: &TauriApp<R>) -> tauri::Result<()> {
             }
         })
         .build()?;
+    web_view::prepare(&window)?;
     if theme.is_none()
         && let Ok(system) = window.theme()
     {
@@ -177,7 +183,8 @@ impl Area {
     }
 }
 
-/// On closing, has answers under way stopped and stored and downloads paused first.
+/// On closing, has the page put down what was typed, then answers under way stopped and stored and
+/// downloads paused.
 pub fn on_event<R: Runtime>(window: &Window<R>, event: &WindowEvent) {
     let api = match event {
         WindowEvent::CloseRequested { api, .. } => api,
@@ -190,23 +197,27 @@ pub fn on_event<R: Runtime>(window: &Window<R>, event: &WindowEvent) {
         }
         _ => return,
     };
-    let app = window.state::<App>();
-    let generations = Arc::clone(&app.generations);
-    let library = app.models.list.library().ok().cloned();
-    let library = library.filter(|library| is_busy(&library.state()));
-    if !generations.is_busy() && library.is_none() {
+    api.prevent_close();
+    if !window.state::<App>().page.begins_to_close() {
         return;
     }
-    api.prevent_close();
     let window = window.clone();
     tauri::async_runtime::spawn(async move {
+        let app = window.state::<App>();
+        let tell = || {
+            if let Err(error) = Closing.emit(window.app_handle()) {
+                tracing::warn!(%error, "the page was not told that the window closes");
+            }
+        };
+        app.page.put_down(tell).await;
         let pausing = async {
-            if let Some(library) = library {
+            let library = app.models.list.library().ok().cloned();
+            if let Some(library) = library.filter(|library| is_busy(&library.state())) {
                 library.shut_down().await;
             }
         };
         let pausing = tokio::time::timeout(CLOSE_LIMIT, pausing);
-        let (_, paused) = tokio::join!(generations.stop_all(CLOSE_LIMIT), pausing);
+        let (_, paused) = tokio::join!(app.generations.stop_all(CLOSE_LIMIT), pausing);
         if paused.is_err() {
             tracing::warn!("downloads did not end in time; they go on from what is on disk");
         }

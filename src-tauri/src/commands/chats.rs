@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use octet_store::{
-    Backup, Chat, ChatFilter, ChatId, ChatPage, ChatSummary, Format, ImportResult, MessageId,
-    NewChat, SearchHit, UndoToken,
+    Backup, Chat, ChatFilter, ChatId, ChatPage, ChatSummary, Deletion, DeletionId, Edit, Format,
+    ImportResult, MessageId, NewChat, SearchHit, UndoToken,
 };
 use serde::Deserialize;
 use specta::Type;
@@ -93,23 +93,15 @@ pub async fn delete_chat(app: State<'_, App>, id: ChatId) -> Result<()> {
         .await
 }
 
-/// Brings a deleted chat back.
+/// Shows the branch that a message is on, where it was left; the message that it ends with.
 #[tauri::command]
 #[specta::specta]
-pub async fn restore_chat(app: State<'_, App>, id: ChatId) -> Result<()> {
-    app.change_chat(id, move |store| store.restore_chat(id).map(drop))
-        .await
-}
-
-/// Chooses a branch.
-#[tauri::command]
-#[specta::specta]
-pub async fn set_active_leaf(
+pub async fn show_branch(
     app: State<'_, App>,
     chat_id: ChatId,
     message_id: MessageId,
-) -> Result<()> {
-    app.with_store(move |store| store.set_active_leaf(chat_id, Some(message_id)))
+) -> Result<MessageId> {
+    app.with_store(move |store| store.show_branch(chat_id, message_id))
         .await
 }
 
@@ -124,15 +116,35 @@ pub async fn delete_message(app: State<'_, App>, message_id: MessageId) -> Resul
         .await
 }
 
-/// Brings deleted messages back.
+/// What was deleted and can still be restored, the newest first.
 #[tauri::command]
 #[specta::specta]
-pub async fn undo_delete_message(app: State<'_, App>, token: UndoToken) -> Result<()> {
-    let chat = app
-        .with_store(move |store| store.undo_delete(token))
-        .await?;
+pub async fn list_deletions(app: State<'_, App>, limit: u32) -> Result<Vec<Deletion>> {
+    app.with_store(move |store| store.deletions(limit)).await
+}
+
+/// Takes a deletion back; the chat that it is about.
+#[tauri::command]
+#[specta::specta]
+pub async fn restore(app: State<'_, App>, deletion: DeletionId) -> Result<ChatId> {
+    let chat = app.with_store(move |store| store.restore(deletion)).await?;
     app.chats_changed(Some(chat));
-    Ok(())
+    Ok(chat)
+}
+
+/// Deletes for good what was deleted.
+#[tauri::command]
+#[specta::specta]
+pub async fn delete_for_good(app: State<'_, App>, deletion: DeletionId) -> Result<()> {
+    app.with_store(move |store| store.delete_for_good(deletion))
+        .await
+}
+
+/// Deletes for good all that was deleted.
+#[tauri::command]
+#[specta::specta]
+pub async fn empty_trash(app: State<'_, App>) -> Result<()> {
+    app.with_store(octet_store::Store::empty_trash).await
 }
 
 /// What was being written in a chat, or in the new one.
@@ -147,6 +159,25 @@ pub async fn get_draft(app: State<'_, App>, chat_id: Option<ChatId>) -> Result<S
 #[specta::specta]
 pub async fn set_draft(app: State<'_, App>, chat_id: Option<ChatId>, text: String) -> Result<()> {
     app.with_store(move |store| store.set_draft(chat_id, &text))
+        .await
+}
+
+/// The edits in progress in a chat.
+#[tauri::command]
+#[specta::specta]
+pub async fn get_edits(app: State<'_, App>, chat_id: ChatId) -> Result<Vec<Edit>> {
+    app.with_store(move |store| store.edits(chat_id)).await
+}
+
+/// Keeps what a message may become; none: it is not edited any more.
+#[tauri::command]
+#[specta::specta]
+pub async fn set_edit(
+    app: State<'_, App>,
+    message_id: MessageId,
+    text: Option<String>,
+) -> Result<()> {
+    app.with_store(move |store| store.set_edit(message_id, text.as_deref()))
         .await
 }
 

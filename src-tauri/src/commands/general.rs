@@ -50,8 +50,16 @@ pub async fn reveal_logs(app: State<'_, App>, desktop: State<'_, Box<dyn Desktop
 #[tauri::command]
 #[specta::specta]
 pub fn frontend_ready(app: State<'_, App>) {
+    app.page.listens();
     let start_ms = app.started.elapsed().as_millis() as u64;
     tracing::info!(start_ms, "the window is usable");
+}
+
+/// The page has put down what was typed: the window may close.
+#[tauri::command]
+#[specta::specta]
+pub fn ready_to_close(app: State<'_, App>) {
+    app.page.is_ready_to_close();
 }
 
 /// The settings.

@@ -90,6 +90,25 @@ pub async fn continue_answer(
     Ok(())
 }
 
+/// The chats that are being answered or wait for it.
+#[tauri::command]
+#[specta::specta]
+pub fn running_answers(app: State<'_, App>) -> Vec<ChatId> {
+    app.generations.running()
+}
+
+/// Goes on telling of the answer of a chat, after the page was loaded again: first where it stands.
+#[tauri::command]
+#[specta::specta]
+pub async fn attach_answer(
+    app: State<'_, App>,
+    chat_id: ChatId,
+    channel: Channel<GenerationEvent>,
+) -> Result<()> {
+    app.generations.attach(chat_id, sink(channel)).await;
+    Ok(())
+}
+
 /// Stops the answer of a chat.
 #[tauri::command]
 #[specta::specta]

@@ -242,8 +242,9 @@ impl Answering<'_> {
         let (id, before) = (self.begun.answer.id, self.begun.before.clone());
         let said = self.begun.user_message.as_ref().map(|said| said.id);
         let undo = move || match before {
-            Some(before) => Ok(store.restore_answer(&before, leaf)?),
-            None => Ok(store.withdraw_answer(id, said, leaf)?),
+            Some(before) if before.id == id => Ok(store.restore_answer(&before, leaf)?),
+            // New, or the copy of an answer that something follows.
+            _ => Ok(store.withdraw_answer(id, said, leaf)?),
         };
         blocking(undo).await?;
         (self.sink)(GenerationEvent::TakenBack);

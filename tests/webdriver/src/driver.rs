@@ -31,7 +31,7 @@ impl Home {
     pub fn new(app: &Path, hub: String, task: &Task) -> anyhow::Result<Self> {
         let screenshots = match task {
             Task::Smoke { screenshots } => screenshots.clone(),
-            Task::Measure { .. } => None,
+            Task::Measure { .. } | Task::Closes { .. } => None,
         };
         if let Some(dir) = &screenshots {
             std::fs::create_dir_all(dir)?;
@@ -99,6 +99,9 @@ pub struct Process(pub Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if !matches!(self.0.try_wait(), Ok(None)) {
+            return;
+        }
         // SIGTERM has it end its own children, too; SIGKILL would leave them behind.
         let id = self.0.id() as libc::pid_t;
         // SAFETY: plain system call on a process that was started here and not waited for yet.
@@ -202,6 +205,11 @@ impl<'a> App<'a> {
             picture.context("no picture in time")??,
         )?;
         Ok(())
+    }
+
+    /// Ends the app where the session is lost.
+    pub fn abandon(self) {
+        drop(self.driver);
     }
 
     /// Ends the session and the app.

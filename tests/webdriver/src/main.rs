@@ -1,13 +1,16 @@
 //! `octet-smoke APP [--screenshots DIR]`: starts the app in a home of its own and does what a
 //! person does first. Every step has a time limit; the first one that fails ends the run.
 //! `octet-smoke APP --measure OCTET MODEL` takes figures instead: see [`measure`].
+//! `octet-smoke APP --closes COUNT` opens and closes the window so many times: see [`closes`].
 //!
 //! Needs `tauri-driver` and `WebKitWebDriver` on the path, and a display.
 
+mod closes;
 mod driver;
 mod measure;
 mod models;
 mod page;
+mod reload;
 mod words;
 
 use std::path::PathBuf;
@@ -16,7 +19,8 @@ use anyhow::{Context, ensure};
 
 use crate::driver::{App, Home};
 
-const USAGE: &str = "usage: octet-smoke APP [--screenshots DIR | --measure OCTET MODEL]";
+const USAGE: &str =
+    "usage: octet-smoke APP [--screenshots DIR | --measure OCTET MODEL | --closes COUNT]";
 
 /// What is to be done.
 pub enum Task {
@@ -28,6 +32,9 @@ pub enum Task {
         octet: PathBuf,
         /// A folder.
         model: PathBuf,
+    },
+    Closes {
+        count: usize,
     },
 }
 
@@ -47,6 +54,13 @@ fn arguments() -> anyhow::Result<(PathBuf, Task)> {
             octet: next().context(USAGE)?,
             model: next().context(USAGE)?,
         },
+        Some(flag) if flag.as_os_str() == "--closes" => {
+            let count = next().context(USAGE)?;
+            let count = count.to_str().and_then(|count| count.parse().ok());
+            Task::Closes {
+                count: count.context(USAGE)?,
+            }
+        }
         Some(_) => anyhow::bail!(USAGE),
     };
     Ok((app, task))
@@ -61,8 +75,15 @@ async fn main() -> anyhow::Result<()> {
         words::provide(model)?;
         return measure::all(&home, octet, model).await;
     }
+    if let Task::Closes { count } = task {
+        return closes::clean(&home, count).await;
+    }
     first_start(&home).await.context("the first start")?;
     models::from_the_hub(&home, &hub).await?;
+    reload::publish_endless(&hub)?;
+    reload::in_the_middle(&home)
+        .await
+        .context("a page that goes away")?;
     second_start(&home).await.context("the second start")?;
     println!("all steps passed");
     Ok(())
@@ -118,8 +139,15 @@ async fn first_start(home: &Home) -> anyhow::Result<()> {
         .await?;
     app.screenshot("settings").await?;
     measure::round_trip(&app).await?;
-    app.close().await
+    app.step("open the new chat", app.go("#/")).await?;
+    app.step("begin to write", app.write(HALF)).await?;
+    app.step("close the window", closes::as_a_person()).await?;
+    app.abandon();
+    Ok(())
 }
+
+/// Written right before the window is closed.
+const HALF: &str = "half a thought";
 
 /// Finds the chat again.
 async fn second_start(home: &Home) -> anyhow::Result<()> {
@@ -128,6 +156,23 @@ async fn second_start(home: &Home) -> anyhow::Result<()> {
         .await?;
     app.step("the dark theme was kept", app.theme_is("dark"))
         .await?;
+    app.step(
+        "what was begun to write is there",
+        app.until(&format!(
+            "return document.querySelector('.composer textarea')?.value === {HALF:?}"
+        )),
+    )
+    .await?;
+    app.step("delete a chat", app.delete_first_chat()).await?;
+    app.step("open what was deleted", app.go("#/trash")).await?;
+    app.step("it is there", app.button("Restore")).await?;
+    app.screenshot("trash").await?;
+    app.step("restore it", app.click("Restore")).await?;
+    app.step(
+        "the chat is in the list again",
+        app.find("nav a[data-chat]"),
+    )
+    .await?;
     app.step("open the chat", app.open_first_chat()).await?;
     // It is laid out a moment after it is there, and has no text before.
     app.step(
@@ -138,5 +183,8 @@ async fn second_start(home: &Home) -> anyhow::Result<()> {
     )
     .await?;
     app.screenshot("restart").await?;
+    app.step("paste from the context menu", app.paste_by_menu("pasted"))
+        .await?;
+    app.screenshot("pasted").await?;
     app.close().await
 }

@@ -155,7 +155,7 @@ fn figures(text: &str) -> HashMap<&str, u64> {
 }
 
 /// Calls a command of the app.
-async fn call(app: &App<'_>, command: &str, arguments: Value) -> anyhow::Result<Value> {
+pub async fn call(app: &App<'_>, command: &str, arguments: Value) -> anyhow::Result<Value> {
     let script = "const [command, args, done] = arguments;
          window.__TAURI_INTERNALS__.invoke(command, args)
              .then((value) => done({ value }), (error) => done({ error }))";

@@ -133,6 +133,45 @@ impl App<'_> {
         self.until(hint).await
     }
 
+    /// Writes into the field for a message.
+    pub async fn write(&self, text: &str) -> anyhow::Result<()> {
+        let field = self.find(".composer textarea").await?;
+        Ok(field.send_keys(text).await?)
+    }
+
+    /// Deletes the first chat of the list by its key, and waits until it is gone.
+    pub async fn delete_first_chat(&self) -> anyhow::Result<()> {
+        let chats = "return document.querySelectorAll('nav a[data-chat]').length";
+        let before = self.script(chats).await?.as_u64().context("a number")?;
+        self.find("nav a[data-chat]")
+            .await?
+            .send_keys(&String::from(char::from(Key::Delete)))
+            .await?;
+        self.until(&format!("{chats} === {}", before.saturating_sub(1)))
+            .await
+    }
+
+    /// Copies `text` and pastes it into the field for a message, by the page's own context menu.
+    pub async fn paste_by_menu(&self, text: &str) -> anyhow::Result<()> {
+        let script = "const done = arguments[arguments.length - 1];
+             navigator.clipboard.writeText(arguments[0]).then(() => done(null), (error) => done(String(error)))";
+        let failed = self.client.execute_async(script, vec![json!(text)]).await?;
+        ensure!(failed.is_null(), "nothing was copied: {failed}");
+        self.until(
+            "const field = document.querySelector('.composer textarea');
+             const box = field?.getBoundingClientRect();
+             return field?.dispatchEvent(new MouseEvent('contextmenu', {
+                 bubbles: true, cancelable: true, clientX: box.x + 5, clientY: box.y + 5 })) === false",
+        )
+        .await?;
+        self.click_at("//*[@role='menuitem'][normalize-space()='Paste']")
+            .await?;
+        self.until(&format!(
+            "return document.querySelector('.composer textarea')?.value.includes({text:?}) ?? false"
+        ))
+        .await
+    }
+
     pub async fn send(&self, text: &str) -> anyhow::Result<()> {
         let field = self.find(".composer textarea").await?;
         field.send_keys(text).await?;

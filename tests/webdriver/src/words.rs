@@ -9,11 +9,23 @@ use serde_json::{Map, Value, json};
 /// Below are the special tokens and the bytes, which spell what a person types.
 const FIRST_WORD: u64 = 259;
 
+/// Below are the special tokens.
+const FIRST_BYTE: u64 = 3;
+
 /// So many words make a paragraph.
 const PARAGRAPH: u64 = 40;
 
 /// Gives the model in `folder` a tokenizer if it has none.
 pub fn provide(folder: &Path) -> anyhow::Result<()> {
+    write(folder, u64::MAX, FIRST_WORD)
+}
+
+/// The same, of so many tokens, all of them words: what a person types is unknown to it.
+pub fn provide_short(folder: &Path, tokens: u64) -> anyhow::Result<()> {
+    write(folder, tokens, FIRST_BYTE)
+}
+
+fn write(folder: &Path, tokens: u64, first_word: u64) -> anyhow::Result<()> {
     let path = folder.join("tokenizer.json");
     if path.exists() {
         return Ok(());
@@ -25,13 +37,15 @@ pub fn provide(folder: &Path) -> anyhow::Result<()> {
     let vocabulary = model["vocab"].as_object().context("a vocabulary")?;
     let words: Map<String, Value> = vocabulary
         .iter()
+        .filter(|(_, id)| id.as_u64().is_some_and(|id| id < tokens))
         .map(|(piece, id)| match id.as_u64() {
-            Some(n) if n >= FIRST_WORD => (word(n), id.clone()),
+            Some(n) if n >= first_word => (word(n), id.clone()),
             _ => (piece.clone(), id.clone()),
         })
         .collect();
     model["vocab"] = Value::Object(words);
     model["merges"] = json!([]);
+    model["byte_fallback"] = json!(first_word > FIRST_BYTE);
     Ok(std::fs::write(path, serde_json::to_vec(&tokenizer)?)?)
 }
 

@@ -44,7 +44,7 @@ pub(crate) fn drop_oldest<E>(
             .collect();
         let encoded = encode(&kept)?;
         let fits = encoded.len() <= most;
-        if fits || low + 1 == starts.len() {
+        if fits || place + 1 == starts.len() {
             left = encoded;
         }
         // Outwards from the estimate in growing steps, and by halves once they are as large.

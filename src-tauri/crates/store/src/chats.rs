@@ -106,7 +106,7 @@ pub struct Chat {
     pub created_at: Timestamp,
     /// When something was last said in it.
     pub updated_at: Timestamp,
-    /// The end of the branch that was chosen last.
+    /// The end of the branch that was chosen last; none only of a chat without messages.
     pub active_leaf: Option<MessageId>,
     /// The whole tree, parents before their children.
     #[serde(deserialize_with = "crate::import::bounded_messages")]
@@ -280,18 +280,19 @@ impl Store {
         })
     }
 
-    /// Remembers which branch is shown by where it ends.
+    /// Makes the branch through `message` the active one, down to the leaf below it that was
+    /// active last, else the newest. Where the branch ends.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when the chat, or the message in it, is gone, or when the
     /// database fails.
-    pub fn set_active_leaf(&self, chat: ChatId, leaf: Option<MessageId>) -> Result<()> {
+    pub fn show_branch(&self, chat: ChatId, message: MessageId) -> Result<MessageId> {
         self.database().write(|database| {
             require(database, chat)?;
-            if let Some(leaf) = leaf {
-                messages::require_in(database, chat, leaf)?;
-            }
-            set_leaf(database, chat, leaf)
+            let leaf = messages::leaf_below(database, chat, Some(message))?
+                .ok_or_else(|| StoreError::not_found("message", message))?;
+            set_leaf(database, chat, Some(leaf))?;
+            Ok(leaf)
         })
     }
 
@@ -524,6 +525,12 @@ pub(crate) fn whole(database: &Connection, id: ChatId) -> Result<Chat> {
         .optional()?;
     let mut chat = found.ok_or_else(|| StoreError::not_found("chat", id))?;
     chat.messages = messages::of_chat(database, id)?;
+    // A file from elsewhere may name none, or a message that others follow: what follows it, on
+    // no branch that is shown, could not be found again.
+    chat.active_leaf = match messages::leaf_below(database, id, chat.active_leaf)? {
+        None => messages::leaf_below(database, id, None)?,
+        leaf => leaf,
+    };
     Ok(chat)
 }
 
@@ -547,6 +554,9 @@ pub(crate) fn insert(database: &Connection, chat: &Chat) -> Result<()> {
         })?;
     for message in &chat.messages {
         messages::insert(database, chat.id, message)?;
+    }
+    if let Some(leaf) = chat.active_leaf {
+        messages::mark_shown(database, chat.id, leaf)?;
     }
     Ok(())
 }
@@ -576,7 +586,10 @@ pub(crate) fn set_leaf(database: &Connection, id: ChatId, leaf: Option<MessageId
         "UPDATE chats SET active_leaf = ?2 WHERE id = ?1",
         (id, leaf),
     )?;
-    Ok(())
+    match leaf {
+        Some(leaf) => messages::mark_shown(database, id, leaf),
+        None => Ok(()),
+    }
 }
 
 /// Something was said in a chat; `leaf`, if given, is now the end of its active branch.
@@ -587,5 +600,8 @@ pub(crate) fn touch(database: &Connection, id: ChatId, leaf: Option<MessageId>) 
              WHERE id = ?1",
         )?
         .execute((id, Timestamp::now(), leaf))?;
-    Ok(())
+    match leaf {
+        Some(leaf) => messages::mark_shown(database, id, leaf),
+        None => Ok(()),
+    }
 }

@@ -103,6 +103,12 @@ impl Timestamp {
         Self::from_ms(self.0.saturating_sub(ms))
     }
 
+    /// This much later.
+    pub(crate) fn after(self, duration: std::time::Duration) -> Self {
+        let ms = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        Self::from_ms(self.0.saturating_add(ms))
+    }
+
     /// `2026-11-23T22-41-14Z`: sorts by time and is good in a file name everywhere.
     pub(crate) fn file_name(self) -> String {
         jiff::Timestamp::from_millisecond(self.0).map_or_else(

@@ -13,7 +13,7 @@
 //!
 //! # Modules
 //! One module a table, with its migrations: `chats`, `messages`, `drafts`, `search`. `migrate`
-//! runs them; `backup` and [`recover`] are for bad days; `export`, `import` and `markdown` move
+//! runs them; `trash` is what was deleted; `backup` and [`recover`] are for bad days; `export`, `import` and `markdown` move
 //! chats between machines.
 #![warn(missing_docs)]
 
@@ -37,10 +37,12 @@ pub mod settings;
 mod store;
 mod take_back;
 mod title;
+mod trash;
 
 pub use answer_stats::{AnswerStats, StatsScope};
 pub use backup::{BACKUPS_KEPT, Backup, backups};
 pub use chats::{Chat, ChatFilter, ChatPage, ChatSummary, Counts, NewChat, Purged};
+pub use drafts::Edit;
 pub use error::{ImportError, Result, StoreError};
 pub use export::{EXPORT_VERSION, Format};
 pub use ids::{ChatId, MessageId, Timestamp, UndoToken};
@@ -52,3 +54,4 @@ pub use migrate::SCHEMA_VERSION;
 pub use search::{SearchHit, Snippet};
 pub use store::{KEEP_DELETED, Store};
 pub use title::title_from;
+pub use trash::{Deletion, DeletionId};

@@ -17,9 +17,10 @@ use crate::{
 ///
 /// `parent_id` does not cascade, because SQLite would recurse once for every generation of a
 /// long chat; it is checked at the end of a transaction instead.
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    sql: "
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        sql: "
         CREATE TABLE deletions (
             token BLOB PRIMARY KEY NOT NULL,
             chat_id BLOB NOT NULL REFERENCES chats(id) ON DELETE CASCADE,
@@ -48,7 +49,16 @@ pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
         CREATE INDEX messages_deletion ON messages (deletion) WHERE deletion IS NOT NULL;
         CREATE INDEX messages_streaming ON messages (state) WHERE state = 'streaming';
     ",
-}];
+    },
+    // Counts up within a chat each time a message becomes the end of the active branch.
+    Migration {
+        version: 4,
+        sql: "
+        ALTER TABLE messages ADD COLUMN shown INTEGER;
+        UPDATE messages SET shown = 1 WHERE id IN (SELECT active_leaf FROM chats);
+    ",
+    },
+];
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -226,8 +236,9 @@ impl Store {
         Ok(message)
     }
 
-    /// Goes on with an answer that has ended: it streams again, with the text it has, and is
-    /// the active leaf.
+    /// Continues an answer that has ended: it streams again, with the text it has, and is the
+    /// active leaf. An answer that something follows stays as it is, with what follows; a copy
+    /// beside it is continued. Gives the message that streams.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when it is gone, [`StoreError::Invalid`] when it is a person's
@@ -240,6 +251,15 @@ impl Store {
                     what: "the message to continue",
                     reason: "only answers can be continued".to_owned(),
                 });
+            }
+            if leaf_below(database, chat, Some(id))? != Some(id) {
+                let copy = Message {
+                    text: message.text,
+                    model: message.model,
+                    ..blank(message.parent_id, Role::Assistant, MessageState::Streaming)
+                };
+                append(database, chat, &copy)?;
+                return Ok(copy);
             }
             message.state = MessageState::Streaming;
             message.error = None;
@@ -369,7 +389,7 @@ impl Store {
     }
 
     /// Deletes a message with all that follows it, on every branch. Where the active leaf goes,
-    /// the newest leaf beside it becomes active, else the message before.
+    /// the leaf beside it that was active last becomes active, else the message before.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] when it is gone already, or when the database fails.
@@ -394,8 +414,8 @@ impl Store {
                 (id, token),
             )?;
             if !is_alive(database, leaf)? {
-                let next = newest_leaf(database, chat, message.parent_id)?;
-                chats::set_leaf(database, chat, next.or(message.parent_id))?;
+                let next = leaf_below(database, chat, message.parent_id)?;
+                chats::set_leaf(database, chat, next)?;
             }
             Ok(token)
         })
@@ -518,7 +538,7 @@ fn has_messages(database: &Transaction<'_>, chat: ChatId) -> Result<bool> {
 }
 
 /// A message that is there and not deleted, with its chat.
-fn require(database: &Connection, id: MessageId) -> Result<(ChatId, Message)> {
+pub(crate) fn require(database: &Connection, id: MessageId) -> Result<(ChatId, Message)> {
     let sql = format!("SELECT {COLUMNS}, chat_id FROM messages WHERE id = ?1 AND deletion IS NULL");
     let found = database
         .prepare_cached(&sql)?
@@ -547,7 +567,7 @@ pub(crate) fn require_streaming(database: &Connection, id: MessageId) -> Result<
 }
 
 /// Checks that a message is there and belongs to the chat.
-pub(crate) fn require_in(database: &Connection, chat: ChatId, id: MessageId) -> Result<()> {
+fn require_in(database: &Connection, chat: ChatId, id: MessageId) -> Result<()> {
     let exists = database
         .prepare_cached(
             "SELECT 1 FROM messages WHERE id = ?1 AND chat_id = ?2 AND deletion IS NULL",
@@ -570,33 +590,47 @@ fn is_alive(database: &Connection, id: Option<MessageId>) -> Result<bool> {
         .exists([id])?)
 }
 
-/// The newest message below `parent` (below none: of the chat). It is a leaf, for whatever
-/// followed it would be newer.
-fn newest_leaf(
-    database: &Transaction<'_>,
+/// Where the branch through `message` ends (through none: any branch of the chat): of the leaves
+/// below it the one that was the end of the active branch last, else the newest. `message` itself
+/// when nothing follows it; none when it is gone.
+pub(crate) fn leaf_below(
+    database: &Connection,
     chat: ChatId,
-    parent: Option<MessageId>,
+    message: Option<MessageId>,
 ) -> Result<Option<MessageId>> {
-    let newest = match parent {
-        None => database.query_row(
-            "SELECT id FROM messages WHERE chat_id = ?1 AND deletion IS NULL
-             ORDER BY key DESC LIMIT 1",
-            [chat],
-            |row| row.get(0),
-        ),
-        Some(parent) => database.query_row(
-            "WITH RECURSIVE below(key, id) AS (
-                 SELECT key, id FROM messages WHERE parent_id = ?1 AND deletion IS NULL
-                 UNION ALL
-                 SELECT child.key, child.id FROM messages child
-                 JOIN below ON child.parent_id = below.id WHERE child.deletion IS NULL
-             )
-             SELECT id FROM below ORDER BY key DESC LIMIT 1",
-            [parent],
-            |row| row.get(0),
-        ),
+    let start = match message {
+        Some(_) => "id = ?2 AND chat_id = ?1",
+        None => "chat_id = ?1 AND parent_id IS ?2",
     };
-    Ok(newest.optional()?)
+    let sql = format!(
+        "WITH RECURSIVE below(key, id, shown) AS (
+             SELECT key, id, shown FROM messages WHERE {start} AND deletion IS NULL
+             UNION ALL
+             SELECT child.key, child.id, child.shown FROM messages child
+             JOIN below ON child.parent_id = below.id WHERE child.deletion IS NULL
+         )
+         SELECT id FROM below
+         WHERE NOT EXISTS (SELECT 1 FROM messages child
+                           WHERE child.parent_id = below.id AND child.deletion IS NULL)
+         ORDER BY shown DESC, key DESC LIMIT 1"
+    );
+    let leaf = database
+        .prepare_cached(&sql)?
+        .query_row((chat, message), |row| row.get(0))
+        .optional()?;
+    Ok(leaf)
+}
+
+/// Notes that the active branch of `chat` ends here now.
+pub(crate) fn mark_shown(database: &Connection, chat: ChatId, leaf: MessageId) -> Result<()> {
+    database
+        .prepare_cached(
+            "UPDATE messages SET shown =
+                 (SELECT coalesce(max(shown), 0) + 1 FROM messages WHERE chat_id = ?1)
+             WHERE id = ?2",
+        )?
+        .execute((chat, leaf))?;
+    Ok(())
 }
 
 /// Marks answers that nobody writes any more. How many.
@@ -616,4 +650,24 @@ pub(crate) fn purge(database: &Transaction<'_>, limit: Timestamp) -> Result<usiz
     )?;
     database.execute("DELETE FROM deletions WHERE deleted_at < ?1", [limit])?;
     Ok(messages)
+}
+
+/// Deletes for good what one deletion took, and what was deleted from below it before: that could
+/// not be seen without.
+pub(crate) fn purge_deletion(database: &Connection, token: UndoToken) -> Result<()> {
+    database.execute(
+        "WITH RECURSIVE gone(id) AS (
+             SELECT id FROM messages WHERE deletion = ?1
+             UNION
+             SELECT child.id FROM messages child JOIN gone ON child.parent_id = gone.id
+         )
+         DELETE FROM messages WHERE id IN gone",
+        [token],
+    )?;
+    database.execute(
+        "DELETE FROM deletions WHERE token = ?1
+             OR NOT EXISTS (SELECT 1 FROM messages WHERE deletion = token)",
+        [token],
+    )?;
+    Ok(())
 }

@@ -9,8 +9,9 @@ use crate::{Result, StoreError, backup, chats, drafts, messages, search};
 
 /// The schema that this version reads and writes; `PRAGMA user_version` of the file.
 ///
-/// 1: chats, messages, drafts. 2: full-text search. 3: search for symbols.
-pub const SCHEMA_VERSION: i64 = 3;
+/// 1: chats, messages, drafts. 2: full-text search. 3: search for symbols. 4: which branch was
+/// shown last, and edits in progress.
+pub const SCHEMA_VERSION: i64 = 4;
 
 /// What brings a table to a version of the schema. Never changed once released.
 pub(crate) struct Migration {

@@ -141,14 +141,14 @@ fn branches_share_their_beginning_and_the_chosen_one_is_remembered() {
         branch.iter().map(|message| message.text.clone()).collect()
     };
     assert_eq!(texts(chat, &store), ["first", "answer 2", "and?", "so"]);
-    store.set_active_leaf(chat, Some(first_answer.id)).unwrap();
+    store.show_branch(chat, first_answer.id).unwrap();
     drop(store);
     let store = Store::open(&folder.path().join("chats.db")).unwrap();
     assert_eq!(texts(chat, &store), ["first", "answer 1"]);
     assert_eq!(store.chat(chat).unwrap().messages.len(), 5);
 
     let other = new_chat(&store);
-    assert!(is_not_found(store.set_active_leaf(other, Some(last.id))));
+    assert!(is_not_found(store.show_branch(other, last.id)));
     assert!(is_not_found(store.add_user(
         other,
         Some(last.id),
@@ -199,7 +199,7 @@ fn a_deleted_message_takes_what_follows_and_comes_back_with_it() {
     );
     assert!(!ids.contains(&left.id), "that was not asked for");
     store.undo_delete(undo_first).unwrap();
-    store.set_active_leaf(chat, before.active_leaf).unwrap();
+    store.show_branch(chat, right_end.id).unwrap();
     let restored = store.chat(chat).unwrap();
     assert_eq!(restored.messages, before.messages);
     assert_eq!(store.search("right", 10).unwrap().len(), 2);
@@ -401,7 +401,7 @@ fn a_copy_of_a_chat_has_the_same_tree_and_a_life_of_its_own() {
     let chat = titled(&store, "Original");
     let (question, answer) = exchange(&store, chat, None, "q", "a");
     answer_to(&store, chat, question.id, "b");
-    store.set_active_leaf(chat, Some(answer.id)).unwrap();
+    store.show_branch(chat, answer.id).unwrap();
     store.pin_chat(chat, true).unwrap();
     let copy = store.duplicate_chat(chat).unwrap();
     assert_eq!((copy.title.as_str(), copy.pinned), ("Original (2)", false));

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::io::Read;
 
 use common::{Numbers, answer_to, exchange, new_chat, scratch, stats};
@@ -43,7 +44,7 @@ fn sample() -> (tempfile::TempDir, Store, ChatId) {
         .id;
     let (question, first) = exchange(&store, chat, None, "What?\n\n", "# First\n\n```\ncode\n```");
     answer_to(&store, chat, question.id, "second");
-    store.set_active_leaf(chat, Some(first.id)).unwrap();
+    store.show_branch(chat, first.id).unwrap();
     store.pin_chat(chat, true).unwrap();
     (folder, store, chat)
 }
@@ -507,7 +508,9 @@ prop_compose! {
                 error: (state == 3).then(|| "failed\n".to_owned()),
             });
         }
-        let place = leaf as usize % (messages.len() + 1);
+        let parents: HashSet<_> = messages.iter().filter_map(|message| message.parent_id).collect();
+        let leaves: Vec<_> = messages.iter().filter(|message| !parents.contains(&message.id)).collect();
+        let active_leaf = leaves.get(leaf as usize % leaves.len().max(1)).map(|leaf| leaf.id);
         Chat {
             id: id().parse().unwrap(),
             title: title.split_whitespace().collect::<Vec<_>>().join(" "),
@@ -516,7 +519,7 @@ prop_compose! {
             pinned,
             created_at: Timestamp::from_ms(created_at),
             updated_at: Timestamp::from_ms(created_at / 2),
-            active_leaf: messages.get(place).map(|message| message.id),
+            active_leaf,
             messages,
         }
     }

@@ -6,6 +6,9 @@ import type {
   ChatsChanged,
   ChatSummary,
   ContextUsage,
+  Deletion,
+  DeletionId,
+  Edit,
   Dropped,
   ExpertsFrame,
   GenerationEvent,
@@ -34,7 +37,7 @@ export type OnGeneration = (event: GenerationEvent) => void;
 /**
  * Everything the window asks of the program behind it. Each call rejects with an `ApiError`.
  *
- * The four calls that make an answer resolve when it has ended; what happens meanwhile comes, in order, through
+ * The calls that make an answer, and the one that attaches to it, resolve when it has ended; what happens meanwhile comes, in order, through
  * their callback.
  */
 export interface Backend {
@@ -44,6 +47,8 @@ export interface Backend {
   openExternal(url: string): Promise<void>;
   revealLogs(): Promise<void>;
   frontendReady(): Promise<void>;
+  /** The answer to `onClosing`. */
+  readyToClose(): Promise<void>;
 
   loadSettings(): Promise<Settings>;
   /** Returns what was kept, each value brought into its range. */
@@ -93,13 +98,21 @@ export interface Backend {
   renameChat(id: string, title: string): Promise<void>;
   pinChat(id: string, pinned: boolean): Promise<void>;
   deleteChat(id: string): Promise<void>;
-  restoreChat(id: string): Promise<void>;
-  setActiveLeaf(chatId: string, messageId: string): Promise<void>;
-  /** Returns what `undoDeleteMessage` takes. */
+  /** Makes the branch active that `messageId` is on, where it was left; returns the message that it ends with. */
+  showBranch(chatId: string, messageId: string): Promise<string>;
+  /** Returns the token of the deletion. */
   deleteMessage(messageId: string): Promise<string>;
-  undoDeleteMessage(token: string): Promise<void>;
+  /** What can still be restored, the newest first. */
+  listDeletions(limit: number): Promise<Deletion[]>;
+  /** Returns the chat that was deleted, or that a message was deleted from. */
+  restore(deletion: DeletionId): Promise<string>;
+  deleteForGood(deletion: DeletionId): Promise<void>;
+  emptyTrash(): Promise<void>;
   getDraft(chatId: string | null): Promise<string>;
   setDraft(chatId: string | null, text: string): Promise<void>;
+  getEdits(chatId: string): Promise<Edit[]>;
+  /** Null: the message is not edited any more. */
+  setEdit(messageId: string, text: string | null): Promise<void>;
   searchChats(query: string, limit: number): Promise<SearchHit[]>;
   /** Asks where to; null when the person changed their mind, else the path. */
   exportChat(chatId: string | null, format: ExportFormat): Promise<string | null>;
@@ -118,6 +131,10 @@ export interface Backend {
   regenerate(chatId: string, messageId: string, on: OnGeneration): Promise<void>;
   editMessage(chatId: string, messageId: string, text: string, on: OnGeneration): Promise<void>;
   continueAnswer(chatId: string, answerId: string, on: OnGeneration): Promise<void>;
+  /** The chats that are being answered or wait for it. */
+  runningAnswers(): Promise<string[]>;
+  /** Tells where the answer of a chat stands, then what follows, in place of whoever was told before. */
+  attachAnswer(chatId: string, on: OnGeneration): Promise<void>;
   stopGeneration(chatId: string): Promise<void>;
   contextUsage(chatId: string): Promise<ContextUsage | null>;
 
@@ -128,4 +145,6 @@ export interface Backend {
   onModelState(on: (state: ModelState) => void): Promise<Unlisten>;
   onFilesDropped(on: (files: Dropped[]) => void): Promise<Unlisten>;
   onChatsChanged(on: (change: ChatsChanged) => void): Promise<Unlisten>;
+  /** The window closes as soon as `readyToClose` is called, or a second later. */
+  onClosing(on: () => void): Promise<Unlisten>;
 }

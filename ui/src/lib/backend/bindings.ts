@@ -20,6 +20,8 @@ export const commands = {
 	revealLogs: () => __TAURI_INVOKE<null>("reveal_logs"),
 	/**  The page is usable: the start took this long. */
 	frontendReady: () => __TAURI_INVOKE<void>("frontend_ready"),
+	/**  The page has put down what was typed: the window may close. */
+	readyToClose: () => __TAURI_INVOKE<void>("ready_to_close"),
 	/**  The settings. */
 	loadSettings: () => __TAURI_INVOKE<Settings>("load_settings"),
 	/**  Keeps settings, brought into range; what was kept. */
@@ -88,18 +90,26 @@ export const commands = {
 	pinChat: (id: ChatId, pinned: boolean) => __TAURI_INVOKE<null>("pin_chat", { id, pinned }),
 	/**  Deletes a chat; it can be had back for a while. */
 	deleteChat: (id: ChatId) => __TAURI_INVOKE<null>("delete_chat", { id }),
-	/**  Brings a deleted chat back. */
-	restoreChat: (id: ChatId) => __TAURI_INVOKE<null>("restore_chat", { id }),
-	/**  Chooses a branch. */
-	setActiveLeaf: (chatId: ChatId, messageId: MessageId) => __TAURI_INVOKE<null>("set_active_leaf", { chatId, messageId }),
+	/**  Shows the branch that a message is on, where it was left; the message that it ends with. */
+	showBranch: (chatId: ChatId, messageId: MessageId) => __TAURI_INVOKE<MessageId>("show_branch", { chatId, messageId }),
 	/**  Deletes a message and what follows it; gives what undoes that. */
 	deleteMessage: (messageId: MessageId) => __TAURI_INVOKE<UndoToken>("delete_message", { messageId }),
-	/**  Brings deleted messages back. */
-	undoDeleteMessage: (token: UndoToken) => __TAURI_INVOKE<null>("undo_delete_message", { token }),
+	/**  What was deleted and can still be restored, the newest first. */
+	listDeletions: (limit: number) => __TAURI_INVOKE<Deletion[]>("list_deletions", { limit }),
+	/**  Takes a deletion back; the chat that it is about. */
+	restore: (deletion: DeletionId) => __TAURI_INVOKE<ChatId>("restore", { deletion }),
+	/**  Deletes for good what was deleted. */
+	deleteForGood: (deletion: DeletionId) => __TAURI_INVOKE<null>("delete_for_good", { deletion }),
+	/**  Deletes for good all that was deleted. */
+	emptyTrash: () => __TAURI_INVOKE<null>("empty_trash"),
 	/**  What was being written in a chat, or in the new one. */
 	getDraft: (chatId: ChatId | null) => __TAURI_INVOKE<string>("get_draft", { chatId }),
 	/**  Keeps what is being written. */
 	setDraft: (chatId: ChatId | null, text: string) => __TAURI_INVOKE<null>("set_draft", { chatId, text }),
+	/**  The edits in progress in a chat. */
+	getEdits: (chatId: ChatId) => __TAURI_INVOKE<Edit[]>("get_edits", { chatId }),
+	/**  Keeps what a message may become; none: it is not edited any more. */
+	setEdit: (messageId: MessageId, text: string | null) => __TAURI_INVOKE<null>("set_edit", { messageId, text }),
 	/**  Searches titles and messages. */
 	searchChats: (query: string, limit: number) => __TAURI_INVOKE<SearchHit[]>("search_chats", { query, limit }),
 	/**  Writes a chat, or all of them, where the person says; gives the path, or none. */
@@ -122,6 +132,10 @@ export const commands = {
 	editMessage: (chatId: ChatId, messageId: MessageId, text: string, channel: Channel<GenerationEvent>) => __TAURI_INVOKE<null>("edit_message", { chatId, messageId, text, channel }),
 	/**  Goes on with an answer. */
 	continueAnswer: (chatId: ChatId, answerId: MessageId, channel: Channel<GenerationEvent>) => __TAURI_INVOKE<null>("continue_answer", { chatId, answerId, channel }),
+	/**  The chats that are being answered or wait for it. */
+	runningAnswers: () => __TAURI_INVOKE<ChatId[]>("running_answers"),
+	/**  Goes on telling of the answer of a chat, after the page was loaded again: first where it stands. */
+	attachAnswer: (chatId: ChatId, channel: Channel<GenerationEvent>) => __TAURI_INVOKE<null>("attach_answer", { chatId, channel }),
 	/**  Stops the answer of a chat. */
 	stopGeneration: (chatId: ChatId) => __TAURI_INVOKE<void>("stop_generation", { chatId }),
 	/**  How much of the context a chat takes. */
@@ -135,6 +149,7 @@ export const commands = {
 /** Events */
 export const events = {
 	chatsChanged: makeEvent<ChatsChanged, ChatsChanged>("chats-changed"),
+	closing: makeEvent<Closing, Closing>("closing"),
 	filesDropped: makeEvent<FilesDropped, FilesDropped>("files-dropped"),
 	modelStateChanged: makeEvent<ModelStateChanged, ModelStateChanged>("model-state-changed"),
 	modelsChanged: makeEvent<ModelsChanged, ModelsChanged>("models-changed"),
@@ -246,7 +261,7 @@ export type Chat = {
 	createdAt: Timestamp,
 	/**  When something was last said in it. */
 	updatedAt: Timestamp,
-	/**  The end of the branch that was chosen last. */
+	/**  The end of the branch that was chosen last; none only of a chat without messages. */
 	activeLeaf: MessageId | null,
 	/**  The whole tree, parents before their children. */
 	messages: Message[],
@@ -294,6 +309,9 @@ export type ChatsChanged = {
 	chatId: ChatId | null,
 };
 
+/**  The window is about to close: what was typed has to be put down now. */
+export type Closing = null;
+
 /**  How much of the context a chat takes. */
 export type ContextUsage = {
 	/**  Tokens of the active branch. */
@@ -301,6 +319,33 @@ export type ContextUsage = {
 	/**  Tokens of the context. */
 	length: number,
 };
+
+/**  A deletion that can be taken back. */
+export type Deletion = {
+	/**  Which. */
+	id: DeletionId,
+	/**  The chat's title; empty while it has none. */
+	title: string,
+	/**  The beginning of what was deleted, in one line. */
+	preview: string,
+	/**  How many messages went, on all branches. */
+	messageCount: number,
+	/**  When. */
+	deletedAt: Timestamp,
+	/**  When it is deleted for good. */
+	expiresAt: Timestamp,
+};
+
+/**  Which deletion. */
+export type DeletionId = 
+/**  A whole chat. */
+{ type: "chat"; 
+/**  Which. */
+id: ChatId } | 
+/**  A message of a chat that stays, with what followed it. */
+{ type: "messages"; 
+/**  What takes it back. */
+token: UndoToken };
 
 /**  Room on the disk that holds the models folder. */
 export type DiskNeed = {
@@ -381,6 +426,14 @@ export type DroppedKind =
 "folder" | 
 /**  Nothing. */
 "other";
+
+/**  An edit in progress. */
+export type Edit = {
+	/**  The message that is edited. */
+	messageId: MessageId,
+	/**  What the field says. */
+	text: string,
+};
 
 /**  The kinds of failure. */
 export type ErrorCode = 

@@ -19,6 +19,7 @@ export const tauriBackend: Backend = {
   openExternal: (url) => done(commands.openExternal(url)),
   revealLogs: () => done(commands.revealLogs()),
   frontendReady: () => done(commands.frontendReady()),
+  readyToClose: () => done(commands.readyToClose()),
 
   loadSettings: commands.loadSettings,
   saveSettings: commands.saveSettings,
@@ -57,12 +58,16 @@ export const tauriBackend: Backend = {
   renameChat: (id, title) => done(commands.renameChat(id, title)),
   pinChat: (id, pinned) => done(commands.pinChat(id, pinned)),
   deleteChat: (id) => done(commands.deleteChat(id)),
-  restoreChat: (id) => done(commands.restoreChat(id)),
-  setActiveLeaf: (chatId, messageId) => done(commands.setActiveLeaf(chatId, messageId)),
+  showBranch: commands.showBranch,
   deleteMessage: commands.deleteMessage,
-  undoDeleteMessage: (token) => done(commands.undoDeleteMessage(token)),
+  listDeletions: commands.listDeletions,
+  restore: commands.restore,
+  deleteForGood: (deletion) => done(commands.deleteForGood(deletion)),
+  emptyTrash: () => done(commands.emptyTrash()),
   getDraft: commands.getDraft,
   setDraft: (chatId, text) => done(commands.setDraft(chatId, text)),
+  getEdits: commands.getEdits,
+  setEdit: (messageId, text) => done(commands.setEdit(messageId, text)),
   searchChats: commands.searchChats,
   exportChat: commands.exportChat,
   importChats: commands.importChats,
@@ -75,6 +80,8 @@ export const tauriBackend: Backend = {
   regenerate: (chatId, messageId, on) => done(commands.regenerate(chatId, messageId, channel(on))),
   editMessage: (chatId, messageId, text, on) => done(commands.editMessage(chatId, messageId, text, channel(on))),
   continueAnswer: (chatId, answerId, on) => done(commands.continueAnswer(chatId, answerId, channel(on))),
+  runningAnswers: commands.runningAnswers,
+  attachAnswer: (chatId, on) => done(commands.attachAnswer(chatId, channel(on))),
   stopGeneration: (chatId) => done(commands.stopGeneration(chatId)),
   contextUsage: commands.contextUsage,
 
@@ -84,5 +91,6 @@ export const tauriBackend: Backend = {
   onModelsState: (on) => events.modelsChanged.listen((event) => on(event.payload)),
   onModelState: (on) => events.modelStateChanged.listen((event) => on(event.payload)),
   onFilesDropped: (on) => events.filesDropped.listen((event) => on(event.payload)),
-  onChatsChanged: (on) => events.chatsChanged.listen((event) => on(event.payload))
+  onChatsChanged: (on) => events.chatsChanged.listen((event) => on(event.payload)),
+  onClosing: (on) => events.closing.listen(on)
 };

@@ -31,6 +31,12 @@ describe('the message tree', () => {
     expect(activePath(indexTree([]), null)).toEqual([]);
   });
 
+  // Continued in place, an earlier answer was the end of the path, and what followed it was out of sight.
+  it('ends with a message that nothing follows, also where another one is remembered', () => {
+    expect(ids(activePath(tree, 'b'))).toEqual(['a', 'b', 'c']);
+    expect(ids(activePath(tree, 'a'))).toEqual(['a', 'b2', 'd']);
+  });
+
   it('counts siblings in the order in which they were written', () => {
     expect(branchOf(tree, message('b', 'a', 1))).toEqual({ position: 1, count: 2, previous: null, next: 'b2' });
     expect(branchOf(tree, message('b2', 'a', 3))).toEqual({ position: 2, count: 2, previous: 'b', next: null });

@@ -26,10 +26,12 @@ function byAge(a: Message, b: Message): number {
   return a.createdAt - b.createdAt || (a.id < b.id ? -1 : a.id > b.id ? 1 : 0);
 }
 
-/** From the first message to `leaf`. Without a leaf that exists: the newest branch. */
+/**
+ * From the first message to `leaf`, and on to the newest that follows it: nothing may lie behind the end of the path.
+ * Without a leaf that exists: the newest branch.
+ */
 export function activePath(tree: MessageTree, leaf: string | null): Message[] {
-  let at = leaf === null ? undefined : tree.byId.get(leaf);
-  at ??= newestLeaf(tree, null);
+  let at = newestLeaf(tree, leaf !== null && tree.byId.has(leaf) ? leaf : null);
   const path: Message[] = [];
   const seen = new Set<string>();
   while (at && !seen.has(at.id)) {

@@ -89,7 +89,7 @@ class Chats {
     const wasOpen = current.name === 'chat' && current.id === chat.id;
     if (wasOpen) router.chat(null);
     const undo = async () => {
-      const isBack = await this.#do(() => backend.restoreChat(chat.id));
+      const isBack = await this.#do(() => backend.restore({ type: 'chat', id: chat.id }));
       await this.refresh(true);
       if (isBack && wasOpen) router.chat(chat.id);
     };

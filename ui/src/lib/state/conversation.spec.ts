@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it, vi } from 'vitest';
 import { backend, useBackend } from '$lib/backend';
 import { createFake } from '$lib/backend/fake';
 import { conversation } from './conversation.svelte';
+import { edits } from './edits.svelte';
 import { models } from './models.svelte';
 import { router } from './route.svelte';
 import { settings } from './settings.svelte';
@@ -124,6 +125,34 @@ describe('a conversation', () => {
     expect(conversation.takenBack).toBeNull();
   });
 
+  it('continues an earlier answer as a version of its own, and loses nothing of what follows', async () => {
+    await conversation.send('How do experts work?');
+    const early = last();
+    await conversation.send('What is Octet?');
+    const before = texts();
+    await conversation.continue(early);
+    expect(last().id).not.toBe(early.id);
+    expect(last().text.startsWith(early.text)).toBe(true);
+    expect(conversation.branch(last())).toMatchObject({ position: 2, count: 2, previous: early.id });
+    await conversation.showBranch(early.id);
+    expect(texts()).toEqual(before);
+  });
+
+  it('comes back to a version where it was left, not at its newest end', async () => {
+    await conversation.send('What is Octet?');
+    const first = last();
+    await conversation.send('And experts?');
+    const left = last();
+    await conversation.regenerate(left);
+    await conversation.showBranch(left.id);
+    const before = texts();
+    await conversation.regenerate(first);
+    expect(texts()).toHaveLength(2);
+    await conversation.showBranch(first.id);
+    expect(last().id).toBe(left.id);
+    expect(texts()).toEqual(before);
+  });
+
   it('takes a deleted message back, with what followed it', async () => {
     await conversation.send('What is Octet?');
     const before = texts();
@@ -165,6 +194,19 @@ describe('what goes wrong in a conversation', () => {
     expect(conversation.id).toBeNull();
     expect((await backend.listChats(null, 100)).chats.some((chat) => chat.messageCount === 0)).toBe(false);
     expect(await backend.getDraft(null)).toBe('Hello');
+  });
+
+  // The field for a new message held something else, and the edit was gone.
+  it('goes on with an edit that was not taken', async () => {
+    await start('fail=editMessage:diskFull');
+    await conversation.send('What is Octet?');
+    const [question] = conversation.path;
+    if (!question) throw new Error('the chat is empty');
+    edits.begin(question);
+    edits.end(question.id);
+    await conversation.edit(question, 'What is Octet for?');
+    expect(conversation.rejected).toMatchObject({ text: null, error: { code: 'diskFull' } });
+    expect(edits.texts.get(question.id)).toBe('What is Octet for?');
   });
 
   it('gives a message back when no chat can be made', async () => {

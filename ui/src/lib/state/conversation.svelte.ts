@@ -1,11 +1,12 @@
 import { tick } from 'svelte';
 import { SvelteMap } from 'svelte/reactivity';
 import { backend, type ApiError, type Chat, type ContextUsage, type GenerationEvent, type Message } from '$lib/backend';
-import { activePath, branchOf, indexTree, newestLeaf, withMessage, type Branch, type MessageTree } from '$lib/chat/tree';
+import { activePath, branchOf, indexTree, withMessage, type Branch, type MessageTree } from '$lib/chat/tree';
 import { asApiError } from '$lib/errors';
 import { t } from '$lib/i18n/index.svelte';
 import { announcer } from './announcer.svelte';
 import { chats } from './chats.svelte';
+import { edits } from './edits.svelte';
 import { Generation } from './generation.svelte';
 import { router } from './route.svelte';
 import { settings } from './settings.svelte';
@@ -105,13 +106,21 @@ class Conversation {
   }
 
   edit(message: Message, text: string): Promise<void> {
-    return this.#again({ text, parentId: message.parentId }, (chatId, on) =>
+    return this.#again({ text, parentId: message.parentId, edited: message.id }, (chatId, on) =>
       backend.editMessage(chatId, message.id, text, on)
     );
   }
 
   continue(answer: Message): Promise<void> {
     return this.#again(null, (chatId, on) => backend.continueAnswer(chatId, answer.id, on));
+  }
+
+  /** Shows the answers that are being made without this page: it was loaded again meanwhile. */
+  async attach(): Promise<void> {
+    const running = await backend.runningAnswers().catch(() => []);
+    for (const id of running) {
+      if (!this.generations.has(id)) void this.#generate(id, null, (on) => backend.attachAnswer(id, on), true);
+    }
   }
 
   async stop(): Promise<void> {
@@ -121,12 +130,13 @@ class Conversation {
     if (!(await this.#try(backend.stopGeneration(id)))) generation.isStopping = false;
   }
 
-  /** Shows the branch that `messageId` is on, down to its newest end, and remembers it. */
+  /** Shows the branch that `messageId` is on, where it was left, and remembers it. */
   async showBranch(messageId: string): Promise<void> {
-    const leaf = newestLeaf(this.tree, messageId);
-    if (!leaf || this.id === null) return;
-    this.activeLeaf = leaf.id;
-    await this.#try(backend.setActiveLeaf(this.id, leaf.id));
+    const { id } = this;
+    if (id === null) return;
+    const showing = backend.showBranch(id, messageId);
+    if (!(await this.#try(showing)) || this.id !== id) return;
+    this.activeLeaf = await showing;
     await this.readUsage();
   }
 
@@ -137,7 +147,7 @@ class Conversation {
     const token = await deleting;
     await this.open(id);
     const undo = async () => {
-      await this.#try(backend.undoDeleteMessage(token));
+      await this.#try(backend.restore({ type: 'messages', token }));
       if (this.id === id) await this.open(id);
     };
     toasts.show(t('message.deleted'), { action: { label: t('common.undo'), run: () => void undo(), isUndo: true } });
@@ -169,9 +179,12 @@ class Conversation {
     await this.#generate(id, question, (on) => run(id, on));
   }
 
-  async #generate(chatId: string, question: Generation['question'], run: Run): Promise<void> {
+  async #generate(chatId: string, question: Generation['question'], run: Run, isAttached = false): Promise<void> {
+    /** What is given back if nobody begins to answer it; a page that attaches is told. */
+    let asked = question?.text ?? null;
     const generation = new Generation(question, {
       started: (userMessage, answer) => this.#whenOpen(chatId, () => {
+        asked ??= userMessage?.text ?? null;
         let messages = this.messages;
         if (userMessage) messages = withMessage(messages, userMessage);
         this.messages = withMessage(messages, answer);
@@ -195,11 +208,13 @@ class Conversation {
       takenBack: () => {
         this.generations.delete(chatId);
         announcer.say(t('announce.takenBack'));
-        void this.#giveBack(chatId, generation.question?.text ?? null);
+        const edited = question?.edited;
+        if (edited !== undefined && asked !== null) edits.restore(chatId, edited, asked);
+        void this.#giveBack(chatId, edited === undefined ? asked : null);
       }
     });
     this.generations.set(chatId, generation);
-    announcer.say(t('announce.started'));
+    if (!isAttached) announcer.say(t('announce.started'));
     try {
       await run((event) => generation.take(event));
     } catch (thrown) {
@@ -239,7 +254,11 @@ class Conversation {
 
   #reject(chatId: string, generation: Generation, error: ApiError): void {
     if (error.code === 'cancelled' || generation.answerId !== null) return;
-    this.#whenOpen(chatId, () => (this.rejected = { error, text: generation.question?.text ?? null }));
+    const { question } = generation;
+    // What was not taken is written on where it was written: the field below may hold something else.
+    if (question?.edited !== undefined) edits.restore(chatId, question.edited, question.text);
+    const text = question?.edited === undefined ? (question?.text ?? null) : null;
+    this.#whenOpen(chatId, () => (this.rejected = { error, text }));
     announcer.say(t(`error.${error.code}`));
   }
 
@@ -260,6 +279,7 @@ class Conversation {
   }
 
   #clear(id: string | null): void {
+    if (id !== this.id) void edits.show(id);
     this.id = id;
     this.messages = [];
     this.activeLeaf = null;

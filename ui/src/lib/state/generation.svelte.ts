@@ -37,9 +37,9 @@ export class Generation {
   isStopping = $state(false);
   readonly #buffer: FrameBuffer<Progress>;
 
-  /** `question`: what was asked and is not in the chat yet, with the message it follows. */
+  /** `question`: what was asked and is not in the chat yet, with the message it follows, and the one it is another text for. */
   constructor(
-    readonly question: { text: string; parentId: string | null } | null,
+    readonly question: { text: string; parentId: string | null; edited?: string } | null,
     private readonly ends: GenerationEnds,
     buffer?: (apply: ConstructorParameters<typeof FrameBuffer<Progress>>[0]) => FrameBuffer<Progress>
   ) {

@@ -4,6 +4,7 @@ export type Route =
   | { name: 'experts' }
   | { name: 'models' }
   | { name: 'settings' }
+  | { name: 'trash' }
   | { name: 'welcome' };
 
 export function parseRoute(hash: string): Route {
@@ -12,6 +13,7 @@ export function parseRoute(hash: string): Route {
     case 'experts':
     case 'models':
     case 'settings':
+    case 'trash':
     case 'welcome':
       return { name };
     case 'chat':

@@ -22,15 +22,23 @@ const SHOWN_MS = 8_000;
 /** There is something to decide. */
 const UNDO_MS = 20_000;
 
+/** More would cover the chat. */
+const SHOWN = 3;
+
 class Toasts {
   list = $state.raw<Toast[]>([]);
+  /** Those on screen; the others wait until there is room. */
+  readonly shown: Toast[] = $derived(this.list.slice(-SHOWN));
   #lastId = 0;
   #timers = new Map<number, ReturnType<typeof setTimeout>>();
 
   show(text: string, options: Partial<Omit<Toast, 'id' | 'text'>> = {}): void {
     const toast: Toast = { id: ++this.#lastId, text, reason: null, advice: null, tone: 'plain', action: null, ...options };
-    this.list = [...this.list.slice(-2), toast];
-    this.resume(toast.id);
+    // What only tells something gives way; an error or a way back stays until it was seen.
+    const isKept = (one: Toast, index: number) => one.tone === 'bad' || one.action !== null || index > this.list.length - SHOWN;
+    for (const { id } of this.list.filter((one, index) => !isKept(one, index))) this.dismiss(id);
+    this.list = [...this.list, toast];
+    this.#watchClocks();
   }
 
   /** With what can be done about it, and what it is about where that is not plain; stays until it is put away. */
@@ -68,6 +76,20 @@ class Toasts {
     this.hold(id);
     this.#timers.delete(id);
     this.list = this.list.filter((toast) => toast.id !== id);
+    this.#watchClocks();
+  }
+
+  /** Time passes only for what is on screen: each gets all of its own. */
+  #watchClocks(): void {
+    const shown = new Set(this.list.slice(-SHOWN).map(({ id }) => id));
+    for (const { id } of this.list) {
+      if (!shown.has(id)) {
+        this.hold(id);
+        this.#timers.delete(id);
+      } else if (!this.#timers.has(id)) {
+        this.resume(id);
+      }
+    }
   }
 }
 

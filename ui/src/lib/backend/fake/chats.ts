@@ -1,9 +1,11 @@
-import type { AnswerStats, Chat, ChatPage, ChatSummary, ChatsChanged, Message, SearchHit } from '../bindings';
+import { indexTree } from '../../chat/tree';
+import type { AnswerStats, Chat, ChatPage, ChatSummary, ChatsChanged, Deletion, DeletionId, Edit, Message, SearchHit } from '../bindings';
 import { apiError, type Options } from './options';
 import { seeded } from './random';
 import { BORROW_ANSWER, EXPERTS_ANSWER, INDEX_ANSWER, OLBERS_ANSWER, SAMPLE_CHATS } from './texts';
 
 const HOUR = 3_600_000;
+const KEPT_MS = 30 * 24 * HOUR;
 
 let lastId = 0;
 export const newId = (): string => `0193${(++lastId).toString(16).padStart(8, '0')}`;
@@ -37,9 +39,13 @@ export function message(parent: Message | null, role: Message['role'], text: str
 /** Chats in memory, with the same answers as the real store. */
 export class FakeChats {
   readonly #chats = new Map<string, Chat>();
-  readonly #deleted = new Map<string, Chat>();
-  readonly #cut = new Map<string, { chat: Chat; messages: Message[]; activeLeaf: string | null }>();
+  readonly #deleted = new Map<string, { chat: Chat; at: number }>();
+  readonly #cut = new Map<string, { chat: Chat; messages: Message[]; gone: Message[]; activeLeaf: string | null; at: number }>();
   readonly #drafts = new Map<string, string>();
+  readonly #edits = new Map<string, string>();
+  /** By message, when it was the end of the active branch last. */
+  readonly #shown = new Map<string, number>();
+  #shows = 0;
   readonly #listeners = new Set<(change: ChatsChanged) => void>();
 
   constructor(options: Options) {
@@ -112,16 +118,75 @@ export class FakeChats {
     this.changed(id);
   }
 
+  setLeaf(chat: Chat, leaf: string | null): void {
+    chat.activeLeaf = leaf;
+    if (leaf !== null) this.#shown.set(leaf, ++this.#shows);
+  }
+
+  showBranch(chatId: string, messageId: string): string {
+    const chat = this.get(chatId);
+    const leaf = this.#leafBelow(chat, messageId);
+    if (leaf === null) throw apiError('notFound');
+    this.setLeaf(chat, leaf);
+    return leaf;
+  }
+
+  /** Of the leaves below `id` the one that was shown last, else the newest. */
+  #leafBelow(chat: Chat, id: string | null): string | null {
+    const { byId, children } = indexTree(chat.messages);
+    const found: string[] = [];
+    const visit = (at: string): void => {
+      const below = children.get(at) ?? [];
+      if (below.length === 0) found.push(at);
+      for (const child of below) visit(child.id);
+    };
+    if (id === null) for (const root of children.get(null) ?? []) visit(root.id);
+    else if (byId.has(id)) visit(id);
+    const shown = (one: string) => this.#shown.get(one) ?? -1;
+    return found.reduce<string | null>((best, one) => (best === null || shown(one) >= shown(best) ? one : best), null);
+  }
+
   remove(id: string): void {
-    this.#deleted.set(id, this.get(id));
+    this.#deleted.set(id, { chat: this.get(id), at: Date.now() });
     this.#chats.delete(id);
     this.changed(id);
   }
 
-  restore(id: string): void {
-    const chat = this.#deleted.get(id);
-    if (chat) this.#chats.set(id, chat);
+  deletions(limit: number): Deletion[] {
+    const described = (id: DeletionId, title: string, messages: Message[], at: number): Deletion => ({
+      id,
+      title,
+      preview: messages[0]?.text.slice(0, 140) ?? '',
+      messageCount: messages.length,
+      deletedAt: at,
+      expiresAt: at + KEPT_MS
+    });
+    const chats = [...this.#deleted].map(([id, { chat, at }]) => described({ type: 'chat', id }, chat.title, chat.messages, at));
+    const cuts = [...this.#cut]
+      .filter(([, { chat }]) => this.#chats.has(chat.id))
+      .map(([token, { chat, gone, at }]) => described({ type: 'messages', token }, chat.title, gone, at));
+    return [...chats, ...cuts].sort((a, b) => b.deletedAt - a.deletedAt).slice(0, limit);
+  }
+
+  restore(deletion: DeletionId): string {
+    if (deletion.type === 'messages') return this.#restoreMessages(deletion.token);
+    const { id } = deletion;
+    const deleted = this.#deleted.get(id);
+    if (!deleted) throw apiError('notFound');
+    this.#chats.set(id, deleted.chat);
+    this.#deleted.delete(id);
     this.changed(id);
+    return id;
+  }
+
+  deleteForGood(deletion: DeletionId): void {
+    const isGone = deletion.type === 'chat' ? this.#deleted.delete(deletion.id) : this.#cut.delete(deletion.token);
+    if (!isGone) throw apiError('notFound');
+  }
+
+  emptyTrash(): void {
+    this.#deleted.clear();
+    this.#cut.clear();
   }
 
   removeMessage(id: string): string {
@@ -129,26 +194,42 @@ export class FakeChats {
     const gone = new Set([id]);
     for (const one of chat.messages) if (one.parentId !== null && gone.has(one.parentId)) gone.add(one.id);
     const token = newId();
-    this.#cut.set(token, { chat, messages: chat.messages, activeLeaf: chat.activeLeaf });
+    const isGone = (one: Message) => gone.has(one.id);
+    this.#cut.set(token, { chat, messages: chat.messages, gone: chat.messages.filter(isGone), activeLeaf: chat.activeLeaf, at: Date.now() });
     const parentId = chat.messages.find((one) => one.id === id)?.parentId ?? null;
-    chat.messages = chat.messages.filter((one) => !gone.has(one.id));
-    if (chat.activeLeaf !== null && gone.has(chat.activeLeaf)) chat.activeLeaf = parentId;
+    chat.messages = chat.messages.filter((one) => !isGone(one));
+    if (chat.activeLeaf !== null && gone.has(chat.activeLeaf)) this.setLeaf(chat, this.#leafBelow(chat, parentId));
     this.changed(chat.id);
     return token;
   }
 
-  undoRemoveMessage(token: string): void {
+  #restoreMessages(token: string): string {
     const cut = this.#cut.get(token);
     if (!cut) throw apiError('notFound');
-    cut.chat.messages = cut.messages;
-    cut.chat.activeLeaf = cut.activeLeaf;
+    this.#cut.delete(token);
+    const since = cut.chat.messages.filter(({ id }) => !cut.messages.some((one) => one.id === id));
+    cut.chat.messages = [...cut.messages, ...since];
+    this.setLeaf(cut.chat, cut.activeLeaf);
     this.changed(cut.chat.id);
+    return cut.chat.id;
+  }
+
+  edits(chatId: string): Edit[] {
+    return this.get(chatId).messages.flatMap(({ id }) => {
+      const text = this.#edits.get(id);
+      return text === undefined ? [] : [{ messageId: id, text }];
+    });
+  }
+
+  setEdit(messageId: string, text: string | null): void {
+    if (text === null) this.#edits.delete(messageId);
+    else this.#edits.set(messageId, text);
   }
 
   /** As if `message` and what it answers had not been written. */
   withdraw(chat: Chat, ids: readonly string[], activeLeaf: string | null): void {
     chat.messages = chat.messages.filter((one) => !ids.includes(one.id));
-    chat.activeLeaf = activeLeaf;
+    this.setLeaf(chat, activeLeaf);
     this.changed(chat.id);
   }
 
@@ -181,7 +262,7 @@ export class FakeChats {
       parent = message(parent, turn % 2 === 0 ? 'user' : 'assistant', text, at + turn * 1000);
       chat.messages.push(parent);
     });
-    chat.activeLeaf = chat.messages.at(-1)?.id ?? null;
+    this.setLeaf(chat, chat.messages.at(-1)?.id ?? null);
     this.#chats.set(chat.id, chat);
     return chat;
   }

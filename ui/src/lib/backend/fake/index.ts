@@ -20,6 +20,9 @@ export interface Witness {
   token: () => string | null;
   /** As if these were dropped on the window. */
   drop: (files: Dropped[]) => void;
+  /** Closes the window, as far as the page is asked. */
+  close: () => void;
+  closes: number;
 }
 
 declare global {
@@ -81,6 +84,7 @@ class Fake {
   onDrop: (files: Dropped[]) => void = () => undefined;
   #stopped = new Set<string>();
   #running: Promise<void> = Promise.resolve();
+  readonly #jobs = new Map<string, { job: Job; end: Promise<void> }>();
   #queue = 0;
   #router: FakeRouter;
   #watch: ((frame: ExpertsFrame) => void) | null = null;
@@ -98,7 +102,7 @@ class Fake {
       this.#router = new FakeRouter(state);
       this.#watch?.(this.#router.frame);
     });
-    this.witness = { opened: [], settings: this.settings, drafts: [], forcedLoads: 0, imports: [], token: () => this.library.token, drop: (files) => this.onDrop(files) };
+    this.witness = { opened: [], settings: this.settings, drafts: [], forcedLoads: 0, imports: [], token: () => this.library.token, drop: (files) => this.onDrop(files), close: () => {}, closes: 0 };
   }
 
   watch(on: ((frame: ExpertsFrame) => void) | null): void {
@@ -116,28 +120,53 @@ class Fake {
     const before = this.#running;
     if (this.#queue > 0) job.on({ type: 'queued', reason: 'busy', position: this.#queue });
     this.#queue++;
-    this.#running = before.then(() => this.#answer(job));
+    const end = before.then(() => this.#answer(job));
+    this.#running = end;
+    this.#jobs.set(job.chat.id, { job, end });
     try {
-      await this.#running;
+      await end;
     } finally {
       this.#queue--;
     }
   }
 
+  runningAnswers(): string[] {
+    return [...this.#jobs.keys()];
+  }
+
+  async attach(chatId: string, on: OnGeneration): Promise<void> {
+    const running = this.#jobs.get(chatId);
+    if (!running) return;
+    const { job, end } = running;
+    on({ type: 'started', userMessage: job.userMessage && copy(job.userMessage), answer: copy(job.answer) });
+    job.on = on;
+    await end;
+  }
+
+  /** An answer that was begun before the page came. */
+  begin(): void {
+    const chat = this.chats.create('Begun before');
+    const userMessage = message(null, 'user', 'How do experts work?', Date.now());
+    const answer: Message = { ...message(userMessage, 'assistant', '', Date.now()), state: 'streaming', stats: null };
+    void this.run({ chat, userMessage, answer, before: null, on: () => {} });
+  }
+
   async #answer(job: Job): Promise<void> {
     if (this.models.state.type === 'loading') job.on({ type: 'queued', reason: 'modelLoading', position: 1 });
     while (this.models.state.type === 'loading' && !this.#stopped.has(job.chat.id)) await pause(50);
-    const { chat, answer, userMessage, on } = job;
+    const { chat, answer, userMessage } = job;
+    const on: OnGeneration = (event) => job.on(event);
     const leaf = chat.activeLeaf;
     if (userMessage) this.chats.put(chat, userMessage);
     this.chats.put(chat, answer);
-    chat.activeLeaf = answer.id;
+    this.chats.setLeaf(chat, answer.id);
     on({ type: 'started', userMessage: userMessage && copy(userMessage), answer: copy(answer) });
     this.chats.changed(chat.id);
     if (this.#stopped.has(chat.id)) {
       const ids = [answer.id, userMessage?.id ?? ''];
       if (job.before) this.chats.put(chat, job.before);
-      this.chats.withdraw(chat, job.before ? [] : ids, leaf);
+      this.chats.withdraw(chat, job.before?.id === answer.id ? [] : ids, leaf);
+      this.#jobs.delete(chat.id);
       on({ type: 'takenBack' });
       return;
     }
@@ -146,12 +175,15 @@ class Fake {
       await pause(60);
     }
     await this.#stream(job);
+    this.#jobs.delete(chat.id);
     this.#router.rest();
     this.#watch?.(this.#router.frame);
     this.chats.changed(chat.id);
   }
 
-  async #stream({ chat, answer, before, on }: Job): Promise<void> {
+  async #stream(job: Job): Promise<void> {
+    const { chat, answer, before } = job;
+    const on: OnGeneration = (event) => job.on(event);
     const question = chat.messages.find((one) => one.id === answer.parentId)?.text ?? '';
     const full = answerTo(question, this.options.answer);
     const pieces = full.slice(answer.text.length).match(/[\s\S]{1,4}/g) ?? [];
@@ -235,14 +267,19 @@ function answering(fake: Fake): Pick<Backend, 'sendMessage' | 'regenerate' | 'ed
       requireModel();
       const chat = fake.chats.get(chatId);
       const before = find(chat, answerId);
-      await fake.run({ chat, userMessage: null, answer: { ...before, state: 'streaming', stats: null }, before, on });
+      const isFollowed = chat.messages.some(({ parentId }) => parentId === answerId);
+      // What follows belongs to the answer as it is.
+      const answer = isFollowed
+        ? { ...fresh(find(chat, before.parentId ?? '')), text: before.text }
+        : { ...before, state: 'streaming' as const, stats: null };
+      await fake.run({ chat, userMessage: null, answer, before, on });
     }
   };
 }
 
 function listing(fake: Fake): Pick<
   Backend,
-  'listChats' | 'getChat' | 'createChat' | 'renameChat' | 'pinChat' | 'deleteChat' | 'restoreChat' | 'setActiveLeaf' | 'deleteMessage' | 'undoDeleteMessage' | 'getDraft' | 'setDraft' | 'searchChats' | 'exportChat' | 'importChats' | 'importDroppedChats' | 'listBackups' | 'restoreBackup' | 'retryChats'
+  'listChats' | 'getChat' | 'createChat' | 'renameChat' | 'pinChat' | 'deleteChat' | 'showBranch' | 'deleteMessage' | 'listDeletions' | 'restore' | 'deleteForGood' | 'emptyTrash' | 'getDraft' | 'setDraft' | 'getEdits' | 'setEdit' | 'searchChats' | 'exportChat' | 'importChats' | 'importDroppedChats' | 'listBackups' | 'restoreBackup' | 'retryChats'
 > {
   const { chats } = fake;
   return {
@@ -252,15 +289,19 @@ function listing(fake: Fake): Pick<
     renameChat: async (id, title) => chats.update(id, { title }),
     pinChat: async (id, pinned) => chats.update(id, { pinned }),
     deleteChat: async (id) => chats.remove(id),
-    restoreChat: async (id) => chats.restore(id),
-    setActiveLeaf: async (chatId, messageId) => chats.update(chatId, { activeLeaf: messageId }),
+    showBranch: async (chatId, messageId) => chats.showBranch(chatId, messageId),
     deleteMessage: async (id) => chats.removeMessage(id),
-    undoDeleteMessage: async (token) => chats.undoRemoveMessage(token),
+    listDeletions: async (limit) => chats.deletions(limit),
+    restore: async (deletion) => chats.restore(deletion),
+    deleteForGood: async (deletion) => chats.deleteForGood(deletion),
+    emptyTrash: async () => chats.emptyTrash(),
     getDraft: async (chatId) => chats.draft(chatId),
     setDraft: async (chatId, text) => {
       chats.setDraft(chatId, text);
       fake.witness.drafts.push([chatId, text]);
     },
+    getEdits: async (chatId) => chats.edits(chatId),
+    setEdit: async (messageId, text) => chats.setEdit(messageId, text),
     searchChats: async (query, limit) => chats.search(query, limit),
     exportChat: async (_chatId, format) => `/home/ada/octet-chats.${format === 'json' ? 'json' : 'md'}`,
     importChats: async () => {
@@ -340,6 +381,7 @@ export function createFake(params: URLSearchParams): Backend {
   const fake = new Fake(readOptions(params));
   if (typeof window !== 'undefined') window.octetFake = fake.witness;
   const { options } = fake;
+  if (options.isAnswering) fake.begin();
   const full: Backend = {
     ...listing(fake),
     ...modelling(fake),
@@ -363,6 +405,7 @@ export function createFake(params: URLSearchParams): Backend {
     openExternal: async (url) => void fake.witness.opened.push(url),
     revealLogs: async () => void fake.witness.opened.push('logs'),
     frontendReady: async () => {},
+    readyToClose: async () => void fake.witness.closes++,
     loadSettings: async () => copy(fake.settings),
     saveSettings: async (settings) => {
       fake.settings = copy(settings);
@@ -371,6 +414,8 @@ export function createFake(params: URLSearchParams): Backend {
       return copy(fake.settings);
     },
     defaultSettings: async () => copy(DEFAULTS),
+    runningAnswers: async () => fake.runningAnswers(),
+    attachAnswer: (chatId, on) => fake.attach(chatId, on),
     stopGeneration: async (chatId) => fake.stop(chatId),
     contextUsage: async (chatId) => {
       if (fake.models.state.type !== 'ready') return null;
@@ -385,7 +430,11 @@ export function createFake(params: URLSearchParams): Backend {
       fake.onDrop = on;
       return () => (fake.onDrop = () => undefined);
     },
-    onChatsChanged: async (on: (change: ChatsChanged) => void) => fake.chats.listen(on)
+    onChatsChanged: async (on: (change: ChatsChanged) => void) => fake.chats.listen(on),
+    onClosing: async (on) => {
+      fake.witness.close = on;
+      return () => (fake.witness.close = () => {});
+    }
   };
   return withFailures(full, options);
 }

@@ -33,6 +33,8 @@ export interface Options {
   /** `none`: nothing is to be downloaded. */
   offers: string | null;
   answer: string | null;
+  /** An answer is being made as the page comes. */
+  isAnswering: boolean;
   notice: string | null;
   theme: string | null;
   language: string | null;
@@ -68,6 +70,7 @@ export function readOptions(params: URLSearchParams): Options {
     hasTwins: params.get('twins') === '1',
     offers: params.get('offers'),
     answer: params.get('answer'),
+    isAnswering: params.get('answering') === '1',
     notice: params.get('notice'),
     theme: params.get('theme'),
     language: params.get('lang')
