@@ -63,6 +63,11 @@ pub enum GenerationEvent {
         /// Of these, known from the message before.
         #[specta(type = u32)]
         reused: usize,
+        /// Of the work, the part that is done, 0 to 1.
+        #[specta(type = u32)]
+        fraction: f64,
+        /// How long the rest takes, as soon as that can be estimated.
+        seconds_left: Option<u32>,
     },
     /// The answer grew.
     Text {

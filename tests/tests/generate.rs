@@ -87,9 +87,10 @@ fn events_come_in_order_and_end_once() {
         Event::Done { .. } => 3,
         other => panic!("unexpected: {other:?}"),
     };
-    let places: Vec<i32> = events.iter().map(place).collect();
-    // 1100 tokens are computed in three parts.
-    assert_eq!(places, [0, 1, 1, 1, 2, 2, 2, 2, 2, 3]);
+    let mut places: Vec<i32> = events.iter().map(place).collect();
+    // How often progress is told depends on the machine.
+    places.dedup_by(|a, b| (*a, *b) == (1, 1));
+    assert_eq!(places, [0, 1, 2, 2, 2, 2, 2, 3]);
     let Some(Event::Done { reason, stats, .. }) = events.last() else {
         panic!("no end")
     };
@@ -99,6 +100,48 @@ fn events_come_in_order_and_end_once() {
     );
     assert!(stats.time_to_first_token_ms > 0.0 && stats.decode_tokens_per_sec > 0.0);
     assert!(stats.experts.ram.hit_rate().is_some());
+}
+
+#[test]
+fn progress_of_a_prompt_rises_to_all_of_it_and_is_told_at_a_bounded_rate() {
+    let engine = engine(4096);
+    let clock = std::time::Instant::now();
+    let events = events(engine.generate(request(tokens(4000), 1)));
+    let seconds = clock.elapsed().as_secs_f64();
+    let told: Vec<(usize, f64)> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Prefill { done, fraction, .. } => Some((*done, *fraction)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told.last(), Some(&(4000, 1.0)), "{told:?}");
+    for two in told.windows(2) {
+        let rises = two[0].0 <= two[1].0 && two[0].1 < two[1].1;
+        assert!(rises && two[0].0 < 4000, "{two:?}");
+    }
+    assert!(
+        told.len() as f64 <= seconds * 20.0 + 1.0,
+        "{} in {seconds}",
+        told.len()
+    );
+}
+
+#[test]
+fn a_prompt_can_be_cancelled_while_it_is_read() {
+    let engine = engine(4096);
+    let mut generation = engine.generate(request(tokens(4000), 1));
+    let cancel = generation.cancel_handle();
+    while let Some(event) = generation.next_blocking() {
+        match event {
+            Event::Prefill { .. } => cancel.cancel(),
+            Event::Done { reason, stats, .. } => {
+                assert_eq!((reason, stats.new_tokens), (DoneReason::Cancelled, 0));
+            }
+            Event::Started { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]

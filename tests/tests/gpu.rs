@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use octet_engine::error::EngineError;
 use octet_engine::generate::{Conversation, Generator};
-use octet_engine::model::{Logits, RoutingReuse, Session};
+use octet_engine::model::{Logits, PassProgress, RoutingReuse, Session};
 use octet_engine::plan::{Device, Misses, PlanRequest};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{DoneReason, Event, LoadOptions, Loaded, Request};
@@ -309,6 +309,50 @@ fn recorded_launches_follow_positions_and_sessions_in_turn() {
 }
 
 #[test]
+fn a_prompt_tells_of_every_expert_and_can_be_ended_at_each() {
+    let Some(_card) = card() else { return };
+    let gpu = on_gpu("tiny-2bit", FETCHED);
+    let c = gpu.model.config();
+    let tokens = prompt(100);
+    let (mut told, mut session) = (Vec::new(), gpu.model.session(512));
+    let mut watch = |progress: PassProgress| {
+        told.push(progress);
+        ControlFlow::Continue(())
+    };
+    let expected = gpu
+        .model
+        .forward(&mut session, &tokens, Logits::Last, &mut watch)
+        .expect("a pass")
+        .to_vec();
+    // 100 tokens want every expert.
+    assert_eq!(told.len(), c.n_layers * (c.n_experts + 1), "{told:?}");
+    assert!(told.windows(2).all(|two| two[0].done <= two[1].done));
+    session.kv.truncate(0);
+    for steps in [1, 2, 7, 10, 13] {
+        let mut left = steps;
+        let mut end = |_| {
+            left -= 1;
+            match left {
+                0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        };
+        let ended = gpu
+            .model
+            .forward(&mut session, &tokens, Logits::Last, &mut end);
+        assert!(matches!(ended, Err(EngineError::Cancelled)), "{steps}");
+        assert_eq!(session.kv.len(), 0);
+    }
+    let again = forward(&gpu, &mut session, &tokens);
+    let (_, worst) = distance(
+        &expected,
+        &again[again.len() - expected.len()..],
+        c.vocab_size,
+    );
+    assert!(worst < 1e-3, "{worst}");
+}
+
+#[test]
 fn a_cancelled_token_leaves_recorded_launches_to_go_on_with() {
     let Some(_card) = card() else { return };
     for setting in [RESIDENT, FETCHED] {
@@ -318,7 +362,7 @@ fn a_cancelled_token_leaves_recorded_launches_to_go_on_with() {
         let (mut session, mut found) = (session(&gpu, 512, true, None), Vec::new());
         for (i, token) in prompt(10).iter().enumerate() {
             // In the first layer, when nothing is recorded yet, and in the others.
-            let stop = &mut |layer| match layer == i % 4 {
+            let stop = &mut |pass: PassProgress| match pass.layer == i % 4 {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             };

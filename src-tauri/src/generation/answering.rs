@@ -187,10 +187,17 @@ impl Answering<'_> {
                     prompt_tokens = tokens;
                     (self.sink)(GenerationEvent::ContextShift { dropped_messages });
                 }
-                Event::Prefill { done, total } => (self.sink)(GenerationEvent::Prefill {
+                Event::Prefill {
+                    done,
+                    total,
+                    fraction,
+                    seconds_left,
+                } => (self.sink)(GenerationEvent::Prefill {
                     done,
                     total,
                     reused,
+                    fraction,
+                    seconds_left: seconds_left.map(|seconds| seconds.ceil() as u32),
                 }),
                 Event::Token { text, .. } => {
                     self.text.push_str(&text);

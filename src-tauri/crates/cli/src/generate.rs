@@ -1,9 +1,7 @@
 //! `octet generate`: one prompt, one answer.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use octet_engine::generate::{DoneReason, Event, Stats};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{Cancel, Engine, Generation};
@@ -11,6 +9,7 @@ use serde_json::json;
 
 use crate::args::GenerateArgs;
 use crate::output::{count, dim, note, stdout, with_hint};
+use crate::prompt_bar::PromptBar;
 
 /// New tokens where the user sets no limit: random weights, and some models, never end.
 const MAX_NEW_TOKENS: usize = 512;
@@ -84,28 +83,31 @@ pub fn follow(
     show: &mut dyn FnMut(Option<TokenId>, &str) -> io::Result<()>,
 ) -> anyhow::Result<Answer> {
     let (mut tokens, mut all) = (Vec::new(), String::new());
-    let bar = prompt_bar()?;
+    let mut bar = PromptBar::new()?;
     while let Some(event) = generation.next_blocking() {
         match event {
             Event::Started { .. } => {}
             Event::ContextShift {
                 dropped_messages, ..
-            } => bar.suspend(|| {
-                note(&format!(
-                    "the context was full: the oldest messages were dropped ({dropped_messages})"
-                ));
-            }),
-            Event::Prefill { done, total } => {
-                if bar.length().is_none() {
-                    bar.enable_steady_tick(Duration::from_millis(200));
-                }
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
+            } => {
+                bar.clear();
+                bar.end_line();
+                note(&match dropped_messages {
+                    1 => "the context is full: the oldest message was dropped".to_owned(),
+                    n => format!("the context is full: the {n} oldest messages were dropped"),
+                });
             }
+            Event::Prefill {
+                done,
+                total,
+                fraction,
+                seconds_left,
+            } => bar.show(done, total, fraction, seconds_left),
             Event::Token { id, text } => {
-                bar.finish_and_clear();
+                bar.clear();
                 tokens.push(id);
                 show(Some(id), &text)?;
+                bar.printed(&text);
                 all += &text;
             }
             Event::Done {
@@ -113,7 +115,7 @@ pub fn follow(
                 text,
                 stats,
             } => {
-                bar.finish_and_clear();
+                bar.clear();
                 show(None, &text)?;
                 return Ok(Answer {
                     tokens,
@@ -123,21 +125,11 @@ pub fn follow(
                 });
             }
             Event::Error { message, hint, .. } => {
-                bar.finish_and_clear();
-                anyhow::bail!(with_hint(&message, hint.as_deref()));
+                anyhow::bail!(with_hint(&message, hint.as_deref()))
             }
         }
     }
     anyhow::bail!("the engine stopped without an answer: run it again with RUST_BACKTRACE=1")
-}
-
-/// Not drawn before its length is known: a bar of length 0 would be a full one.
-fn prompt_bar() -> anyhow::Result<ProgressBar> {
-    let bar = ProgressBar::no_length();
-    bar.set_style(ProgressStyle::with_template(
-        "{bar:32} {pos}/{len} tokens read, {eta} left",
-    )?);
-    Ok(bar)
 }
 
 /// The figures of an answer in one line.

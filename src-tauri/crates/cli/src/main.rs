@@ -10,6 +10,7 @@ mod models;
 mod output;
 mod peak_rss;
 mod peak_vram;
+mod prompt_bar;
 mod quantize;
 mod synth;
 mod tokenize;

@@ -13,6 +13,7 @@ use crate::context_shift::drop_oldest;
 use crate::error::EngineError;
 use crate::experts::ExpertStats;
 use crate::model::{Logits, Mixtral, PREFILL_CHUNK, Session};
+use crate::progress::{PromptProgress, Report};
 use crate::prompt::{Message, Role};
 use crate::sampling::{Sampler, SamplingParams};
 use crate::stream_text::StopMatcher;
@@ -105,12 +106,16 @@ pub enum Event {
         /// Tokens of the prompt as it is now.
         prompt_tokens: usize,
     },
-    /// The prompt is being computed.
+    /// The prompt is being computed; at most 20 a second, and one at the end.
     Prefill {
-        /// Tokens done.
+        /// Tokens done; all of them only at the end.
         done: usize,
         /// Tokens in all.
         total: usize,
+        /// Of what had to be computed, the part that is done, 0 to 1.
+        fraction: f64,
+        /// How long the rest takes, in seconds, as soon as that can be estimated.
+        seconds_left: Option<f64>,
     },
     /// A token was chosen.
     Token {
@@ -191,7 +196,7 @@ pub struct Generator<'a> {
     pub model: &'a Mixtral,
     /// Its tokenizer; without one only [`Input::Tokens`] can be worked on.
     pub tokenizer: Option<&'a Tokenizer>,
-    /// Asked between layers and tokens: whether to stop.
+    /// Asked between experts and tokens: whether to stop.
     pub cancelled: &'a dyn Fn() -> bool,
     /// Takes the events.
     pub emit: &'a mut dyn FnMut(Event),
@@ -262,7 +267,7 @@ impl Generator<'_> {
             let mut logits = Vec::new();
             if conversation.cached.len() < history.len() {
                 if self
-                    .compute(conversation, &history, &mut logits)?
+                    .compute(conversation, &history, &mut logits, &clock)?
                     .is_break()
                 {
                     break 'answer DoneReason::Cancelled;
@@ -310,7 +315,7 @@ impl Generator<'_> {
                     conversation.rewind(&history);
                 }
                 if self
-                    .compute(conversation, &history, &mut logits)?
+                    .compute(conversation, &history, &mut logits, &clock)?
                     .is_break()
                 {
                     break DoneReason::Cancelled;
@@ -338,20 +343,33 @@ impl Generator<'_> {
         conversation: &mut Conversation,
         tokens: &[TokenId],
         logits: &mut Vec<f32>,
+        clock: &AwakeClock,
     ) -> Result<ControlFlow<()>, EngineError> {
         let Conversation {
             session, cached, ..
         } = conversation;
-        let total = tokens.len();
-        let quiet = total - cached.len() <= 1;
-        let cancelled = self.cancelled;
-        let mut check = |_layer: usize| match cancelled() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        };
-        while cached.len() < total {
-            let chunk = &tokens[cached.len()..total.min(cached.len() + PREFILL_CHUNK)];
-            match self.model.forward(session, chunk, Logits::Last, &mut check) {
+        let (first, total) = (cached.len(), tokens.len());
+        let is_quiet = total - first <= 1;
+        let mut progress = PromptProgress::new(self.model.config(), first, total);
+        let began = clock.elapsed();
+        // Chunks of one size: a last one of few tokens would take as long where experts are read
+        // from disk, and its time could not be told by its tokens.
+        let todo = total - first;
+        let chunk_len = todo.div_ceil(todo.div_ceil(PREFILL_CHUNK).max(1)).max(1);
+        for chunk in tokens[first..].chunks(chunk_len) {
+            let at = (cached.len(), chunk.len());
+            let (cancelled, emit) = (self.cancelled, &mut *self.emit);
+            let elapsed = || clock.elapsed().saturating_sub(began);
+            let mut watch = |pass| {
+                if cancelled() {
+                    return ControlFlow::Break(());
+                }
+                if !is_quiet && let Some(report) = progress.take(at, pass, elapsed()) {
+                    emit(report.event(total));
+                }
+                ControlFlow::Continue(())
+            };
+            match self.model.forward(session, chunk, Logits::Last, &mut watch) {
                 Ok(last) => {
                     logits.clear();
                     logits.extend_from_slice(last);
@@ -360,12 +378,9 @@ impl Generator<'_> {
                 Err(error) => return Err(error),
             }
             cached.extend_from_slice(chunk);
-            if !quiet {
-                (self.emit)(Event::Prefill {
-                    done: cached.len(),
-                    total,
-                });
-            }
+        }
+        if !is_quiet {
+            (self.emit)(Report::end(total).event(total));
         }
         Ok(ControlFlow::Continue(()))
     }

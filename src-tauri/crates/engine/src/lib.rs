@@ -28,6 +28,7 @@ pub mod kv_cache;
 pub mod load;
 pub mod model;
 pub mod plan;
+mod progress;
 pub mod prompt;
 pub mod sampling;
 mod setup;

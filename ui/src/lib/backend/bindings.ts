@@ -597,7 +597,11 @@ done: number;
 /**  Tokens in all. */
 total: number; 
 /**  Of these, known from the message before. */
-reused: number } | 
+reused: number; 
+/**  Of the work, the part that is done, 0 to 1. */
+fraction: number; 
+/**  How long the rest takes, as soon as that can be estimated. */
+secondsLeft: number | null } | 
 /**  The answer grew. */
 { type: "text"; 
 /**  What is new. */

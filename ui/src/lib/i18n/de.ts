@@ -120,6 +120,8 @@ export const de: Record<Key, string> = {
   'message.yours': 'Deine Nachricht',
   'message.thinking': 'Denkt nach …',
   'message.reading': 'Liest das Gespräch: {done} von {total} Token',
+  'message.readingLeft': 'Liest das Gespräch: {done} von {total} Token, noch {time}',
+  'message.readingLabel': 'Liest das Gespräch',
   'message.continue': 'Fortsetzen',
   'message.regenerate': 'Neu antworten',
   'message.answerThis': 'Beantworten',

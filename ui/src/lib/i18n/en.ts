@@ -119,6 +119,8 @@ export const en = {
   'message.yours': 'Your message',
   'message.thinking': 'Thinking…',
   'message.reading': 'Reading the conversation: {done} of {total} tokens',
+  'message.readingLeft': 'Reading the conversation: {done} of {total} tokens, {time} left',
+  'message.readingLabel': 'Reading the conversation',
   'message.continue': 'Continue',
   'message.regenerate': 'Regenerate',
   'message.answerThis': 'Answer this',

@@ -3,6 +3,7 @@ import { FrameBuffer } from '$lib/chat/frame_buffer';
 
 /** What changes with every token cannot be read, and drawing it costs the model time. */
 const FIGURES_EVERY_MS = 1000;
+const READING_EVERY_MS = 250;
 
 interface Progress {
   tokens: number;
@@ -10,6 +11,9 @@ interface Progress {
   contextUsed: number;
   lastExperts: number[];
 }
+
+/** How far the prompt is. */
+type Reading = Omit<Extract<GenerationEvent, { type: 'prefill' }>, 'type'>;
 
 export interface GenerationEnds {
   started(userMessage: Message | null, answer: Message): void;
@@ -22,7 +26,7 @@ export interface GenerationEnds {
 export class Generation {
   phase = $state<'queued' | 'waiting' | 'reading' | 'writing'>('waiting');
   queue = $state.raw<{ reason: QueueReason; position: number } | null>(null);
-  prefill = $state.raw<{ done: number; total: number; reused: number } | null>(null);
+  prefill = $state.raw<Reading | null>(null);
   answerId = $state<string | null>(null);
   /** The whole text of the answer as far as it has come. */
   text = $state('');
@@ -33,6 +37,7 @@ export class Generation {
   shownContext = $state<number | null>(null);
   lastExperts = $state.raw<number[]>([]);
   #figuresShownAt = -Infinity;
+  #readingShownAt = -Infinity;
   droppedMessages = $state(0);
   isStopping = $state(false);
   readonly #buffer: FrameBuffer<Progress>;
@@ -64,8 +69,7 @@ export class Generation {
         this.ends.started(event.userMessage, event.answer);
         break;
       case 'prefill':
-        this.phase = 'reading';
-        this.prefill = { done: event.done, total: event.total, reused: event.reused };
+        this.#showReading(event);
         this.shownContext = event.total;
         break;
       case 'text': {
@@ -89,6 +93,15 @@ export class Generation {
         this.ends.failed(event);
         break;
     }
+  }
+
+  #showReading({ type: _, ...reading }: Extract<GenerationEvent, { type: 'prefill' }>): void {
+    const now = performance.now();
+    const isFirst = this.phase !== 'reading';
+    if (!isFirst && reading.done < reading.total && now - this.#readingShownAt < READING_EVERY_MS) return;
+    this.#readingShownAt = now;
+    this.phase = 'reading';
+    this.prefill = reading;
   }
 
   #showFigures({ tokensPerSec, contextUsed, lastExperts }: Progress): void {

@@ -1,6 +1,5 @@
 //! The experts of one token: hits on the card, misses fetched or computed on the CPU meanwhile.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use octet_kernels::Scratch;
@@ -12,7 +11,7 @@ use super::graphs::Recipe;
 use crate::checkpoint::ExpertId;
 use crate::error::EngineError;
 use crate::experts::{Claim, Miss, Place, RoutingStats};
-use crate::model::expert_forward;
+use crate::model::{PassMeter, expert_forward};
 
 /// What decoding takes of a session beside its cache.
 pub(super) struct Conversing<'a> {
@@ -35,7 +34,7 @@ impl GpuModel {
         &self,
         pass: &mut Pass<'_>,
         token: Conversing<'_>,
-        before_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
         let Conversing {
             routing,
@@ -58,19 +57,15 @@ impl GpuModel {
         if pass.records {
             pass.work.graphs.turn_to(recipe);
         }
-        let mut go_on = |layer| match before_layer(layer) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(EngineError::Cancelled),
-        };
         if resident {
-            (0..n_layers).try_for_each(go_on)?;
+            (0..n_layers).try_for_each(|layer| meter.layer(layer))?;
             self.write_places(pass)?;
             self.replay(pass, 0, |pass| self.whole_token(pass, recipe))?;
             self.compute.synchronize()?;
             self.note_resident(pass, routing);
         } else {
             for layer in 0..n_layers {
-                go_on(layer)?;
+                meter.layer(layer)?;
                 self.replay(pass, layer, |pass| self.up_to_choice(pass, layer, recipe))?;
                 self.decode_experts(pass, layer, routing, scratch)?;
             }

@@ -1,15 +1,13 @@
 //! A pass over the layers: input, attention, logits. The experts' share is in `decode` and
 //! `prefill`.
 
-use std::ops::ControlFlow;
-
 use octet_kernels::cuda::{CudaError, DeviceMatrix, Moment, Reuse, Rows, Slice};
 
 use super::decode::Conversing;
 use super::work::{self, Kv, LOGIT_ROWS, Work};
 use super::{GpuModel, Host, graphs};
 use crate::error::EngineError;
-use crate::model::{self, Logits, Session};
+use crate::model::{self, Logits, PassMeter, PassWatch, Session};
 use crate::tokenizer::TokenId;
 
 /// Up to this many tokens attend without tensor cores: a tile of those is 64 tokens.
@@ -39,19 +37,21 @@ impl GpuModel {
         session: &mut Session,
         tokens: &[TokenId],
         logits: Logits,
-        before_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        watch: &mut PassWatch<'_>,
     ) -> Result<(), EngineError> {
+        let mut meter = PassMeter::new(host.checkpoint.config(), watch);
         let mut work = self.work();
         let start = session.kv.len();
         session.buffers.logits.clear();
         let mut left = tokens.len();
         for chunk in tokens.chunks(work.chunk) {
+            meter.chunk(tokens.len() - left, chunk.len(), tokens.len());
             left -= chunk.len();
             let rows = match logits {
                 Logits::All => chunk.len(),
                 Logits::Last => usize::from(left == 0),
             };
-            let done = self.pass(host, session, &mut work, chunk, rows, before_layer);
+            let done = self.pass(host, session, &mut work, chunk, rows, &mut meter);
             if let Err(error) = done {
                 // Staging memory must be left alone before the next pass writes it.
                 let _ = self.compute.synchronize();
@@ -70,7 +70,7 @@ impl GpuModel {
         work: &mut Work,
         tokens: &[TokenId],
         rows: usize,
-        before_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
         let c = host.checkpoint.config();
         let (t, first) = (tokens.len(), session.kv.len());
@@ -119,7 +119,7 @@ impl GpuModel {
                 scratch,
                 reuses: routing_reuse.is_some(),
             };
-            self.decode(&mut pass, token, before_layer)?;
+            self.decode(&mut pass, token, meter)?;
             if rows > 0 {
                 let logits = pass.work.staging.logits.values(0, c.vocab_size);
                 buffers.logits.extend_from_slice(logits);
@@ -127,11 +127,9 @@ impl GpuModel {
         } else {
             self.upload_input(&mut pass)?;
             for layer in 0..c.n_layers {
-                if before_layer(layer).is_break() {
-                    return Err(EngineError::Cancelled);
-                }
+                meter.layer(layer)?;
                 self.attention(&mut pass, layer)?;
-                self.prefill_experts(&mut pass, layer)?;
+                self.prefill_experts(&mut pass, layer, meter)?;
             }
             self.logits(&mut pass, rows, &mut buffers.logits)?;
         }

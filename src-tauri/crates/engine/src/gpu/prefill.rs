@@ -11,6 +11,7 @@ use super::forward::Pass;
 use crate::checkpoint::ExpertId;
 use crate::error::EngineError;
 use crate::experts::{Claim, PROMPT_WINDOW, TierError};
+use crate::model::PassMeter;
 
 /// Experts of the next layer whose copies start under the last ones of this layer.
 const READ_AHEAD: usize = 2;
@@ -28,6 +29,7 @@ impl GpuModel {
         &self,
         pass: &mut Pass<'_>,
         layer: usize,
+        meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
         let mut parts = self.route_many(pass, layer)?;
         let experts = pass.host.experts;
@@ -43,8 +45,9 @@ impl GpuModel {
                 .rows_to_f16(&self.compute, pass.t, c.hidden_size, x, y, scale)?;
         }
         let mut claims: VecDeque<Claim> = VecDeque::new();
-        let mut next = 0;
+        let (mut next, mut rows_done) = (0, 0);
         for part in &parts {
+            meter.experts(rows_done, pass.t * c.top_k)?;
             while claims.len() < PROMPT_WINDOW && next < parts.len() {
                 match experts.demand_on_device(id(layer, parts[next].expert)) {
                     Ok(claim) => claims.push_back(claim),
@@ -65,6 +68,7 @@ impl GpuModel {
             self.compute_part(pass, part, &self.slots.expert(slot))?;
             self.slots.used(slot, &Arc::new(self.compute.record()?));
             experts.done_in_prompt(claim.id(), rank[usize::from(part.expert)]);
+            rows_done += part.rows;
         }
         Ok(())
     }

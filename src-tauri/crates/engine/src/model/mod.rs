@@ -6,9 +6,9 @@
 mod attention;
 mod moe;
 mod ops;
+mod progress;
 mod reuse;
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use octet_kernels::{Job, Pool, Precision, Q8Matrix, Scratch};
@@ -23,6 +23,8 @@ use crate::tokenizer::TokenId;
 
 pub use crate::plan::PREFILL_CHUNK;
 pub use moe::{expert_forward, route};
+pub(crate) use progress::{PassMeter, experts, projections};
+pub use progress::{PassProgress, PassWatch};
 pub use reuse::RoutingReuse;
 
 /// Which positions' logits a forward pass returns.
@@ -191,7 +193,7 @@ impl Mixtral {
     /// Runs `tokens` (at most [`PREFILL_CHUNK`] for bounded memory) behind what `session` holds
     /// and returns logits, f32 `(t, vocab)` or `(1, vocab)`.
     ///
-    /// `before_layer` is called with each layer's number; a break leaves the session as it was.
+    /// `watch` is told how far it is; a break leaves the session as it was.
     ///
     /// # Errors
     /// [`EngineError::ContextFull`], [`EngineError::UnknownToken`], a failed expert fetch, or
@@ -201,7 +203,7 @@ impl Mixtral {
         session: &'s mut Session,
         tokens: &[TokenId],
         logits: Logits,
-        before_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        watch: &mut PassWatch<'_>,
     ) -> Result<&'s mut [f32], EngineError> {
         let c = self.config();
         let t = tokens.len();
@@ -213,7 +215,7 @@ impl Mixtral {
             });
         }
         if session.gpu.is_some() {
-            return self.forward_on_gpu(session, tokens, logits, before_layer);
+            return self.forward_on_gpu(session, tokens, logits, watch);
         }
         let Session {
             kv,
@@ -226,16 +228,15 @@ impl Mixtral {
         let hidden = sized(&mut buffers.hidden, t * c.hidden_size);
         embed(&self.checkpoint, tokens, hidden)?;
         buffers.rotary.prepare(c, kv.len(), t);
-        let reuse = match routing_reuse {
+        buffers.moe.reuse = match routing_reuse {
             Some(reuse) if t == 1 => Some(reuse.at(kv.len())),
             _ => None,
         };
+        let mut meter = PassMeter::new(c, watch);
         for layer in 0..c.n_layers {
-            if before_layer(layer).is_break() {
-                return Err(EngineError::Cancelled);
-            }
+            meter.layer(layer)?;
             self.attention(layer, t, kv, scratch, buffers)?;
-            self.moe(layer, t, routing, reuse, scratch, buffers)?;
+            self.moe(layer, t, routing, scratch, buffers, &mut meter)?;
         }
         kv.advance(t);
         if t == 1 {
@@ -279,7 +280,7 @@ impl Mixtral {
         session: &'s mut Session,
         tokens: &[TokenId],
         logits: Logits,
-        before_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+        watch: &mut PassWatch<'_>,
     ) -> Result<&'s mut [f32], EngineError> {
         let lost = || EngineError::Device {
             reason: "it failed before".to_owned(),
@@ -291,7 +292,7 @@ impl Mixtral {
             pool: &self.pool,
             precision: self.precision,
         };
-        match gpu.forward(host, session, tokens, logits, before_layer) {
+        match gpu.forward(host, session, tokens, logits, watch) {
             Ok(()) => Ok(&mut session.buffers.logits),
             Err(error) => {
                 if error.is_of_device() {

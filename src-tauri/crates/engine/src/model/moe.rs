@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use octet_kernels::{Job, Pool, Precision, Scratch};
 
 use super::reuse::ReuseAt;
-use super::{Mixtral, ops, sized};
+use super::{Mixtral, PassMeter, ops, sized};
 use crate::checkpoint::{ExpertId, ExpertWeights};
 use crate::error::EngineError;
 use crate::experts::{Claim, PROMPT_WINDOW, Place, RoutingStats, TierError};
@@ -30,7 +30,7 @@ pub(super) struct Buffers {
     guessed: Vec<ExpertId>,
     /// What the token before used in the next layer, and whether this one shall keep it.
     next_previous: Vec<u16>,
-    reuse: Option<ReuseAt>,
+    pub(super) reuse: Option<ReuseAt>,
     /// Rows of one expert's tokens, `(rows, hidden)`.
     gathered: Vec<f32>,
     /// `(rows, intermediate)`.
@@ -110,9 +110,9 @@ impl Mixtral {
         layer: usize,
         t: usize,
         routing: &mut RoutingStats,
-        reuse: Option<ReuseAt>,
         scratch: &mut Scratch,
         buffers: &mut super::Buffers,
+        meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
         let c = self.config();
         let trunk = self.checkpoint.layer(layer);
@@ -127,12 +127,12 @@ impl Mixtral {
         ops::rms_norm(hidden, trunk.post_attention_layernorm, eps, normed);
         let router = sized(&mut moe.router, t * c.n_experts);
         octet_kernels::matmul_f16(&self.pool, trunk.gate, c.n_experts, normed, router);
+        let reuse = moe.reuse;
         moe.assign(c.top_k, c.n_experts, |chosen| {
             if let Some(reuse) = reuse {
                 reuse.apply(layer, &routing.newest()[layer], chosen);
             }
         });
-        moe.reuse = reuse;
         moe.next_previous.clear();
         if let Some(next) = routing.newest().get(layer + 1) {
             moe.next_previous.extend_from_slice(next);
@@ -155,11 +155,7 @@ impl Mixtral {
         moe.order
             .sort_by_key(|&expert| !self.experts.contains(expert_id(layer, expert)));
 
-        let mut claims = std::mem::take(&mut moe.claims);
-        let done = self.run_experts(layer, hidden, normed, &mut claims, scratch, moe);
-        claims.clear();
-        moe.claims = claims;
-        done
+        self.run_experts(layer, hidden, normed, scratch, moe, meter)
     }
 
     /// Computes the experts in `moe.order`, claiming a few ahead.
@@ -171,15 +167,18 @@ impl Mixtral {
         layer: usize,
         hidden: &mut [f32],
         normed: &[f32],
-        claims: &mut VecDeque<Claim>,
         scratch: &mut Scratch,
         moe: &mut Buffers,
+        meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
         let c = self.config();
         let t = hidden.len() / c.hidden_size;
         let window = if t == 1 { c.top_k } else { PROMPT_WINDOW };
-        let mut next = 0;
+        // Left empty after an error: claims are given back when they are dropped.
+        let mut claims = std::mem::take(&mut moe.claims);
+        let (mut next, mut rows_done) = (0, 0);
         loop {
+            meter.experts(rows_done, t * c.top_k)?;
             while claims.len() < window && next < moe.order.len() {
                 let expert = moe.order[next];
                 match self
@@ -197,11 +196,13 @@ impl Mixtral {
                 self.prefetch_next(layer, t, hidden, moe);
             }
             let Some(mut claim) = claims.pop_front() else {
+                moe.claims = claims;
                 return Ok(());
             };
             self.run_expert(&mut claim, hidden, normed, scratch, moe)?;
+            let id = claim.id();
+            rows_done += moe.rows(id.expert);
             if t > 1 {
-                let id = claim.id();
                 self.experts.done_in_prompt(id, moe.rank(id.expert));
             }
         }

@@ -170,15 +170,27 @@ class Fake {
       on({ type: 'takenBack' });
       return;
     }
-    for (let done = 0; done <= 120; done += 40) {
-      on({ type: 'prefill', done, total: 120, reused: 0 });
-      await pause(60);
-    }
+    await this.#read(job);
     await this.#stream(job);
     this.#jobs.delete(chat.id);
     this.#router.rest();
     this.#watch?.(this.#router.frame);
     this.chats.changed(chat.id);
+  }
+
+  /** As the engine does: 20 reports a second at most, and the time left after two seconds. */
+  async #read(job: Job): Promise<void> {
+    const { chat } = job;
+    const { promptMs, promptTokens: total } = this.options;
+    const start = performance.now();
+    for (;;) {
+      const spent = performance.now() - start;
+      const fraction = Math.min(1, promptMs > 0 ? spent / promptMs : 1);
+      const secondsLeft = spent >= 2000 && fraction < 1 ? Math.ceil((promptMs - spent) / 1000) : null;
+      job.on({ type: 'prefill', done: Math.floor(fraction * total), total, reused: 0, fraction, secondsLeft });
+      if (fraction === 1 || this.#stopped.has(chat.id)) return;
+      await pause(50);
+    }
   }
 
   async #stream(job: Job): Promise<void> {

@@ -8,6 +8,9 @@ export interface Options {
   chats: number;
   messages: number;
   tokensPerSec: number;
+  /** How long the prompt is, and how long reading it takes. */
+  promptTokens: number;
+  promptMs: number;
   /** How long loading a model takes. */
   loadMs: number;
   /** How long a download takes, and a check, a copy or a move. */
@@ -57,6 +60,8 @@ export function readOptions(params: URLSearchParams): Options {
     chats: count('chats', 9),
     messages: count('messages', 0),
     tokensPerSec: count('rate', 30),
+    promptTokens: count('prompt', 120),
+    promptMs: count('promptMs', 200),
     loadMs: count('loadMs', 1500),
     downloadMs: count('downloadMs', 8000),
     taskMs: count('taskMs', 1500),
