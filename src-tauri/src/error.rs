@@ -150,7 +150,7 @@ impl ApiError {
             ),
             "memory" => (
                 ErrorCode::Memory,
-                "Lower the context length or close other programs, then load again.",
+                "Lower the context length, then load again.",
             ),
             "tokenizer" => (
                 ErrorCode::Tokenizer,
@@ -163,11 +163,11 @@ impl ApiError {
             ),
             "context_full" => (
                 ErrorCode::ContextFull,
-                "Shorten the message, start a new chat, or load with a longer context.",
+                "Shorten the message, or start a new chat.",
             ),
             "device" => (
                 ErrorCode::Gpu,
-                "Ask again: the CPU answers. Load the model again to use the GPU.",
+                "Ask again and the CPU answers. Reload the model to use the GPU again.",
             ),
             "cancelled" => (ErrorCode::Cancelled, "Try again when you like."),
             _ => (
@@ -205,16 +205,20 @@ impl From<PlanError> for ApiError {
             } => Self::new(
                 ErrorCode::Memory,
                 format!(
-                    "The model needs {} of {memory}, {} may be taken ({} short).",
+                    "The model needs {} of {memory}, {} more than the limit of {}.",
                     format_bytes(*needed_bytes),
-                    format_bytes(*limit_bytes),
-                    format_bytes(needed_bytes.saturating_sub(*limit_bytes))
+                    format_bytes(needed_bytes.saturating_sub(*limit_bytes)),
+                    format_bytes(*limit_bytes)
                 ),
             )
             .hint(format!("{}; or load it anyway.", settings_names(remedy))),
             PlanError::OutOfRange { .. } | PlanError::Contradiction { .. } => {
                 Self::new(ErrorCode::Invalid, settings_names(&error.to_string()))
                     .hint("Change the offloading settings, then load again.")
+            }
+            PlanError::NoGpu { .. } => {
+                Self::new(ErrorCode::Memory, settings_names(&error.to_string()))
+                    .hint("Choose the preset Automatic or CPU only, then load again.")
             }
             _ => Self::from_event("memory", &error.to_string()),
         }
@@ -301,6 +305,7 @@ mod tests {
             EngineError::ContextFull {
                 capacity: 512,
                 wanted: 600,
+                enough: Some(1112),
             },
             EngineError::Unloaded,
             EngineError::TooFewSlots { slots: 1, least: 3 },

@@ -3,10 +3,6 @@
 /// Option of the command line, and the setting's name in the window. Longer ones first where one
 /// begins with another.
 const NAMES: &[(&str, &str)] = &[
-    (
-        "Use --device auto or cpu",
-        "Choose the preset Automatic or CPU only",
-    ),
     ("use --device cpu", "choose the preset CPU only"),
     ("--device cpu", "the preset CPU only"),
     ("--device cuda", "a GPU"),
@@ -22,6 +18,7 @@ const NAMES: &[(&str, &str)] = &[
     ("--vram", "the VRAM budget"),
     ("give --ram", "set the RAM budget to"),
     ("--ram", "the RAM budget"),
+    ("give --ctx", "set the context length to"),
     ("--ctx", "the context length"),
 ];
 

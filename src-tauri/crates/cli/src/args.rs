@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use octet_engine::generate::{Input, Request};
 use octet_engine::hardware::cuda_is_available;
 use octet_engine::plan::{Device, Eviction, Misses, PlanRequest, Preset, parse_bytes};
 use octet_engine::prompt::{Message, Role};
-use octet_engine::sampling::SamplingParams;
+use octet_engine::sampling::{SamplingError, SamplingParams};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
 use octet_kernels::Bits;
@@ -61,7 +61,7 @@ pub struct EngineArgs {
     /// Where to compute: auto, cpu, cuda
     #[arg(long, default_value_t)]
     device: Device,
-    /// Memory settings by card: auto, 16gb, 12gb, cpu
+    /// Memory settings by size of the GPU: auto, 16gb, 12gb, cpu
     #[arg(long, default_value_t)]
     preset: Preset,
     /// VRAM to take at most, as in 12GB
@@ -76,14 +76,14 @@ pub struct EngineArgs {
     /// Experts that are not on the GPU: auto, fetch, cpu
     #[arg(long, default_value_t)]
     misses: Misses,
-    /// Experts of the next layer fetched ahead: 0, 1 or 2 (default: 2, or 0 where the CPU may
-    /// compute what is not on the GPU, from RAM that holds everything)
+    /// Predicted experts of the next layer to fetch ahead: 0, 1 or 2 (default: 2, or 0 where the CPU
+    /// computes what is not on the GPU, from RAM that holds everything)
     #[arg(long, value_name = "N", value_parser = prefetch, allow_negative_numbers = true)]
     prefetch: Option<usize>,
-    /// Which expert gives way when slots are short: global, layer
+    /// Which expert is evicted when slots are short: global, layer
     #[arg(long, default_value = "global", value_parser = eviction, value_name = "LRU")]
     eviction: Eviction,
-    /// Worker threads (default: one per physical core); more than there are processors are slower
+    /// Worker threads (default: one per physical core); more than the machine has cores is slower
     #[arg(long, value_name = "T", value_parser = threads, allow_negative_numbers = true)]
     threads: Option<u16>,
     /// Context length in tokens
@@ -92,7 +92,7 @@ pub struct EngineArgs {
     /// f32 activations everywhere: slower, the reference for tests
     #[arg(long)]
     exact: bool,
-    /// Load even what does not fit
+    /// Load even if it does not fit
     #[arg(long)]
     force: bool,
     /// tokenizer.json, if it is not in the model's folder
@@ -181,27 +181,27 @@ fn fill(loaded: &mut Loaded) -> anyhow::Result<()> {
 #[derive(Args)]
 pub struct SamplingArgs {
     /// 0: always the likeliest token
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", value_parser = fraction, allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keep the likeliest tokens that make up this share
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", value_parser = fraction, allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Keep this many likeliest tokens (0: all)
     #[arg(long, value_name = "K", value_parser = whole, allow_negative_numbers = true)]
     top_k: Option<usize>,
     /// Drop tokens less likely than this share of the likeliest
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", value_parser = fraction, allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Above 1: repeat less
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    #[arg(long, value_name = "R", value_parser = fraction, allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
     /// The same seed gives the same answer
     #[arg(long, value_name = "S", value_parser = seed, allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// New tokens at most
+    /// Most new tokens
     #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     max_new_tokens: Option<usize>,
-    /// Text that ends the answer; may be given several times
+    /// Text that ends the answer; can be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Go on where the model would end
@@ -224,9 +224,7 @@ impl SamplingArgs {
             seed: self.seed,
             ..default
         };
-        sampling
-            .validate()
-            .map_err(|error| UsageError(error.to_string()))?;
+        sampling.validate().map_err(as_option)?;
         let max_new_tokens = self.max_new_tokens.or(most);
         Ok(Request {
             input,
@@ -446,15 +444,15 @@ pub struct ModelsArgs {
 
 #[derive(Subcommand)]
 pub enum ModelsCommand {
-    /// Show the models that are here, unfinished downloads, and what is on offer
+    /// Show installed models, unfinished downloads, and models to download
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Download a model, or go on with a download that was stopped
+    /// Download a model, or resume a download
     ///
-    /// Files that are here already are not fetched again. Ctrl-C stops; the same command goes on.
+    /// Files that are already here are not downloaded again. Ctrl-C stops; the same command resumes.
     /// HF_ENDPOINT names another hub, HF_TOKEN an access token, HF_HOME or HF_HUB_CACHE the folder.
     Pull {
         /// Repository on the hub, as in owner/name; without it, the recommended model
@@ -464,7 +462,7 @@ pub enum ModelsCommand {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Compare every byte of a model with what was published
+    /// Check every byte of a model against what was published
     Verify {
         /// As `octet models list` shows it, or the part after the slash
         name: String,
@@ -472,12 +470,12 @@ pub enum ModelsCommand {
         #[arg(long)]
         repair: bool,
     },
-    /// Delete a model, or forget a folder that was linked; also ends an unfinished download
+    /// Delete a model, remove a linked folder from the list, or cancel an unfinished download
     Remove {
         /// As `octet models list` shows it, or the part after the slash
         name: String,
     },
-    /// Take in a folder with a model: by name from now on, its files stay where they are
+    /// Add a folder with a model to the list; its files stay where they are
     Import {
         /// The folder
         #[arg(value_name = "DIR")]
@@ -496,7 +494,7 @@ fn tokens(text: &str) -> Result<Tokens, String> {
     let one = |part: &str| match part.trim().parse() {
         Ok(id) => Ok(TokenId(id)),
         Err(_) => Err(format!(
-            "{part:?} is no token id; write ids as in 1,22557,28725"
+            "{part:?} is not a token id; write ids as in 1,22557,28725"
         )),
     };
     text.split(',')
@@ -561,6 +559,24 @@ fn bytes(text: &str) -> Result<u64, String> {
     parse_bytes(text).map_err(|error| error.to_string())
 }
 
+/// Any number; its range is the engine's.
+fn fraction(text: &str) -> Result<f32, String> {
+    let parsed = text.trim().parse().ok();
+    parsed.ok_or_else(|| "give a number, as in 0.7".to_owned())
+}
+
+/// A sampling parameter by the name of its option.
+fn as_option(error: SamplingError) -> UsageError {
+    UsageError(match error {
+        SamplingError::Parameter {
+            name,
+            value,
+            expected,
+        } => format!("--{} is {value}; give {expected}", name.replace('_', "-")),
+        other => other.to_string(),
+    })
+}
+
 fn probability(text: &str) -> Result<f32, String> {
     match text.parse() {
         Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
@@ -586,7 +602,10 @@ pub fn read_messages(path: &Path) -> anyhow::Result<Vec<Message>> {
     } else {
         (path.display().to_string(), std::fs::read(path))
     };
-    let text = read.map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+    let text = read.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => anyhow::anyhow!("there is no file {shown}"),
+        _ => anyhow::anyhow!("{shown}: {error}"),
+    })?;
     parse_messages(&text).map_err(|why| {
         anyhow::anyhow!(
             "{shown}: {why}; expected a JSON list of {{\"role\": \"user\" | \"assistant\" | \
@@ -598,7 +617,11 @@ pub fn read_messages(path: &Path) -> anyhow::Result<Vec<Message>> {
 fn parse_messages(text: &[u8]) -> Result<Vec<Message>, String> {
     // Editors on Windows begin UTF-8 files with a byte order mark, which JSON does not know.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let value: Value = serde_json::from_slice(text).map_err(|error| format!("no JSON: {error}"))?;
+    if text.trim_ascii().is_empty() {
+        return Err("the file is empty".to_owned());
+    }
+    let value: Value =
+        serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
     let list = match value {
         Value::Object(mut object) => object.remove("messages"),
         value => Some(value),

@@ -61,11 +61,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     })?;
     let wanted = args.prompt_tokens + args.new_tokens;
     if wanted > loaded.plan.ctx {
-        return Err(EngineError::ContextFull {
-            capacity: loaded.plan.ctx,
-            wanted,
-        }
-        .into());
+        let c = loaded.model.config();
+        return Err(EngineError::context_full(c, loaded.plan.ctx, wanted, 0).into());
     }
     let reuse = (args.routing_reuse > 0.0).then_some(RoutingReuse {
         p: args.routing_reuse,
@@ -203,6 +200,9 @@ impl Figures {
             "Prefill    {:.1} tokens/s over {prompt}",
             self.prefill_tok_s
         )?;
+        if new == 0 {
+            return writeln!(out, "Decode     not measured");
+        }
         writeln!(
             out,
             "Decode     {:.2} tokens/s over {new}",
@@ -227,7 +227,7 @@ impl Figures {
         print_tier(out, "RAM", &decode.ram)?;
         writeln!(
             out,
-            "Routing    {:.0}% of experts kept from the token before, {:.1} distinct a layer",
+            "Routing    {:.0}% of experts reused from the previous token, {:.1} distinct per layer",
             routing.kept_from_previous * 100.0,
             routing.distinct_per_layer,
         )
@@ -237,7 +237,7 @@ impl Figures {
 fn print_tier(out: &mut impl Write, name: &str, tier: &TierStats) -> io::Result<()> {
     writeln!(
         out,
-        "{name:<10} {:.0}% hits ({} of {}); prefetches {}, of them {} used, {} wasted; {} moved; {:.2} s waited",
+        "{name:<10} {:.0}% hits ({} of {}); {} prefetches, {} used, {} wasted; {} moved; {:.2} s waiting",
         tier.hit_rate().unwrap_or(0.0) * 100.0,
         tier.hits,
         tier.hits + tier.misses,
@@ -295,7 +295,7 @@ impl Report<'_> {
         if plan.gpu.is_some() {
             writeln!(
                 out,
-                "VRAM tier  {} slots of {} ({:.1} a layer); misses {}, prefetch {}",
+                "VRAM tier  {} slots of {} ({:.1} per layer); misses {}, prefetch {}",
                 plan.total_gpu_slots,
                 plan.total_experts(),
                 plan.experts_on_gpu_per_layer(),
@@ -315,7 +315,7 @@ impl Report<'_> {
             self.untouched.print(out, args)?;
             writeln!(
                 out,
-                "\nWith routing made to keep each expert of the token before with probability {}:",
+                "\nWith routing that reuses each expert of the previous token with probability {}:",
                 reuse.p
             )?;
             figures.print(out, args)?;

@@ -15,14 +15,14 @@ use crate::output::{note, stdout};
 const HELP: &str = "\
 /help              this list
 /new               start over
-/undo              take back the last question and its answer
+/undo              remove the last question and its answer
 /retry             answer the last question again
 /system [TEXT]     set the system text (and start over), or remove it
-/stats             figures of the last answer
-/plan              what the model takes of this machine
+/stats             speed and token counts of the last answer
+/plan              the memory plan
 /quit              leave (also Ctrl-D)
-//TEXT             ask /TEXT, where it would be taken for a command
-Ctrl-C stops an answer. A line that ends in \\ goes on in the next one.";
+//TEXT             send /TEXT as a question, not a command
+Ctrl-C stops an answer. End a line with \\ to continue it on the next.";
 
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let template = args.sampling.request(Input::Messages(Vec::new()), None)?;
@@ -78,15 +78,15 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
                 })?
             }
             ("/undo", _) => match chat.take_back() {
-                Some(_) => say("Taken back.")?,
-                None => say("There is nothing to take back.")?,
+                Some(_) => say("Removed.")?,
+                None => say("There is nothing to undo.")?,
             },
             ("/retry", _) => match chat.take_back() {
                 Some(question) => {
                     chat.turns.push(question);
                     true
                 }
-                None => say("There is nothing to answer again.")?,
+                None => say("There is nothing to retry.")?,
             },
             ("/stats", _) => say(chat.stats.as_deref().unwrap_or("No answer yet."))?,
             ("/plan", _) => say(&engine.plan().to_string())?,
@@ -95,7 +95,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
                 true
             }
             (unknown, _) => say(&format!(
-                "{unknown} is no command; /help lists them. To ask it as it is: /{unknown} ..."
+                "{unknown} is not a command; /help lists them. To send it as text: /{unknown} ..."
             ))?,
         };
         if !ask {
@@ -228,7 +228,7 @@ fn read(editor: &mut DefaultEditor) -> anyhow::Result<Option<String>> {
             Err(ReadlineError::Eof) => return Ok(None),
             // The bad bytes have been taken from the input: what follows may be good.
             Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                note("this line is not UTF-8 and was left out: give text in UTF-8, and ask again");
+                note("this line is not UTF-8 and was ignored: send it again as UTF-8");
                 text.clear();
             }
             Err(error) => {

@@ -143,7 +143,7 @@ pub fn summary(stats: &Stats) -> String {
         stats.reused_tokens,
     );
     if let Some(rate) = stats.experts.device.unwrap_or(stats.experts.ram).hit_rate() {
-        line += &format!(", experts at hand {:.0}%", rate * 100.0);
+        line += &format!(", {:.0}% of experts already in memory", rate * 100.0);
     }
     line
 }

@@ -54,7 +54,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     writeln!(out, "Model      {}", dir.display())?;
     writeln!(
         out,
-        "Shape      {}, hidden {}, intermediate {}, {} heads ({} kv), {} experts ({} at work), vocabulary {}, context {}",
+        "Shape      {}, hidden {}, intermediate {}, {} heads ({} kv), {} experts ({} used per token), vocabulary {}, context {}",
         count(c.n_layers, "layer"),
         c.hidden_size,
         c.intermediate_size,

@@ -15,6 +15,7 @@ mod quantize;
 mod synth;
 mod tokenize;
 
+use std::borrow::Cow;
 use std::io;
 use std::process::ExitCode;
 
@@ -63,7 +64,10 @@ fn main() -> ExitCode {
         Err(error) => {
             let code = if error.is::<UsageError>() { USAGE } else { 1 };
             // Messages name their causes themselves.
-            complain(&output::with_hint(&error.to_string(), hint_of(&error)));
+            complain(&output::with_hint(
+                &error.to_string(),
+                hint_of(&error).as_deref(),
+            ));
             ExitCode::from(code)
         }
     }
@@ -77,13 +81,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// What the engine advises.
-fn hint_of(error: &anyhow::Error) -> Option<&'static str> {
+fn hint_of(error: &anyhow::Error) -> Option<Cow<'static, str>> {
     error.chain().find_map(|cause| {
         let engine = cause.downcast_ref::<EngineError>();
         let checkpoint = cause.downcast_ref::<CheckpointError>();
         engine
             .and_then(EngineError::hint)
-            .or_else(|| checkpoint.and_then(CheckpointError::hint))
+            .or_else(|| checkpoint.and_then(CheckpointError::hint).map(Cow::from))
     })
 }
 

@@ -82,7 +82,7 @@ pub fn folder_or_name(given: &Path) -> anyhow::Result<PathBuf> {
         Err(ModelsError::NotFound { .. })
             if manager.state().downloads.iter().any(|d| d.repo == name) =>
         {
-            anyhow::bail!("{name} is not complete yet: octet models pull {name} goes on with it")
+            anyhow::bail!("{name} is not complete yet: octet models pull {name} resumes it")
         }
         Err(ModelsError::NotFound { .. }) => anyhow::bail!(
             "there is no folder {name:?} and no installed model of that name; octet models list \
@@ -96,7 +96,7 @@ async fn recommended(manager: &Manager) -> anyhow::Result<String> {
     let offers = manager.offers(&PlanRequest::default()).await;
     let first = offers
         .first()
-        .context("no model is on offer: give a name, as in owner/name")?;
+        .context("there is no recommended model: give a name, as in owner/name")?;
     Ok(first.repo.clone())
 }
 
@@ -124,11 +124,11 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
         match download.total_bytes {
             0 => writeln!(
                 out,
-                "{repo}\n    not begun; octet models pull {repo} tries again"
+                "{repo}\n    not started; octet models pull {repo} tries again"
             )?,
             total => writeln!(
                 out,
-                "{repo}\n    unfinished: {} of {}; octet models pull {repo} goes on",
+                "{repo}\n    unfinished: {} of {}; octet models pull {repo} resumes it",
                 format_bytes(download.done_bytes),
                 format_bytes(total)
             )?,
@@ -141,14 +141,14 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
     for offer in offers.iter().filter(available) {
         writeln!(
             out,
-            "On offer: {}, {}, {}\n    {}{}\n    octet models pull {}",
+            "Available: {}, {}, {}\n    {}{}\n    octet models pull {}",
             offer.title,
             format_bytes(offer.size_bytes),
-            offer.license.as_deref().unwrap_or("licence not said"),
+            offer.license.as_deref().unwrap_or("licence unknown"),
             offer.fit.summary,
             match offer.disk.is_enough {
                 true => "",
-                false => "; the disk has too little room",
+                false => "; not enough free disk space",
             },
             offer.repo
         )?;
@@ -194,7 +194,7 @@ fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
             _,
         ) => {
             let repair = match can_repair {
-                true => format!(" octet models verify --repair {} mends it.", model.id),
+                true => format!(" octet models verify --repair {} repairs it.", model.id),
                 false => String::new(),
             };
             writeln!(out, "    DAMAGED: {message}{repair}")?;
@@ -203,7 +203,10 @@ fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
         _ => {}
     }
     if !model.has_tokenizer {
-        writeln!(out, "    no tokenizer.json: only token ids go in")?;
+        writeln!(
+            out,
+            "    no tokenizer.json: text cannot be used, only --tokens"
+        )?;
     }
     Ok(())
 }
@@ -221,7 +224,7 @@ async fn offer(manager: &Manager, name: &str) -> anyhow::Result<()> {
     let offer = manager.look_up(name, &PlanRequest::default()).await?;
     let mut out = stdout();
     writeln!(out, "Model      {} ({})", offer.repo, offer.page)?;
-    let license = offer.license.as_deref().unwrap_or("not said");
+    let license = offer.license.as_deref().unwrap_or("unknown");
     writeln!(out, "Licence    {license}")?;
     writeln!(
         out,
@@ -242,7 +245,7 @@ async fn offer(manager: &Manager, name: &str) -> anyhow::Result<()> {
     let enough = match offer.disk.is_enough {
         true => "enough".to_owned(),
         false => format!(
-            "not enough, as {} stay free for the system",
+            "not enough, because {} are kept free for the system",
             format_bytes(TransferOptions::default().disk_reserve_bytes)
         ),
     };
@@ -323,7 +326,7 @@ async fn follow(manager: &Manager, name: &str) -> anyhow::Result<()> {
     match ended {
         DownloadEnd::Gone => Ok(()),
         DownloadEnd::Paused => {
-            anyhow::bail!("stopped; what has arrived is kept, and octet models pull {name} goes on")
+            anyhow::bail!("paused; octet models pull {name} resumes it")
         }
         DownloadEnd::Failed(problem) => {
             let token = match problem.code {
@@ -348,16 +351,13 @@ fn message(download: &Download) -> String {
             });
             format!("{files}, {speed}/s{left}")
         }
-        DownloadState::Preparing => "looking at the repository".to_owned(),
-        DownloadState::Stalled { seconds } => format!("{files}, nothing arrived for {seconds} s"),
+        DownloadState::Preparing => "checking the repository".to_owned(),
+        DownloadState::Stalled { seconds } => format!("{files}, nothing received for {seconds} s"),
         DownloadState::Retrying {
             in_seconds,
             problem,
         } => {
-            format!(
-                "{files}, tried again in {in_seconds} s: {}",
-                problem.message
-            )
+            format!("{files}, retrying in {in_seconds} s: {}", problem.message)
         }
         _ => files,
     }
@@ -414,13 +414,11 @@ async fn verify(manager: &Manager, name: &str, repair: bool) -> anyhow::Result<(
             let bad = count(report.bad.len(), "file");
             match can_repair(manager, &id).await? {
                 true => anyhow::bail!(
-                    "{id} is damaged ({bad}); octet models verify --repair {id} downloads these \
-                     again"
+                    "{id} is damaged ({bad}): octet models verify --repair {id} downloads them again"
                 ),
-                false => anyhow::bail!(
-                    "{id} is damaged ({bad}), and came from a folder: remove it, and import good \
-                     files"
-                ),
+                false => {
+                    anyhow::bail!("{id} is damaged ({bad}): remove it and import undamaged files")
+                }
             }
         }
         (false, true) => {
@@ -470,19 +468,29 @@ async fn remove(manager: &Manager, name: &str) -> anyhow::Result<()> {
     let downloads = manager.state().downloads;
     if let Some(download) = downloads.iter().find(|d| d.repo == name && !d.is_repair) {
         manager.cancel(&download.repo).await?;
-        let freed = format_bytes(download.done_bytes);
-        return Ok(writeln!(
-            stdout(),
-            "{name}: the download is ended, {freed} freed"
-        )?);
+        let freed = freed(download.done_bytes);
+        return Ok(writeln!(stdout(), "{name}: download cancelled{freed}")?);
     }
+    let linked = manager.linked_folder(name)?;
     let removed = manager.remove(name).await?;
-    let freed = format_bytes(removed.freed_bytes);
-    Ok(writeln!(
-        stdout(),
-        "{}: removed, {freed} freed",
-        removed.model
-    )?)
+    let model = removed.model;
+    let mut out = stdout();
+    Ok(match linked {
+        Some(folder) => writeln!(
+            out,
+            "{model}: removed from the list; its files stay in {}",
+            folder.display()
+        )?,
+        None => writeln!(out, "{model}: removed{}", freed(removed.freed_bytes))?,
+    })
+}
+
+/// What a deletion brings, where that is anything.
+fn freed(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        _ => format!(", {} freed", format_bytes(bytes)),
+    }
 }
 
 async fn import(manager: &Manager, folder: &Path, copy: bool) -> anyhow::Result<()> {

@@ -431,9 +431,9 @@ fn chat_answers_line_by_line_and_knows_its_commands() {
     for expected in [
         "No answer yet.",
         "tokens/s",
-        "Taken back.",
-        "nothing to take back",
-        "is no command",
+        "Removed.",
+        "nothing to undo",
+        "is not a command",
         "/retry",
     ] {
         assert!(
@@ -442,7 +442,7 @@ fn chat_answers_line_by_line_and_knows_its_commands() {
         );
     }
     // A path and what begins with two slashes are questions.
-    assert_eq!(shown.matches("is no command").count(), 1, "{shown}");
+    assert_eq!(shown.matches("is not a command").count(), 1, "{shown}");
     assert_eq!(shown.matches("[cut at").count(), 3, "{shown}");
 }
 

@@ -49,7 +49,7 @@ fn generate_and_inspect_unpack_the_demo_and_use_it() {
 
     let plan = stdout(&octet(home.path(), &["inspect"], ""));
     assert!(plan.contains("2 bits in groups of 16"), "{plan}");
-    assert!(plan.contains("8 experts (2 at work)"), "{plan}");
+    assert!(plan.contains("8 experts (2 used per token)"), "{plan}");
 }
 
 #[test]

@@ -102,7 +102,7 @@ async fn a_model_is_pulled_listed_used_verified_and_removed() {
         "{list}"
     );
     assert!(
-        list.contains(", checked 20") && list.contains("On offer: Mixtral 8x7B"),
+        list.contains(", checked 20") && list.contains("Available: Mixtral 8x7B"),
         "{list}"
     );
     let json: serde_json::Value =
@@ -218,7 +218,11 @@ async fn folders_are_imported_and_errors_are_one_line() {
     assert!(shell.ok(&["models", "list"]).await.contains("linked"));
     let copied = shell.ok(&["models", "import", folder, "--copy"]).await;
     assert!(copied.starts_with("local/"), "{copied}");
-    shell.ok(&["models", "remove", folder]).await;
+    let removed = shell.ok(&["models", "remove", folder]).await;
+    assert_eq!(
+        removed.trim(),
+        format!("{folder}: removed from the list; its files stay in {folder}")
+    );
     assert!(shell.model.path().join("config.json").is_file());
 
     assert!(
@@ -237,6 +241,39 @@ async fn folders_are_imported_and_errors_are_one_line() {
     assert!(!list.contains("tests/none"), "{list}");
     let missing = shell.fails(&["chat", "--model", "tests/none"]).await;
     assert!(missing.contains("octet models list"), "{missing}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_models_of_one_name_are_told_apart_by_their_full_names() {
+    let shell = Shell::new().await;
+    let folders = ["a", "b"].map(|parent| shell.home.path().join(parent).join("plain"));
+    for folder in &folders {
+        std::fs::create_dir_all(folder).unwrap();
+        for entry in std::fs::read_dir(octet_tests::fixture("tiny-2bit")).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+            }
+        }
+        shell
+            .ok(&["models", "import", folder.to_str().unwrap()])
+            .await;
+    }
+    let list = shell.ok(&["models", "list"]).await;
+    let no_text = "no tokenizer.json: text cannot be used, only --tokens";
+    assert_eq!(list.matches(no_text).count(), 2, "{list}");
+    let [a, b] = folders.map(|folder| folder.to_str().unwrap().to_owned());
+    let ambiguous = shell.fails(&["models", "remove", "plain"]).await;
+    assert_eq!(
+        ambiguous,
+        format!("octet: \"plain\" is ambiguous: {a} or {b}; give the full name")
+    );
+    let removed = shell.ok(&["models", "remove", &a]).await;
+    assert_eq!(
+        removed.trim(),
+        format!("{a}: removed from the list; its files stay in {a}")
+    );
+    shell.ok(&["models", "remove", "plain"]).await;
 }
 
 #[cfg(unix)]
@@ -265,7 +302,7 @@ async fn ctrl_c_stops_a_download_and_the_same_command_goes_on() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(
-        error.contains("octet models pull tests/tiny goes on"),
+        error.contains("octet models pull tests/tiny resumes it"),
         "{error}"
     );
     assert!(shell.ok(&["models", "list"]).await.contains("unfinished"));

@@ -1,6 +1,9 @@
 //! What can go wrong in the engine.
 
+use std::borrow::Cow;
+
 use crate::checkpoint::CheckpointError;
+use crate::config::Config;
 use crate::experts::TierError;
 use crate::plan::PlanError;
 use crate::prompt::PromptError;
@@ -39,7 +42,7 @@ pub enum EngineError {
         reason: String,
     },
     /// A token beyond the vocabulary.
-    #[error("token {token} is not in the vocabulary of {vocab_size}")]
+    #[error("there is no token {token}: this model's go from 0 to {}", .vocab_size - 1)]
     UnknownToken {
         /// The token.
         token: u32,
@@ -53,12 +56,14 @@ pub enum EngineError {
         capacity: usize,
         /// Positions asked for.
         wanted: usize,
+        /// A context that is long enough, where the model has one.
+        enough: Option<usize>,
     },
     /// Nothing to answer.
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// Text was given but the model folder has no tokenizer.
-    #[error("{dir} has no tokenizer.json, which turns text into tokens")]
+    #[error("{dir} has no tokenizer.json")]
     NoTokenizer {
         /// The model folder.
         dir: String,
@@ -93,25 +98,41 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// `wanted` positions do not fit `capacity`; with `answer` more, a context of the model `c` may
+    /// hold them.
+    pub fn context_full(c: &Config, capacity: usize, wanted: usize, answer: usize) -> Self {
+        let enough = wanted.saturating_add(answer).min(c.max_positions);
+        Self::ContextFull {
+            capacity,
+            wanted,
+            enough: (enough > capacity && enough >= wanted).then_some(enough),
+        }
+    }
+
     /// Whether the device failed.
     pub(crate) fn is_of_device(&self) -> bool {
         matches!(self, Self::Device { .. })
     }
 
     /// What to do about it, where the message alone does not tell.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Checkpoint(error) => error.hint(),
-            Self::Tokenizer(error) => error.hint(),
-            Self::Tier(TierError::NoSlot { .. }) => Some("raise the budget"),
-            Self::Device { .. } => Some("try again, or reload the model to use the GPU"),
-            Self::ContextFull { .. } => Some("shorten the text, or load with a longer context"),
-            Self::EmptyPrompt => Some("give at least one token"),
-            Self::NoTokenizer { .. } => Some("add the tokenizer.json of the model"),
-            Self::TooFewSlots { .. } => Some("raise the budget, or let the layers share the slots"),
-            Self::Unloaded => Some("load it again"),
-            _ => None,
-        }
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        let hint = match self {
+            Self::Checkpoint(error) => error.hint()?,
+            Self::Tokenizer(error) => error.hint()?,
+            Self::Tier(TierError::NoSlot { .. }) => "raise --ram",
+            Self::Device { .. } => "try again, or reload the model to use the GPU",
+            Self::ContextFull {
+                enough: Some(ctx), ..
+            } => return Some(format!("give --ctx {ctx}, or shorten the text").into()),
+            Self::ContextFull { .. } => "shorten the text; this model has no context that long",
+            Self::Sampling(SamplingError::NonFinite { .. }) => "verify the model",
+            Self::EmptyPrompt => "give some text",
+            Self::NoTokenizer { .. } => "add the model's own to use text",
+            Self::TooFewSlots { .. } => "raise --ram, or use --eviction global",
+            Self::Unloaded => "load it again",
+            _ => return None,
+        };
+        Some(hint.into())
     }
 
     /// A short, stable name of the kind of failure, for programs.

@@ -19,6 +19,10 @@ use crate::sampling::{Sampler, SamplingParams};
 use crate::stream_text::StopMatcher;
 use crate::tokenizer::{TokenId, Tokenizer};
 
+/// Tokens of an answer that the advice for a longer context leaves room for, where a request sets
+/// no limit.
+const ROOM_TO_ADVISE: usize = 512;
+
 /// What to go on from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -215,7 +219,7 @@ impl Generator<'_> {
             (self.emit)(Event::Error {
                 code: error.code().to_owned(),
                 message: error.to_string(),
-                hint: error.hint().map(str::to_owned),
+                hint: error.hint().map(Into::into),
             });
         }
     }
@@ -242,7 +246,18 @@ impl Generator<'_> {
             .unwrap_or(capacity)
             .min(capacity / 4)
             .max(1);
-        let dropped = prompt.shrink(capacity.saturating_sub(room), capacity)?;
+        let dropped = prompt.shrink(capacity.saturating_sub(room))?;
+        let prompt_tokens = prompt.ids.len();
+        if prompt_tokens > capacity {
+            let answer = request.max_new_tokens.unwrap_or(ROOM_TO_ADVISE);
+            let c = self.model.config();
+            return Err(EngineError::context_full(
+                c,
+                capacity,
+                prompt_tokens,
+                answer,
+            ));
+        }
         let mut stats = Stats {
             seed,
             prompt_tokens: prompt.ids.len(),
@@ -305,8 +320,9 @@ impl Generator<'_> {
                 if history.len() > capacity {
                     let made = history.split_off(prompt.ids.len());
                     let most = capacity - capacity / 4;
-                    let dropped = match prompt.shrink(most.saturating_sub(made.len()), 0) {
-                        Ok(dropped) if dropped > 0 => dropped,
+                    let most = most.saturating_sub(made.len());
+                    let dropped = match prompt.shrink(most) {
+                        Ok(dropped) if dropped > 0 && prompt.ids.len() <= most => dropped,
                         _ => break DoneReason::ContextFull,
                     };
                     history.clone_from(&prompt.ids);
@@ -433,23 +449,18 @@ impl<'a> Prompt<'a> {
     }
 
     /// Drops the oldest whole turns, never the system text nor the last turn, until at most
-    /// `most` tokens are left; how many messages that were. What cannot be dropped may still
-    /// take up to `capacity`.
-    fn shrink(&mut self, most: usize, capacity: usize) -> Result<usize, EngineError> {
-        let dropped = match self.tokenizer {
-            Some(tokenizer) => {
-                let encode = |messages: &[Message]| tokenizer.encode_chat(messages);
-                drop_oldest(&mut self.messages, &mut self.ids, most, encode)?
-            }
-            None => 0,
+    /// `most` tokens are left or nothing can be dropped; how many messages that were.
+    fn shrink(&mut self, most: usize) -> Result<usize, EngineError> {
+        let Some(tokenizer) = self.tokenizer else {
+            return Ok(0);
         };
-        if self.ids.len() > most.max(capacity) {
-            return Err(EngineError::ContextFull {
-                capacity: most.max(capacity),
-                wanted: self.ids.len(),
-            });
-        }
-        Ok(dropped)
+        let encode = |messages: &[Message]| tokenizer.encode_chat(messages);
+        Ok(drop_oldest(
+            &mut self.messages,
+            &mut self.ids,
+            most,
+            encode,
+        )?)
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Hardware {
     pub gpu: GpuStatus,
     /// Memory this process can ever have: installed RAM, or the control group's limit if lower.
     pub ram_total_bytes: u64,
+    /// Whether a control group (a container, a service) bounds that memory, and not the machine.
+    pub ram_is_limited: bool,
     /// Memory that can be taken now without swapping. Page cache counts as available.
     pub ram_available_bytes: u64,
     /// The processor.
@@ -42,11 +44,12 @@ impl Hardware {
     ///
     /// Takes some milliseconds; up to a second where the NVIDIA driver has to wake a GPU.
     pub fn detect(dir: &Path) -> Self {
-        let (ram_total_bytes, ram_available_bytes) = detect_ram();
+        let ram = Ram::detect();
         Self {
             gpu: GpuStatus::detect(),
-            ram_total_bytes,
-            ram_available_bytes,
+            ram_total_bytes: ram.total_bytes,
+            ram_is_limited: ram.is_limited,
+            ram_available_bytes: ram.available_bytes,
             cpu: Cpu::detect(),
             disk: Disk::detect(dir),
         }
@@ -58,21 +61,34 @@ pub fn cuda_is_available() -> bool {
     octet_kernels::cuda::is_available()
 }
 
-/// Total and available RAM in bytes, within the limits of the process's control group.
-fn detect_ram() -> (u64, u64) {
-    let mut system = System::new();
-    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-    let total_bytes = system.total_memory();
-    let available_bytes = system.available_memory().min(total_bytes);
+/// RAM within the limits of the process's control group.
+struct Ram {
+    total_bytes: u64,
+    available_bytes: u64,
+    is_limited: bool,
+}
 
-    #[cfg(target_os = "linux")]
-    if let Some(limit) = cgroup::memory_limit() {
-        return (
-            total_bytes.min(limit.limit_bytes),
-            available_bytes.min(limit.available_bytes),
-        );
+impl Ram {
+    fn detect() -> Self {
+        let mut system = System::new();
+        system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+        let total_bytes = system.total_memory();
+        let available_bytes = system.available_memory().min(total_bytes);
+
+        #[cfg(target_os = "linux")]
+        if let Some(limit) = cgroup::memory_limit() {
+            return Self {
+                total_bytes: total_bytes.min(limit.limit_bytes),
+                available_bytes: available_bytes.min(limit.available_bytes),
+                is_limited: limit.limit_bytes < total_bytes,
+            };
+        }
+        Self {
+            total_bytes,
+            available_bytes,
+            is_limited: false,
+        }
     }
-    (total_bytes, available_bytes)
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ use thiserror::Error;
 
 use crate::hardware::Hardware;
 
+pub(crate) use bytes::sizes;
 pub use bytes::{ParseBytesError, format_bytes, parse_bytes};
 pub use request::{
     ATTENTION_PARTIALS, ATTENTION_SPLIT_LEN, Device, Eviction, GPU_SLOT_OVERHEAD_BYTES, LOGIT_ROWS,
@@ -301,7 +302,7 @@ pub enum PlanError {
         max: usize,
     },
     /// Two values of the request exclude each other.
-    #[error("{first} and {second} exclude each other: drop one of them")]
+    #[error("{first} and {second} cannot be combined: drop one of them")]
     Contradiction {
         /// One of them.
         first: String,
@@ -309,17 +310,17 @@ pub enum PlanError {
         second: String,
     },
     /// A GPU was asked for by name, and there is none to use.
-    #[error("--device cuda was asked for, but {reason}. Use --device auto or cpu")]
+    #[error("--device cuda cannot be used: {reason}")]
     NoGpu {
         /// Why not.
         reason: String,
     },
     /// It does not fit.
     #[error(
-        "the model needs {} of {memory}, {} may be taken ({} short): {remedy}",
+        "the model needs {} of {memory}, {} more than the limit of {}: {remedy}",
         format_bytes(*.needed_bytes),
-        format_bytes(*.limit_bytes),
-        format_bytes(.needed_bytes.saturating_sub(*.limit_bytes))
+        format_bytes(.needed_bytes.saturating_sub(*.limit_bytes)),
+        format_bytes(*.limit_bytes)
     )]
     TooBig {
         /// VRAM or RAM.

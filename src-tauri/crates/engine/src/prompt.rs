@@ -107,8 +107,9 @@ pub enum PromptError {
     Empty,
     /// Roles out of order.
     #[error(
-        "message {index} is from the {found}, expected the {expected}: user and assistant must \
-         alternate, after an optional system message"
+        "message {} is from the {found}, where one from the {expected} is expected: user and \
+         assistant take turns, after an optional system message",
+        .index + 1
     )]
     RoleOrder {
         /// Place of the message, counted from 0.
@@ -143,8 +144,9 @@ pub enum PromptError {
     },
     /// The checkpoint's template leaves no way to continue the last message.
     #[error(
-        "the checkpoint's chat template changes or drops the last assistant message (message \
-         {index}), so it cannot be continued"
+        "the model's chat template changes or drops the last assistant message (message {}), so it \
+         cannot be continued",
+        .index + 1
     )]
     TemplateCannotContinue {
         /// Place of the message, counted from 0.

@@ -88,7 +88,7 @@ impl SamplingParams {
             "temperature",
             temperature,
             temperature >= 0.0 && temperature.is_finite(),
-            "a finite number of at least 0",
+            "a number from 0 up",
         )?;
         check("top_p", top_p, share.contains(&top_p), "0 to 1")?;
         check("min_p", min_p, share.contains(&min_p), "0 to 1")?;
@@ -96,7 +96,7 @@ impl SamplingParams {
             "repetition_penalty",
             repetition_penalty,
             repetition_penalty > 0.0 && repetition_penalty.is_finite(),
-            "a finite number above 0",
+            "a number above 0",
         )
     }
 }
@@ -106,7 +106,7 @@ impl SamplingParams {
 #[non_exhaustive]
 pub enum SamplingError {
     /// A parameter out of its range.
-    #[error("{name} is {value}, expected {expected}")]
+    #[error("{name} is {value}; give {expected}")]
     Parameter {
         /// The field of [`SamplingParams`].
         name: &'static str,
@@ -120,8 +120,8 @@ pub enum SamplingError {
     Empty,
     /// The model's output is broken.
     #[error(
-        "the logit of token {token} is {value}: the checkpoint is damaged or the computation \
-         overflowed"
+        "the model's output is not a number ({value} for token {token}), as with damaged files or \
+         values too large for it"
     )]
     NonFinite {
         /// Id of the first such token.

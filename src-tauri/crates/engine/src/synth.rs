@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::checkpoint::file::read_small;
 use crate::checkpoint::{CONFIG_FILE, CheckpointError, INDEX_FILE};
 use crate::config::{Config, ConfigError};
+use crate::plan::format_bytes;
 use layout::FilePlan;
 
 /// How a group of matrices is quantized.
@@ -122,9 +123,10 @@ pub enum SynthError {
     },
     /// The checkpoint would not fit on the disk.
     #[error(
-        "{} needs {needed_bytes} bytes, its disk has {free_bytes} free; lower the number of layers \
-         or choose another disk",
-        dir.display()
+        "{} needs {}, {} are free: give fewer --layers, or another disk",
+        dir.display(),
+        format_bytes(*needed_bytes),
+        format_bytes(*free_bytes)
     )]
     DiskFull {
         /// The output folder.

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokenizers::{AddedToken, Model, ModelWrapper};
 
+use crate::plan::format_bytes;
 use crate::prompt::{self, ChatFormat, ChatOptions, Conversation, Message, PromptError};
 use crate::stream_text::{DecoderError, PieceTable, StreamDecoder};
 
@@ -59,7 +60,11 @@ pub enum TokenizerError {
         source: std::io::Error,
     },
     /// The file is too large to be a tokenizer.
-    #[error("{} is larger than {max_bytes} bytes, so it is not a tokenizer file", path.display())]
+    #[error(
+        "{} is not a tokenizer file: it is larger than {}",
+        path.display(),
+        format_bytes(*max_bytes)
+    )]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -101,7 +106,10 @@ pub enum TokenizerError {
         token: String,
     },
     /// The tokenizer rejected a text.
-    #[error("the tokenizer failed on a text of {text_bytes} bytes: {message}")]
+    #[error(
+        "the tokenizer failed on a text of {}: {message}",
+        format_bytes(*text_bytes as u64)
+    )]
     Encode {
         /// Length of the text.
         text_bytes: usize,

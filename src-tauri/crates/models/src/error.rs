@@ -110,6 +110,13 @@ pub enum ModelsError {
         /// Its name.
         name: String,
     },
+    /// A short name that several models have.
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// The full names that it could stand for.
+        candidates: [String; 2],
+    },
     /// An argument that makes no sense.
     Invalid {
         /// The argument.
@@ -147,7 +154,7 @@ impl ModelsError {
             Self::Tokenizer { .. } => ProblemCode::Tokenizer,
             Self::InUse { .. } => ProblemCode::InUse,
             Self::NotFound { .. } => ProblemCode::NotFound,
-            Self::Invalid { .. } => ProblemCode::Invalid,
+            Self::Ambiguous { .. } | Self::Invalid { .. } => ProblemCode::Invalid,
             Self::Io { .. } => ProblemCode::Io,
             Self::Cancelled => ProblemCode::Cancelled,
         }
@@ -197,14 +204,14 @@ impl ModelsError {
             ),
             Self::RateLimited { host, wait } => match wait {
                 Some(wait) => format!(
-                    "{host} takes no more requests for now, and asks to wait {} s",
+                    "{host} has had too many requests and asks to wait {} s",
                     wait.as_secs().max(1)
                 ),
-                None => format!("{host} takes no more requests for now"),
+                None => format!("{host} has had too many requests"),
             },
             Self::Hub { host, reason } => format!("{host} does not answer as a hub does: {reason}"),
             Self::Foreign { what, reason } => {
-                format!("{what} is no model that Octet runs: {reason}")
+                format!("{what} is not a model that Octet can run: {reason}")
             }
             Self::Tokenizer { repo, tried, .. } => {
                 let tried: Vec<String> = tried
@@ -212,19 +219,23 @@ impl ModelsError {
                     .map(|(r, why)| format!("{r} ({why})"))
                     .collect();
                 format!(
-                    "no tokenizer for {repo} could be had; tried {}",
+                    "no tokenizer was found for {repo}; tried {}",
                     tried.join(", ")
                 )
             }
             Self::InUse { what, by } => format!("{what} is in use {by}"),
             Self::NotFound { what, name } => format!("there is no {what} {name:?}"),
+            Self::Ambiguous {
+                name,
+                candidates: [one, other],
+            } => format!("{name:?} is ambiguous: {one} or {other}"),
             Self::Invalid { what, reason } => format!("{what} is not valid: {reason}"),
             Self::Io {
                 action,
                 path,
                 source,
             } => format!("could not {action} {}: {source}", path.display()),
-            Self::Cancelled => "stopped; what has arrived is kept".to_owned(),
+            Self::Cancelled => "paused; what was downloaded is kept".to_owned(),
         }
     }
 
@@ -262,10 +273,10 @@ impl ModelsError {
                  arrived is kept",
                 format_bytes(needed_bytes.saturating_sub(*free_bytes).max(1_000_000))
             ),
-            Self::Checksum { .. } => "try again; if it stays so, a proxy or mirror changes the \
-                                      files: use another"
+            Self::Checksum { .. } => "try again; if the problem persists, a proxy or mirror changes \
+                                      the files: use another"
                 .to_owned(),
-            Self::RateLimited { .. } => "resume in some minutes; with an access token the hub \
+            Self::RateLimited { .. } => "resume in a few minutes; with an access token the hub \
                                          allows more"
                 .to_owned(),
             Self::Hub { .. } => {
@@ -282,12 +293,13 @@ impl ModelsError {
                     .to_owned(),
             },
             Self::InUse { .. } => "unload the model or end what uses it, then try again".to_owned(),
-            Self::NotFound { .. } => "look at the list of models".to_owned(),
+            Self::NotFound { .. } => "check the list of models".to_owned(),
+            Self::Ambiguous { .. } => "give the full name".to_owned(),
             Self::Invalid { .. } => "correct it, then try again".to_owned(),
             Self::Io { .. } => {
                 "check that the folder exists and can be written to, then try again".to_owned()
             }
-            Self::Cancelled => "resume to go on".to_owned(),
+            Self::Cancelled => "resume to continue".to_owned(),
         }
     }
 

@@ -349,7 +349,7 @@ fn shape(checkpoint: &Checkpoint) -> ShapeView {
 /// slash.
 ///
 /// # Errors
-/// [`ModelsError::NotFound`], or [`ModelsError::Invalid`] where it could mean several.
+/// [`ModelsError::NotFound`], or [`ModelsError::Ambiguous`] where it could mean several.
 pub(crate) fn by_name(models: Vec<Found>, name: &str) -> Result<Found> {
     let same = |a: &str| a.eq_ignore_ascii_case(name);
     if let Some(exact) = models.iter().find(|m| m.id == name) {
@@ -361,13 +361,10 @@ pub(crate) fn by_name(models: Vec<Found>, name: &str) -> Result<Found> {
         .collect();
     match (matches.pop(), matches.first()) {
         (Some(found), None) => Ok(found),
-        (Some(one), Some(other)) => Err(ModelsError::invalid(
-            "the model's name",
-            format!(
-                "{name:?} could be {} or {}; give all of it",
-                other.id, one.id
-            ),
-        )),
+        (Some(one), Some(other)) => Err(ModelsError::Ambiguous {
+            name: name.to_owned(),
+            candidates: [other.id.clone(), one.id],
+        }),
         (None, _) => Err(ModelsError::NotFound {
             what: "installed model",
             name: name.to_owned(),

@@ -182,10 +182,10 @@ describe('a bar of memory', () => {
 
 describe('an error', () => {
   it('says what happened, why, and what to do next', () => {
-    render(ErrorNote, { error: { code: 'memory', message: 'needs 18.9 GB, 12.4 GB may be taken', hint: null } });
+    render(ErrorNote, { error: { code: 'memory', message: 'needs 18.9 GB, 6.5 GB more than the limit of 12.4 GB', hint: null } });
     const alert = screen.getByRole('alert');
     expect(alert).toHaveTextContent('There is too little memory.');
     expect(alert).toHaveTextContent('18.9 GB');
-    expect(alert).toHaveTextContent('Close other programs');
+    expect(alert).toHaveTextContent('Shorten the context');
   });
 });

@@ -8,6 +8,7 @@ use octet_kernels::LayoutError;
 use super::header::HeaderError;
 use super::index::IndexError;
 use crate::config::ConfigError;
+use crate::plan::{format_bytes, sizes};
 
 /// Why a checkpoint cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,12 @@ pub enum CheckpointError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A file that was there when the checkpoint was opened.
+    #[error("{} is gone: was it moved or its drive removed?", path.display())]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file that the index names is not there.
     #[error(
         "{} is missing: the index places tensor `{tensor}` in it",
@@ -50,8 +57,10 @@ pub enum CheckpointError {
     },
     /// A file that is longer than any real one.
     #[error(
-        "{}: {len_bytes} bytes, but at most {limit_bytes} are read from such a file",
-        path.display()
+        "{} is {}, longer than any such file ({} at most)",
+        path.display(),
+        format_bytes(*len_bytes),
+        format_bytes(*limit_bytes)
     )]
     TooLarge {
         /// The file.
@@ -141,8 +150,9 @@ pub enum CheckpointError {
     },
     /// A file has another length than when the checkpoint was opened.
     #[error(
-        "{} has changed while in use: {expected_bytes} bytes when opened, {found_bytes} now",
-        path.display()
+        "{} has changed while in use ({})",
+        path.display(),
+        sizes(*expected_bytes, *found_bytes, ["then", "now"])
     )]
     Changed {
         /// The file.
@@ -159,13 +169,14 @@ impl CheckpointError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::MissingFile { .. }
+            | Self::TooLarge { .. }
             | Self::MissingTensor { .. }
             | Self::NonFinite { .. }
             | Self::Header {
                 source: HeaderError::Truncated { .. } | HeaderError::OutOfFile { .. },
                 ..
             } => Some("download this file again"),
-            Self::Changed { .. } => Some("open the checkpoint again"),
+            Self::Changed { .. } => Some("load the model again"),
             _ => None,
         }
     }

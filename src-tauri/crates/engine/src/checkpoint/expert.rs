@@ -1,7 +1,6 @@
 //! One expert's file: three quantized matrices under bare names.
 
 use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -156,7 +155,9 @@ impl ExpertFile {
 
     fn reopen(&self) -> Result<File, CheckpointError> {
         let Some((file, found_bytes)) = open_regular(&self.path)? else {
-            return Err(io_error("open", &self.path)(io::ErrorKind::NotFound.into()));
+            return Err(CheckpointError::Gone {
+                path: self.path.clone(),
+            });
         };
         if found_bytes != self.len_bytes {
             return Err(CheckpointError::Changed {

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::json::{in_key, shorten, twice};
+use crate::plan::{format_bytes, sizes};
 
 /// The longest header that is read: the format's own limit.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -116,8 +117,8 @@ impl<'de> Deserialize<'de> for Shape {
 pub enum HeaderError {
     /// The file ends before its header does.
     #[error(
-        "the file is cut off or not a safetensors file: its header should take {expected_bytes} \
-         bytes, the file has {found_bytes}"
+        "the file is cut off within its header ({})",
+        sizes(*expected_bytes, *found_bytes, ["expected", "found"])
     )]
     Truncated {
         /// Bytes of length field and header together.
@@ -127,8 +128,9 @@ pub enum HeaderError {
     },
     /// The header is longer than any real one.
     #[error(
-        "not a safetensors file: its header would take {found_bytes} bytes, at most {} are legal",
-        MAX_HEADER_BYTES
+        "not a safetensors file: its header would take {}, and {} is the most",
+        format_bytes(*found_bytes),
+        format_bytes(MAX_HEADER_BYTES)
     )]
     TooLong {
         /// Bytes the length field asks for.
@@ -164,8 +166,8 @@ pub enum HeaderError {
     },
     /// A tensor that lies beyond the file's end.
     #[error(
-        "the file is cut off: tensor `{tensor}` should end at byte {expected_bytes}, the file has \
-         {found_bytes}"
+        "the file is cut off in tensor `{tensor}` ({})",
+        sizes(*expected_bytes, *found_bytes, ["expected", "found"])
     )]
     OutOfFile {
         /// Which tensor.

@@ -209,10 +209,7 @@ impl Mixtral {
         let t = tokens.len();
         let kv = &session.kv;
         if kv.len() + t > kv.capacity() {
-            return Err(EngineError::ContextFull {
-                capacity: kv.capacity(),
-                wanted: kv.len() + t,
-            });
+            return Err(EngineError::context_full(c, kv.capacity(), kv.len() + t, 0));
         }
         if session.gpu.is_some() {
             return self.forward_on_gpu(session, tokens, logits, watch);

@@ -131,6 +131,15 @@ pub fn format_bytes(bytes: u64) -> String {
     format!("{value:.decimals$} {}", UNITS[unit])
 }
 
+/// Two sizes that differ, each with its word: to the byte where they look alike otherwise.
+pub(crate) fn sizes(one: u64, other: u64, [word, other_word]: [&str; 2]) -> String {
+    let (a, b) = (format_bytes(one), format_bytes(other));
+    if a == b {
+        return format!("{one} bytes {word}, {other} {other_word}");
+    }
+    format!("{a} {word}, {b} {other_word}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +218,19 @@ mod tests {
         for (bytes, text) in cases {
             assert_eq!(format_bytes(bytes), text);
         }
+    }
+
+    #[test]
+    fn two_sizes_are_told_apart() {
+        let words = ["expected", "found"];
+        assert_eq!(
+            sizes(66_400_000, 41_200_000, words),
+            "66.4 MB expected, 41.2 MB found"
+        );
+        assert_eq!(
+            sizes(66_400_001, 66_400_000, words),
+            "66400001 bytes expected, 66400000 found"
+        );
     }
 
     proptest! {

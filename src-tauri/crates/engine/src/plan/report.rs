@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Fit, Memory, Placement, Plan, TierPlan, format_bytes};
+use super::{Fit, Memory, Misses, Placement, Plan, TierPlan, format_bytes};
 
 /// Wide enough for `format_bytes` and a space.
 const BYTES_WIDTH: usize = 10;
@@ -13,7 +13,9 @@ impl fmt::Display for Plan {
         writeln!(f, "device   {}", self.device)?;
         writeln!(f, "context  {} tokens", self.ctx)?;
         writeln!(f, "experts  {}", self.experts_line())?;
-        writeln!(f, "misses   {}, prefetch {}", self.misses, self.prefetch)?;
+        if let Some(line) = self.misses_line() {
+            writeln!(f, "misses   {line}")?;
+        }
         write!(f, "fit      {}", self.fits)?;
         if let Some(gpu) = &self.gpu {
             write_tier(f, "VRAM", gpu, name_width)?;
@@ -31,9 +33,28 @@ impl Plan {
             .chain([&self.ram])
             .flat_map(|tier| &tier.items)
             .map(|item| item.name.chars().count())
-            .chain(["may be taken".len()])
+            .chain(["limit".len()])
             .max()
             .unwrap_or_default()
+    }
+
+    /// What becomes of experts that the fastest tier lacks; `None` where it has all.
+    fn misses_line(&self) -> Option<String> {
+        let ahead = match self.prefetch {
+            0 => "none predicted ahead".to_owned(),
+            n => format!("{n} predicted ahead"),
+        };
+        if self.gpu.is_none() {
+            let lacks = self.experts_in_ram() < self.total_experts();
+            return lacks.then(|| format!("experts not in RAM: read from disk, {ahead}"));
+        }
+        let how = match self.misses {
+            Misses::Auto => "copied up or computed on the CPU, whichever is sooner",
+            Misses::Fetch => "copied up",
+            Misses::Cpu => "computed on the CPU",
+        };
+        let lacks = self.total_gpu_slots < self.total_experts();
+        lacks.then(|| format!("experts not in VRAM: {how}, {ahead}"))
     }
 
     fn experts_line(&self) -> String {
@@ -55,7 +76,7 @@ impl Plan {
         match self.gpu {
             None => in_ram,
             Some(_) => format!(
-                "{} of {total} in VRAM ({:.1} a layer), {in_ram}",
+                "{} of {total} in VRAM ({:.1} per layer), {in_ram}",
                 self.total_gpu_slots,
                 self.experts_on_gpu_per_layer()
             ),
@@ -81,7 +102,7 @@ fn write_tier(
         line(&item.name, item.bytes)?;
     }
     line("total", tier.used_bytes)?;
-    line("may be taken", tier.limit_bytes)?;
+    line("limit", tier.limit_bytes)?;
     line("free now", tier.free_bytes)
 }
 

@@ -322,11 +322,19 @@ pub struct MeasuredVram {
 
 /// A word that names none of the choices.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{word:?} is no {what}: choose one of {choices}")]
+#[error("{word:?} is not a {what}: choose {choices}")]
 pub struct UnknownChoice {
     word: String,
     what: &'static str,
     choices: String,
+}
+
+/// `a, b or c`.
+fn one_of(words: &[&str]) -> String {
+    match words {
+        [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        words => words.concat(),
+    }
 }
 
 /// An enum whose variants have one name each, for command line, settings and display alike.
@@ -363,7 +371,7 @@ macro_rules! choice {
                     _ => Err(UnknownChoice {
                         word: word.to_owned(),
                         what: $what,
-                        choices: [$($word),+].join(", "),
+                        choices: one_of(&[$($word),+]),
                     }),
                 }
             }

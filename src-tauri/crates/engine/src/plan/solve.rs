@@ -49,10 +49,9 @@ pub fn make_plan(
                 limit_bytes,
                 ..
             }) if !planner.insists_on_gpu() => planner.on_cpu(format!(
-                "Computes on the CPU: {} lacks the VRAM even for no experts ({} needed, {} may be \
-                 taken)",
-                gpu.name,
+                "Computes on the CPU: even without experts the model needs {} of VRAM, and {} has {}",
                 format_bytes(needed_bytes),
+                gpu.name,
                 format_bytes(limit_bytes)
             )),
             outcome => outcome,
@@ -89,7 +88,7 @@ fn check_request(sizes: &ModelSizes, request: &PlanRequest) -> Result<(), PlanEr
     if excluded {
         return Err(PlanError::Contradiction {
             first: format!("--device {}", request.device),
-            second: format!("preset {}", request.preset),
+            second: format!("--preset {}", request.preset),
         });
     }
     Ok(())
@@ -299,7 +298,7 @@ impl Planner<'_> {
             )
         };
         notes.reasons.push(format!(
-            "{} of {total} experts ({:.1} of {} a layer) are held in VRAM: {why}",
+            "{} of {total} experts ({:.1} of {} per layer) are held in VRAM: {why}",
             given.experts,
             given.experts as f64 / sizes.n_layers as f64,
             sizes.n_experts,
@@ -546,8 +545,7 @@ impl Planner<'_> {
             format_bytes(sizes.experts_bytes(total))
         ));
         notes.warnings.push(
-            "Experts are read from disk while tokens are made; the speed of the disk decides"
-                .to_owned(),
+            "Experts are read from disk during answers: the speed of the disk decides".to_owned(),
         );
     }
 

@@ -212,9 +212,18 @@ impl Manager {
     /// repository's name.
     ///
     /// # Errors
-    /// [`ModelsError::NotFound`], or [`ModelsError::Invalid`] where it could mean several.
+    /// [`ModelsError::NotFound`], or [`ModelsError::Ambiguous`] where it could mean several.
     pub fn folder_of(&self, name: &str) -> Result<PathBuf> {
         Ok(by_name(self.scan(), name)?.folder)
+    }
+
+    /// The same where that folder is linked: removing the model leaves it alone.
+    ///
+    /// # Errors
+    /// As [`Manager::folder_of`].
+    pub fn linked_folder(&self, name: &str) -> Result<Option<PathBuf>> {
+        let found = by_name(self.scan(), name)?;
+        Ok(found.repo.is_none().then_some(found.folder))
     }
 
     fn scan(&self) -> Vec<Found> {

@@ -84,8 +84,8 @@ export function readOptions(params: URLSearchParams): Options {
 
 const ERRORS: Partial<Record<ErrorCode, [string, string]>> = {
   memory: [
-    'the model needs 18.9 GB of RAM, 12.4 GB may be taken',
-    'Close other programs, shorten the context, or load it anyway: experts are then read from disk.'
+    'the model needs 18.9 GB of RAM, 6.5 GB more than the limit of 12.4 GB',
+    'Lower the context length to 4096; or load it anyway.'
   ],
   checkpoint: [
     'model-00017-of-00257.safetensors is cut off: 41,231,872 bytes of 66,401,280',
