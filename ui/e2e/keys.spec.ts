@@ -177,7 +177,7 @@ test.describe('shortcuts', () => {
 test('Ctrl Z undoes what was typed before it brings back what was deleted', async ({ page }) => {
   await open(page);
   await page.getByRole('link', { name: 'Why is the sky dark at night?' }).click();
-  await answers(page).getByRole('button', { name: 'More for this answer' }).click();
+  await answers(page).getByRole('button', { name: 'More options for answer' }).click();
   await page.getByRole('menuitem', { name: 'Delete' }).click();
   await expect(answers(page)).toHaveCount(0);
   await composer(page).focus();

@@ -197,7 +197,7 @@ test('any repository is found by its name or address', async ({ page }) => {
   await page.keyboard.press('Enter');
   const found = card(page, 'Nous-Hermes-2-Mixtral-8x7B-HQQ');
   await expect(found).toContainText('no licence stated');
-  await expect(found).toContainText('Too big, because the model needs at least 96 GB of RAM.');
+  await expect(found).toContainText('Too big: the model needs at least 96 GB of RAM.');
   await expect(page.getByRole('alert')).toHaveCount(0);
   await found.getByRole('button', { name: 'The page of' }).click();
   expect((await witness(page)).opened).toEqual(['https://huggingface.co/ada/Nous-Hermes-2-Mixtral-8x7B-HQQ']);

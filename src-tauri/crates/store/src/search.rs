@@ -223,8 +223,8 @@ impl Query {
         let is_open = |index: usize, (word, term): (&str, &Term)| {
             let is_last = index == last && !term.is_closed && !text.ends_with(' ');
             // Of one letter everything is the beginning, and behind a sign nothing is missing.
-            let letters = word.chars().rev().take_while(|c| c.is_alphanumeric());
-            is_last && word == term.text && letters.take(2).count() == 2
+            let letters = word.chars().filter(|c| c.is_alphanumeric());
+            is_last && term.text.ends_with(char::is_alphanumeric) && letters.take(2).count() == 2
         };
         let mut fts = String::new();
         let mut words = Vec::new();

@@ -197,6 +197,7 @@ fn signs_are_part_of_the_words_they_are_in() {
     assert_eq!(found(&store, ".NET"), [".NET and ASP.NET"]);
     assert_eq!(found(&store, "asp.n"), [".NET and ASP.NET"], "still typing");
     assert_eq!(found(&store, "foo_bar"), ["foo_bar"]);
+    assert_eq!(found(&store, "foo_b"), ["foo_bar"], "still typing");
     assert_eq!(found(&store, "foo-bar"), ["foo-bar"]);
     assert_eq!(found(&store, "example.org"), ["user@example.org"]);
     assert_eq!(found(&store, "v1.2.3"), ["v1.2.3"]);

@@ -18,6 +18,8 @@ describe('a dollar', () => {
     'costs 5$ and 10$ together; US$20 and US$30.',
     'It is $5 here or 6$.',
     'between $20 or 30$, as you like',
+    'It is $5. That\'s not 10$.',
+    'from $5,000 to 10,000$',
     '$1 is the first and $2 the second; $@ is all, $? the status, $$ the pid and $! the last.',
     'the pid is $$ and $$ again',
     'echo "${A}:${B}" and $(date)$(whoami)',

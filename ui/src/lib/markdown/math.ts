@@ -112,7 +112,7 @@ function opensCode(src: string, at: number): boolean {
 const withoutCommands = (content: string): string => content.replace(/\\[a-z]+\s*|\{[^{}]*\}/gi, ' ');
 
 /** An amount, and the words up to the next one: $20 or 30$. */
-const isMoney = (content: string): boolean => /^\d/.test(content) && /\s\p{L}{2,}(?=[\s,.;:)])/u.test(withoutCommands(content));
+const isMoney = (content: string): boolean => /^\d/.test(content) && /\s\p{L}{2,}(?![\p{L}(_^=])/u.test(withoutCommands(content));
 
 /** Two substitutions of a shell, one behind the other: $(a)$(b). */
 const isShell = (content: string, rest: string): boolean => content.startsWith('(') && rest.startsWith('(');

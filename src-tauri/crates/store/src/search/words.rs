@@ -46,7 +46,7 @@ impl Words {
     /// Of words and whether each may be the beginning of one.
     pub fn new<'a>(words: impl Iterator<Item = (&'a str, bool)>) -> Self {
         let words = words.map(|(text, is_open)| Word {
-            text: fold(text).text.trim().to_owned(),
+            text: folded(text).trim().to_owned(),
             is_open,
         });
         Self(words.collect())
@@ -58,15 +58,14 @@ impl Words {
     }
 
     fn are_in(&self, text: &str) -> bool {
-        let folded = fold(text);
-        self.0
-            .iter()
-            .all(|word| word.places(&folded.text).next().is_some())
+        let folded = folded(text);
+        let mut words = self.0.iter();
+        words.all(|word| word.places(&folded).next().is_some())
     }
 
     /// Byte ranges of all places in `text`, word by word.
     pub fn places(&self, text: &str) -> Vec<(usize, usize)> {
-        let folded = fold(text);
+        let folded = Folded::of(text);
         let origin = |at: usize| folded.origins.get(at).copied().unwrap_or(text.len());
         let places = self.0.iter().flat_map(|word| word.places(&folded.text));
         places
@@ -96,43 +95,53 @@ fn is_letter(c: char) -> bool {
     c.is_alphanumeric() && !is_unspaced(c)
 }
 
-/// Without case and accents, with one kind of apostrophe, hyphen and space.
-fn fold(text: &str) -> Folded {
+/// Hands over the characters of `text` without case and accents, with one kind of apostrophe,
+/// hyphen and space, each with where it comes from.
+fn fold(text: &str, mut push: impl FnMut(usize, char)) {
     let normalizer = DecomposingNormalizerBorrowed::new_nfd();
-    let mut folded = Folded {
-        text: String::with_capacity(text.len()),
-        origins: Vec::with_capacity(text.len() + 1),
-    };
+    let mut is_space = false;
     for (at, c) in text.char_indices() {
+        let was_space = std::mem::replace(&mut is_space, c.is_whitespace());
         if c.is_ascii_graphic() {
-            folded.push(at, c.to_ascii_lowercase());
-        } else if c.is_whitespace() {
-            if !folded.text.ends_with(' ') {
-                folded.push(at, ' ');
+            push(at, c.to_ascii_lowercase());
+        } else if is_space {
+            if !was_space {
+                push(at, ' ');
             }
         } else if c < '\u{2000}' {
             for part in normalizer.normalize_iter(std::iter::once(c)) {
                 if !matches!(part, '\u{300}'..='\u{36f}') {
-                    part.to_lowercase().for_each(|lower| folded.push(at, lower));
+                    part.to_lowercase().for_each(|lower| push(at, lower));
                 }
             }
         } else {
             match c {
-                '‘' | '’' => folded.push(at, '\''),
-                '‐' | '‑' => folded.push(at, '-'),
-                _ => c.to_lowercase().for_each(|lower| folded.push(at, lower)),
+                '‘' | '’' => push(at, '\''),
+                '‐' | '‑' => push(at, '-'),
+                _ => c.to_lowercase().for_each(|lower| push(at, lower)),
             }
         }
     }
-    folded.origins.push(text.len());
+}
+
+fn folded(text: &str) -> String {
+    let mut folded = String::with_capacity(text.len());
+    fold(text, |_, c| folded.push(c));
     folded
 }
 
 impl Folded {
-    fn push(&mut self, origin: usize, c: char) {
-        self.text.push(c);
-        let bytes = self.text.len() - self.origins.len();
-        self.origins.extend(std::iter::repeat_n(origin, bytes));
+    fn of(text: &str) -> Self {
+        let mut folded = Self {
+            text: String::with_capacity(text.len()),
+            origins: Vec::with_capacity(text.len() + 1),
+        };
+        fold(text, |origin, c| {
+            folded.text.push(c);
+            folded.origins.resize(folded.text.len(), origin);
+        });
+        folded.origins.push(text.len());
+        folded
     }
 }
 
