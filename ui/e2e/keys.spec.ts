@@ -210,6 +210,10 @@ test('Ctrl Z undoes typing in every field', async ({ page }) => {
     await expect(field).toHaveValue('abc');
     await field.fill('');
   }
+  await page.getByRole('link', { name: 'Regex for ISO dates' }).dblclick();
+  await page.keyboard.type('abc');
+  await page.keyboard.press('Control+z');
+  await expect(page.locator('nav .row input')).toHaveValue('Regex for ISO dates');
 });
 
 test('Ctrl and plus, minus, nought and the wheel zoom, and it is kept', async ({ page }) => {
