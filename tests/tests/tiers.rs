@@ -351,3 +351,50 @@ fn fewer_slots_than_a_token_needs_still_hit() {
         assert!(rate > least, "{rate} with reuse {}", reuse.p);
     }
 }
+
+#[test]
+fn reading_ahead_fills_what_ram_has_room_for_and_evicts_nothing() {
+    for slots in [None, Some(13)] {
+        let model = model(ExpertOptions {
+            ram_slots: slots,
+            prefetch: 0,
+            ..ExpertOptions::default()
+        });
+        let experts = model.experts_handle();
+        // One that the readers would not take is there already.
+        let wanted = ExpertId {
+            layer: 3,
+            expert: 7,
+        };
+        experts
+            .claim(wanted, 2)
+            .expect("a slot")
+            .wait()
+            .expect("a read");
+        experts.read_ahead();
+        let held = |id: &ExpertId| experts.contains(*id);
+        let all: Vec<ExpertId> = model.checkpoint().expert_ids().collect();
+        let room = slots.unwrap_or(all.len());
+        while all.iter().filter(|id| held(id)).count() < room {
+            std::thread::yield_now();
+        }
+        assert!(held(&wanted), "evicted for what nobody asked for");
+        let before = experts.stats().ram;
+        assert_eq!((before.hits, before.misses), (0, 1), "no demands");
+        if slots.is_none() {
+            continuation(&model);
+            let after = experts.stats().ram - before;
+            assert_eq!((after.misses, after.bytes_moved), (0, 0));
+        }
+        // Readers do not keep a model in memory.
+        drop(model);
+        let mut last = experts;
+        loop {
+            match Arc::try_unwrap(last) {
+                Ok(_) => break,
+                Err(shared) => last = shared,
+            }
+            std::thread::yield_now();
+        }
+    }
+}

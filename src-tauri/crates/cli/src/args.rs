@@ -143,12 +143,13 @@ impl EngineArgs {
     }
 
     /// Loads the model; on a GPU with all that the plan keeps there and in RAM, while on the CPU
-    /// files are read as they are used.
+    /// files are read as they are used, and ahead of that while nothing else is to be done.
     pub fn load(&self) -> anyhow::Result<Loaded> {
         note_threads(self.threads);
         let mut loaded = Loaded::open(&self.model_dir()?, &self.options())?;
-        if loaded.model.gpu().is_some() {
-            fill(&mut loaded)?;
+        match loaded.model.gpu() {
+            Some(_) => fill(&mut loaded)?,
+            None => loaded.model.experts_handle().read_ahead(),
         }
         Ok(loaded)
     }

@@ -237,10 +237,10 @@ impl Figures {
 fn print_tier(out: &mut impl Write, name: &str, tier: &TierStats) -> io::Result<()> {
     writeln!(
         out,
-        "{name:<10} {:.0}% hits ({} of {}); {} prefetches, {} used, {} wasted; {} moved; {:.2} s waiting",
-        tier.hit_rate().unwrap_or(0.0) * 100.0,
-        tier.hits,
+        "{name:<10} {:.0}% of {} found there, {:.0}% prefetched; {} prefetches, {} used, {} wasted; {} moved; {:.2} s waiting",
+        tier.kept_rate().unwrap_or(0.0) * 100.0,
         tier.hits + tier.misses,
+        (tier.hit_rate().unwrap_or(0.0) - tier.kept_rate().unwrap_or(0.0)) * 100.0,
         tier.prefetches,
         tier.prefetch_hits,
         tier.prefetch_wasted,

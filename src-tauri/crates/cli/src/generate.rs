@@ -142,8 +142,13 @@ pub fn summary(stats: &Stats) -> String {
         count(stats.prompt_tokens, "token"),
         stats.reused_tokens,
     );
-    if let Some(rate) = stats.experts.device.unwrap_or(stats.experts.ram).hit_rate() {
+    let tier = stats.experts.device.unwrap_or(stats.experts.ram);
+    if let Some(rate) = tier.kept_rate() {
         line += &format!(", {:.0}% of experts already in memory", rate * 100.0);
+        if tier.prefetch_hits > 0 {
+            let ahead = tier.hit_rate().unwrap_or_default() - rate;
+            line += &format!(" and {:.0}% prefetched", ahead * 100.0);
+        }
     }
     line
 }

@@ -29,6 +29,7 @@ mod trunk;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -52,6 +53,9 @@ use trunk::TrunkFile;
 pub const CONFIG_FILE: &str = "config.json";
 /// The index's file name.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// The smallest page of the systems supported.
+const PAGE_BYTES: usize = 4096;
 
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_INDEX_BYTES: u64 = 64 << 20;
@@ -304,6 +308,25 @@ impl Checkpoint {
         }
         #[cfg(not(unix))]
         let _ = expert;
+    }
+
+    /// Has the system read `part` of an expert, counted from the first byte of its data, into
+    /// memory, and waits for it.
+    pub fn bring_in(&self, id: ExpertId, part: Range<usize>) {
+        let expert = self.expert(id);
+        let data = expert.data();
+        let part = data.start + part.start..(data.start + part.end).min(data.end);
+        // A call for the whole part costs less than a fault for every few pages, where there is one.
+        #[cfg(target_os = "linux")]
+        if expert
+            .map()
+            .advise_range(memmap2::Advice::PopulateRead, part.start, part.len())
+            .is_ok()
+        {
+            return;
+        }
+        let touched = expert.map()[part].iter().step_by(PAGE_BYTES);
+        std::hint::black_box(touched.fold(0, |sum: u8, byte| sum ^ byte));
     }
 
     /// Tells the system that `slice`, a part of one of this checkpoint's maps, is not needed for

@@ -9,13 +9,15 @@ mod copies;
 mod device;
 pub mod misses;
 mod ram;
+mod read_ahead;
 mod stats;
 mod tier;
 mod trace;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use octet_kernels::cuda::Gpu;
 
@@ -96,6 +98,9 @@ pub struct Experts {
     device_lost: AtomicBool,
     prefetch: usize,
     trace: Trace,
+    opened: Instant,
+    /// When a single token last asked for an expert, in milliseconds since `opened`, plus one.
+    last_claim_ms: AtomicU64,
 }
 
 /// An expert kept in its tier until dropped; it may still be on its way.
@@ -181,6 +186,8 @@ impl Experts {
             alone: OnceLock::new(),
             prefetch: options.prefetch,
             trace: Trace::default(),
+            opened: Instant::now(),
+            last_claim_ms: AtomicU64::new(0),
             checkpoint,
         })
     }
@@ -229,6 +236,10 @@ impl Experts {
     /// # Errors
     /// [`TierError::NoSlot`] if everything is in use.
     pub fn claim(&self, id: ExpertId, rows: usize) -> Result<Claim, EngineError> {
+        if rows == 1 {
+            let now_ms = self.opened.elapsed().as_millis() as u64;
+            self.last_claim_ms.store(now_ms + 1, Ordering::Relaxed);
+        }
         let Some((_, setup)) = self.device() else {
             return Ok(Claim(ClaimIn::Ram(self.ram().demand(id)?)));
         };
@@ -246,6 +257,16 @@ impl Experts {
         } else {
             self.demand_on_device(id)
         }
+    }
+
+    /// How long ago a single token asked for an expert; `None`: it never did.
+    fn idle_time(&self) -> Option<Duration> {
+        let at = self.last_claim_ms.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(
+            self.opened
+                .elapsed()
+                .saturating_sub(Duration::from_millis(at)),
+        )
     }
 
     /// The expert on the device, or on its way there.
@@ -454,8 +475,21 @@ impl Experts {
                 moved(self.checkpoint.expert_bytes() as u64)?;
             }
         }
+        if on_device == 0 {
+            return self.ram().fill(self.order_of_reading().into_iter(), moved);
+        }
         let rest = by_rank.skip(on_device).take(in_ram);
         self.ram().fill(rest, moved)
+    }
+
+    /// What RAM has room for without a device: all in the order of the files, or all layers alike.
+    fn order_of_reading(&self) -> Vec<ExpertId> {
+        let mut order: Vec<ExpertId> = self.checkpoint.expert_ids().collect();
+        if !self.ram().holds_all() {
+            order.sort_by_key(|id| (id.expert, id.layer));
+            order.truncate(self.ram().n_slots());
+        }
+        order
     }
 
     /// Publishes the newest token of `routing` to those who watch.

@@ -18,17 +18,8 @@ use crate::plan::Eviction;
 /// Threads that read experts from disk; a third brought nothing on the drives tried.
 const READ_THREADS: usize = 2;
 
-/// Mapped bytes that [`RamTier::fill`] brings in between two reports: some 10 ms from a drive.
+/// Mapped bytes that are brought in at a time: some 10 ms from a drive.
 const FILL_BYTES: usize = 8 << 20;
-
-/// The smallest page of the systems supported.
-const PAGE_BYTES: usize = 4096;
-
-/// Touches every page of mapped `bytes`, so that the system reads them.
-fn bring_in(bytes: &[u8]) {
-    let touched = bytes.iter().step_by(PAGE_BYTES);
-    std::hint::black_box(touched.fold(0, |sum: u8, byte| sum ^ byte));
-}
 
 /// Where the RAM tier keeps experts.
 pub(super) enum RamTier {
@@ -337,9 +328,10 @@ impl RamTier {
             Self::Mapped(mapped) => {
                 for id in ids {
                     mapped.touch(id);
-                    for piece in mapped.checkpoint.expert_data(id).chunks(FILL_BYTES) {
-                        bring_in(piece);
-                        read(piece.len() as u64)?;
+                    let mut at = 0;
+                    while let Some(end) = mapped.read_piece(id, at) {
+                        read((end - at) as u64)?;
+                        at = end;
                     }
                 }
             }
@@ -362,6 +354,26 @@ impl RamTier {
             }
         }
         Ok(())
+    }
+
+    /// Reads a piece of an expert that nobody asked for, from byte `at` on, unless it would have
+    /// to take another one's place; where the piece ends, or `None` when there is no more to do.
+    pub(super) fn read_piece(&self, id: ExpertId, at: usize) -> Option<usize> {
+        match self {
+            Self::Mapped(mapped) => {
+                if at == 0 {
+                    mapped.mark(id).store(mapped.len(id), Ordering::Relaxed);
+                }
+                mapped.read_piece(id, at)
+            }
+            Self::Slots { tier, .. } => {
+                if let Some(lease) = tier.demand_into_empty_slot(id) {
+                    // Whoever needs the expert is told what went wrong.
+                    let _ = lease.ready();
+                }
+                None
+            }
+        }
     }
 
     pub(super) fn stats(&self) -> TierStats {
@@ -387,10 +399,23 @@ impl Mapped {
         &self.touched[usize::from(id.layer) * n_experts + usize::from(id.expert)]
     }
 
+    fn len(&self, id: ExpertId) -> u64 {
+        self.checkpoint.expert_len(id) as u64
+    }
+
+    /// Brings a piece of an expert, from byte `at` on, into memory; where it ends, or `None` at the
+    /// expert's end.
+    fn read_piece(&self, id: ExpertId, at: usize) -> Option<usize> {
+        let end = self.checkpoint.expert_len(id).min(at + FILL_BYTES);
+        (at < end).then(|| {
+            self.checkpoint.bring_in(id, at..end);
+            end
+        })
+    }
+
     /// On first use, has the system read the expert ahead of the page faults; whether it was.
     fn touch(&self, id: ExpertId) -> bool {
-        let len = self.checkpoint.expert_len(id) as u64;
-        let first = self.mark(id).swap(len, Ordering::Relaxed) == 0;
+        let first = self.mark(id).swap(self.len(id), Ordering::Relaxed) == 0;
         if first {
             self.checkpoint.advise_will_need(id);
         }

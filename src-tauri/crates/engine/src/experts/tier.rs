@@ -244,6 +244,21 @@ impl<M: Memory> Tier<M> {
         Some(self.lease(slot, id))
     }
 
+    /// Has `id` fetched if it is not here and there is an empty slot for it; counts as no demand.
+    pub(super) fn demand_into_empty_slot(&self, id: ExpertId) -> Option<Lease<M>> {
+        let mut state = self.shared.lock();
+        if state.cache.slot_of(id).is_some() {
+            return None;
+        }
+        let free = |slot: usize| !state.slots[slot].busy();
+        state.cache.empty_slot(id, free)?;
+        let slot = state.admit(id)?;
+        state.slots[slot].leases += 1;
+        state.demanded.push_back((id, slot));
+        self.shared.changed.notify_all();
+        Some(self.lease(slot, id))
+    }
+
     /// Counts demands that found their experts here without a lease.
     pub fn count_hits(&self, hits: u64) {
         self.shared.lock().stats.hits += hits;
