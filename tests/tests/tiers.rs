@@ -398,3 +398,23 @@ fn reading_ahead_fills_what_ram_has_room_for_and_evicts_nothing() {
         }
     }
 }
+
+/// The files have just been read, so that they are in the page cache.
+#[test]
+#[cfg(target_os = "linux")]
+fn nothing_is_prefetched_from_the_page_cache_where_every_core_computes() {
+    for (no_core_to_spare, expected) in [(true, false), (false, true)] {
+        let model = model(ExpertOptions {
+            ram_slots: Some(12),
+            prefetch: 2,
+            no_core_to_spare,
+            ..ExpertOptions::default()
+        });
+        let first = continuation(&model);
+        let before = model.experts().stats().ram;
+        assert_eq!(continuation(&model), first);
+        let during = model.experts().stats().ram - before;
+        assert!(during.misses > 0);
+        assert_eq!(during.prefetches > 0, expected, "{during:?}");
+    }
+}

@@ -173,6 +173,9 @@ impl Setup<'_> {
                 ram_slots: plan.ram_slots,
                 eviction: plan.eviction,
                 prefetch: plan.prefetch,
+                // What was asked for is done.
+                no_core_to_spare: self.options.plan.prefetch.is_none()
+                    && self.pool.threads() >= self.hardware.cpu.logical_cores,
                 device,
                 pinned_for: on_card.as_ref().map(|on| Arc::clone(on.gpu.gpu())),
                 ram_alone: on_card.as_ref().and_then(|_| self.ram_alone(&plan)),

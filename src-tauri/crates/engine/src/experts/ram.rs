@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use octet_kernels::cuda::{Gpu, Pinned};
 
 use super::cache::ExpertCache;
 use super::copies::{Copies, Side};
+use super::read_source::ReadSource;
 use super::stats::TierStats;
 use super::tier::{Lease, Memory, Tier, TierError};
 use crate::checkpoint::{Checkpoint, ExpertId, ExpertWeights};
@@ -50,6 +51,8 @@ pub(super) struct RamSlots {
     reader: Option<Arc<Gpu>>,
     /// Slots that the system did not allow to be pinned.
     unpinned: AtomicUsize,
+    /// Whether the newest read came from the page cache.
+    from_memory: AtomicBool,
 }
 
 /// An expert that lies in a slot.
@@ -121,9 +124,12 @@ impl Memory for RamSlots {
             _ => *held = Arc::new(self.allocate(self.checkpoint.expert_bytes())),
         }
         let bytes = Arc::get_mut(&mut held).expect("BUG: a slot being filled is leased");
+        let source = ReadSource::begin();
         self.checkpoint
             .read_expert(id, &mut bytes[..len])
             .map_err(|error| error.to_string())?;
+        let from_memory = source.was_memory(len as u64);
+        self.from_memory.store(from_memory, Ordering::Relaxed);
         Ok(len as u64)
     }
 }
@@ -181,6 +187,7 @@ impl RamTier {
             slots,
             reader,
             unpinned: AtomicUsize::new(0),
+            from_memory: AtomicBool::new(false),
         };
         let shared = (copies, Side::Ram);
         Self::Slots {
@@ -226,6 +233,14 @@ impl RamTier {
         match self {
             Self::Mapped(_) => 0,
             Self::Slots { tier, .. } => tier.memory().unpinned.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether the newest read into a slot came from the page cache.
+    pub(super) fn reads_from_memory(&self) -> bool {
+        match self {
+            Self::Mapped(_) => false,
+            Self::Slots { tier, .. } => tier.memory().from_memory.load(Ordering::Relaxed),
         }
     }
 
