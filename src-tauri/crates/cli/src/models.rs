@@ -475,14 +475,15 @@ async fn remove(manager: &Manager, name: &str) -> anyhow::Result<()> {
     let removed = manager.remove(name).await?;
     let model = removed.model;
     let mut out = stdout();
-    Ok(match linked {
+    match linked {
         Some(folder) => writeln!(
             out,
             "{model}: removed from the list; its files stay in {}",
             folder.display()
         )?,
         None => writeln!(out, "{model}: removed{}", freed(removed.freed_bytes))?,
-    })
+    }
+    Ok(())
 }
 
 /// What a deletion brings, where that is anything.
