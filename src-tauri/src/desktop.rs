@@ -200,7 +200,7 @@ mod tests {
     struct Waiting(tokio::sync::mpsc::UnboundedSender<oneshot::Sender<Option<PathBuf>>>);
 
     impl Waiting {
-        fn new() -> (
+        fn behind_one_dialog() -> (
             OneDialog,
             UnboundedReceiver<oneshot::Sender<Option<PathBuf>>>,
         ) {
@@ -246,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_dialog_is_open_at_a_time() {
-        let (desktop, mut dialogs) = Waiting::new();
+        let (desktop, mut dialogs) = Waiting::behind_one_dialog();
         let first = desktop.pick_open_file(KIND);
         let answer = dialogs.recv().await.expect("it is open");
         assert_eq!(desktop.pick_folder().await, None);
