@@ -201,8 +201,10 @@ impl App {
     /// [`ErrorCode::Busy`] while an answer is made, and as [`ChatFile::restore`].
     pub async fn restore_backup(&self, backup: PathBuf) -> Result<PathBuf> {
         if self.generations.is_busy() {
-            return Err(ApiError::new(ErrorCode::Busy, "An answer is being made.")
-                .hint("Stop it, or wait for its end."));
+            return Err(
+                ApiError::new(ErrorCode::Busy, "An answer is being written.")
+                    .hint("Stop it, or wait for it to finish."),
+            );
         }
         let chats = Arc::clone(&self.chats);
         let aside = blocking(move || chats.restore(&backup)).await?;

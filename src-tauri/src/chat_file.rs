@@ -59,7 +59,7 @@ impl ChatFile {
         if !self.backups().iter().any(|known| known.path == backup) {
             return Err(ApiError::new(
                 ErrorCode::Invalid,
-                format!("{} is no backup of the chats.", backup.display()),
+                format!("{} is not a backup of these chats.", backup.display()),
             )
             .hint("Choose one of the backups that are listed."));
         }
@@ -79,6 +79,22 @@ impl ChatFile {
     }
 }
 
+/// What could be read of damaged chats.
+fn recovered_text(chats: u32, messages: u32) -> String {
+    let count = |number: u32, noun: &str| match number {
+        1 => format!("1 {noun}"),
+        _ => format!("{number} {noun}s"),
+    };
+    match chats {
+        0 => "No chats could be recovered. The damaged file was kept.".to_owned(),
+        _ => format!(
+            "{} with {} recovered. The damaged file was kept.",
+            count(chats, "chat"),
+            count(messages, "message")
+        ),
+    }
+}
+
 fn open(path: &Path, notices: &mut Vec<Notice>) -> Result<Arc<Store>> {
     let opened = match Store::open(path) {
         Err(StoreError::Damaged { reason, .. }) => {
@@ -86,11 +102,7 @@ fn open(path: &Path, notices: &mut Vec<Notice>) -> Result<Arc<Store>> {
             recover::recover(path).map(|(store, recovered)| {
                 notices.push(Notice {
                     kind: NoticeKind::StoreRestored,
-                    message: format!(
-                        "The chats were damaged. {} chats with {} messages could be read and are \
-                         here; the damaged file was kept.",
-                        recovered.chats, recovered.messages
-                    ),
+                    message: recovered_text(recovered.chats, recovered.messages),
                     path: Some(recovered.damaged.display().to_string()),
                 });
                 store
@@ -105,8 +117,8 @@ fn open(path: &Path, notices: &mut Vec<Notice>) -> Result<Arc<Store>> {
                 notices.push(Notice {
                     kind: NoticeKind::InterruptedAnswers,
                     message: match count {
-                        1 => "An answer was cut off when Octet last ended.".to_owned(),
-                        _ => format!("{count} answers were cut off when Octet last ended."),
+                        1 => "One answer was cut off when Octet last closed.".to_owned(),
+                        _ => format!("{count} answers were cut off when Octet last closed."),
                     },
                     path: None,
                 });
@@ -145,6 +157,22 @@ mod tests {
         let store = file.store().unwrap();
         let chat = store.create_chat(NewChat::default()).unwrap();
         store.rename_chat(chat.id, title).unwrap();
+    }
+
+    #[test]
+    fn what_was_recovered_is_counted_and_nothing_is_said_so() {
+        assert_eq!(
+            recovered_text(0, 0),
+            "No chats could be recovered. The damaged file was kept."
+        );
+        assert_eq!(
+            recovered_text(1, 12),
+            "1 chat with 12 messages recovered. The damaged file was kept."
+        );
+        assert_eq!(
+            recovered_text(3, 1),
+            "3 chats with 1 message recovered. The damaged file was kept."
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tauri::{AppHandle, Manager, Runtime};
+use tauri::{AppHandle, Manager, Runtime, WebviewWindow};
 use tauri_plugin_dialog::{DialogExt, FileDialogBuilder, FilePath};
 use tokio::sync::oneshot;
 use url::Url;
@@ -73,7 +73,10 @@ impl<R: Runtime> TauriDesktop<R> {
     fn dialog(&self) -> FileDialogBuilder<R> {
         let dialog = self.0.dialog().file();
         match self.0.get_webview_window(LABEL) {
-            Some(window) => dialog.set_parent(&window),
+            Some(window) => {
+                keep_before(&window);
+                dialog.set_parent(&window)
+            }
             None => dialog,
         }
     }
@@ -120,6 +123,48 @@ impl<R: Runtime> Desktop for TauriDesktop<R> {
         }
     }
 }
+
+/// Ties the dialog that opens next to `window`: under GTK, dialogs do without the parent that they
+/// are given.
+#[cfg(target_os = "linux")]
+fn keep_before<R: Runtime>(window: &WebviewWindow<R>) {
+    use gtk::glib::ControlFlow;
+    use gtk::prelude::{Cast, GtkWindowExt, WidgetExt};
+
+    /// It opens in the turns of the loop that follow.
+    const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(20);
+    const LOOKS: u32 = 250;
+
+    let parent = window.clone();
+    let looking = move || {
+        let Ok(parent) = parent.gtk_window() else {
+            return;
+        };
+        let mut looks = 0;
+        gtk::glib::timeout_add_local(LOOK_EVERY, move || {
+            looks += 1;
+            let opened = gtk::Window::list_toplevels()
+                .into_iter()
+                .filter_map(|window| window.downcast::<gtk::FileChooserDialog>().ok())
+                .find(|dialog| dialog.is_visible() && dialog.transient_for().is_none());
+            match opened {
+                Some(dialog) => {
+                    dialog.set_transient_for(Some(&parent));
+                    dialog.set_modal(true);
+                    ControlFlow::Break
+                }
+                None if looks < LOOKS => ControlFlow::Continue,
+                None => ControlFlow::Break,
+            }
+        });
+    };
+    if let Err(error) = window.run_on_main_thread(looking) {
+        tracing::warn!(%error, "a dialog has no parent");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn keep_before<R: Runtime>(_: &WebviewWindow<R>) {}
 
 /// A desktop on which one dialog is open at a time: whoever asks for another one meanwhile has
 /// chosen nothing.
@@ -187,7 +232,7 @@ impl Desktop for OneDialog {
 
 fn not_opened(what: &str, error: &tauri_plugin_opener::Error) -> ApiError {
     ApiError::new(ErrorCode::Io, format!("Could not open {what}: {error}."))
-        .hint("Open it yourself, or set a default program in the system's settings.")
+        .hint("Open it yourself, or set a default program in the system settings.")
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ impl ApiError {
     /// Something that ended before it should have.
     pub fn internal(what: impl Into<String>) -> Self {
         Self::new(ErrorCode::Internal, what)
-            .hint("Restart Octet. If it happens again, report it with Copy diagnostics.")
+            .hint("Restart Octet. If the problem persists, copy the diagnostics under Settings and report it.")
     }
 
     /// A file or folder that could not be read or written.
@@ -146,7 +146,7 @@ impl ApiError {
         let (code, hint) = match code {
             "checkpoint" => (
                 ErrorCode::Checkpoint,
-                "Choose the folder of a model in the offloading format, or get the model again.",
+                "Choose a folder with a model in the offloading format, or download the model again.",
             ),
             "memory" => (
                 ErrorCode::Memory,
@@ -154,7 +154,7 @@ impl ApiError {
             ),
             "tokenizer" => (
                 ErrorCode::Tokenizer,
-                "Put the model's own tokenizer.json into its folder, then load it again.",
+                "Put the model's tokenizer.json into its folder, then load it again.",
             ),
             "prompt" => (ErrorCode::Prompt, "Edit the message, or start a new chat."),
             "sampling" => (
@@ -169,10 +169,10 @@ impl ApiError {
                 ErrorCode::Gpu,
                 "Ask again and the CPU answers. Reload the model to use the GPU again.",
             ),
-            "cancelled" => (ErrorCode::Cancelled, "Try again when you like."),
+            "cancelled" => (ErrorCode::Cancelled, "Try again whenever you like."),
             _ => (
                 ErrorCode::Engine,
-                "Load the model again; check the disk it is on if that fails too.",
+                "Reload the model. If that fails too, check the disk it is on.",
             ),
         };
         Self::new(code, settings_names(message)).hint(hint)
@@ -230,11 +230,11 @@ impl From<StoreError> for ApiError {
         let (code, hint) = match error.code() {
             "storeDamaged" => (
                 ErrorCode::StoreDamaged,
-                "Restart Octet: it keeps the damaged file aside and recovers what can be read.",
+                "Restart Octet: it keeps the damaged file and recovers what can be read.",
             ),
             "storeLocked" => (
                 ErrorCode::StoreLocked,
-                "Close the other program that uses the chats, then try again.",
+                "Close the program that is using the chats, then try again.",
             ),
             "storeNewer" => (ErrorCode::StoreNewer, "Update Octet."),
             "diskFull" => (
@@ -247,12 +247,12 @@ impl From<StoreError> for ApiError {
             ),
             "notFound" => (
                 ErrorCode::NotFound,
-                "Choose another chat; this one may have changed meanwhile.",
+                "Choose another chat; this one may have been deleted.",
             ),
-            "invalid" => (ErrorCode::Invalid, "Change it, then try again."),
+            "invalid" => (ErrorCode::Invalid, "Correct it, then try again."),
             "import" => (
                 ErrorCode::Import,
-                "Octet reads its own exports, .json or .md. Nothing was imported.",
+                "Octet imports its own exports, .json or .md. Nothing was imported.",
             ),
             _ => return Self::internal(error.to_string()),
         };

@@ -325,7 +325,7 @@ impl Generations {
             && text.trim().is_empty()
         {
             return Err(ApiError::new(ErrorCode::Invalid, "The message is empty.")
-                .hint("Write something first."));
+                .hint("Type a message first."));
         }
         let store = self.chats.store()?;
         let existing = chat;
@@ -409,8 +409,8 @@ impl Generations {
         let mut active = self.active();
         if active.contains_key(&chat) {
             return Err(
-                ApiError::new(ErrorCode::Busy, "This chat is being answered already.")
-                    .hint("Stop the answer, or wait for its end."),
+                ApiError::new(ErrorCode::Busy, "This chat is already being answered.")
+                    .hint("Stop the answer, or wait for it to finish."),
             );
         }
         let (stop, stopped) = watch::channel(Stop::No);

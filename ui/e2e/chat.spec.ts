@@ -8,7 +8,7 @@ test('a question is answered, with markdown, code, a table and figures', async (
   await expect(answer.locator('code .hljs-keyword').first()).toBeVisible();
   await expect(answer.getByRole('table')).toBeVisible();
   await expect(answer).toContainText('tokens/s');
-  await expect(answer).toContainText('experts at hand');
+  await expect(answer).toContainText('already in memory');
   await expect(page.getByRole('navigation').getByText('Show me the index code')).toBeVisible();
   await expect(page).toHaveURL(/#\/chat\//);
 });
@@ -57,7 +57,7 @@ test('finished paragraphs are announced politely, each once', async ({ page }) =
   await open(page, '?rate=300');
   await ask(page, 'How do experts work?');
   await finished(page);
-  const news = page.getByRole('log', { name: 'News' });
+  const news = page.getByRole('log', { name: 'Announcements' });
   await expect(news).toContainText('Octet is answering');
   await expect(news.getByText('Offloading makes use of that:')).toHaveCount(1);
   await expect(news.locator('p').last()).toHaveText(/shows this as it happens|is complete/);
@@ -103,7 +103,7 @@ test('an answer that was cut short says so', async ({ page }) => {
   await open(page);
   await page.getByRole('link', { name: 'Borrow checker and a linked list' }).click();
   await page.getByRole('button', { name: 'Previous version' }).click();
-  await expect(page.getByText('Octet ended before this answer did')).toBeVisible();
+  await expect(page.getByText('Octet closed before this answer was finished')).toBeVisible();
   await expect(answers(page).last().getByRole('button', { name: 'Continue' })).toBeVisible();
 });
 
@@ -112,7 +112,7 @@ test('an answer that fails keeps its text, its reason and the next step', async 
   await ask(page, 'How do experts work?');
   const alert = answers(page).last().getByRole('alert');
   await expect(alert).toContainText('CUDA error 719');
-  await expect(alert.getByRole('button', { name: 'Answer again' })).toBeEnabled();
+  await expect(alert.getByRole('button', { name: 'Try again' })).toBeEnabled();
   await expect(answers(page).last()).toContainText('A layer of Mixtral');
 });
 
@@ -274,18 +274,18 @@ test('an answer is stopped from the experts, too', async ({ page }) => {
   await ask(page, 'How do experts work?');
   await expect(answers(page).last()).toContainText('A layer');
   await page.getByRole('link', { name: 'Experts', exact: true }).click();
-  await page.getByRole('button', { name: 'Stop the answer' }).click();
-  await expect(page.getByRole('button', { name: 'Stop the answer' })).toHaveCount(0);
+  await page.getByRole('button', { name: 'Stop answering' }).click();
+  await expect(page.getByRole('button', { name: 'Stop answering' })).toHaveCount(0);
 });
 
 test('a question whose answer was deleted can be answered', async ({ page }) => {
   await open(page, '?rate=2000');
   await ask(page, 'What is Octet?');
   await finished(page);
-  await expect(page.getByRole('button', { name: 'Answer this' })).toHaveCount(0);
+  await expect(page.getByRole('button', { name: 'Get an answer' })).toHaveCount(0);
   await answers(page).getByRole('button', { name: /^More options for answer/ }).click();
   await page.getByRole('menuitem', { name: 'Delete' }).click();
-  await page.getByRole('button', { name: 'Answer this' }).click();
+  await page.getByRole('button', { name: 'Get an answer' }).click();
   await finished(page);
   await expect(answers(page)).toHaveCount(1);
   await expect(page.getByRole('article', { name: 'Your message' })).toHaveCount(1);

@@ -29,7 +29,7 @@ test('a chat is pinned, deleted and brought back', async ({ page }) => {
   await open(page);
   const row = page.getByRole('link', { name: 'Regex for ISO dates' });
   await row.hover();
-  await page.getByRole('button', { name: 'Actions for “Regex for ISO dates”' }).click();
+  await page.getByRole('button', { name: 'More options for “Regex for ISO dates”' }).click();
   await page.getByRole('menuitem', { name: 'Pin', exact: true }).click();
   await expect(page.locator(list).nth(0)).toHaveText(/Regex for ISO dates|How experts work/);
   await row.focus();
@@ -44,7 +44,7 @@ test('search is reached by keyboard, and leads to the message', async ({ page })
   await page.keyboard.press('Control+k');
   await expect(page.getByRole('searchbox')).toBeFocused();
   await page.keyboard.type('redshift');
-  await expect(page.getByText('Nothing found for “redshift”')).toBeVisible();
+  await expect(page.getByText('No results for “redshift”')).toBeVisible();
   await page.getByRole('searchbox').fill('autolyse');
   await expect(page.locator('mark')).toHaveText('autolyse');
   await page.keyboard.press('ArrowDown');
@@ -92,7 +92,7 @@ test('the keyboard alone asks, stops, opens settings and comes back', async ({ p
   await expect(page.getByRole('article', { name: 'Answer' })).toContainText('A layer');
   await page.keyboard.press('Escape');
   await expect(page.getByRole('article', { name: 'Answer' })).toContainText('stopped');
-  const pane = page.getByRole('complementary', { name: 'Settings beside the chat' });
+  const pane = page.getByRole('complementary', { name: 'Settings panel' });
   await expect(pane).toBeVisible();
   await page.keyboard.press('Control+.');
   await expect(pane).toHaveCount(0);
@@ -151,7 +151,7 @@ test('a chat that is pinned keeps the focus', async ({ page }) => {
   await open(page);
   const row = page.getByRole('link', { name: 'Regex for ISO dates' });
   await row.hover();
-  await page.getByRole('button', { name: 'Actions for “Regex for ISO dates”' }).click();
+  await page.getByRole('button', { name: 'More options for “Regex for ISO dates”' }).click();
   await page.getByRole('menuitem', { name: 'Pin', exact: true }).press('Enter');
   await expect(row).toBeFocused();
 });
@@ -172,7 +172,7 @@ test('the search is left by key and emptied by a new chat', async ({ page }) => 
 test('the sidebar is hidden and shown', async ({ page }) => {
   await open(page);
   await page.getByRole('button', { name: 'More options for chats' }).click();
-  await page.getByRole('menuitem', { name: 'Hide the sidebar' }).click();
+  await page.getByRole('menuitem', { name: 'Hide sidebar' }).click();
   await expect(page.getByRole('navigation')).toHaveCount(0);
   await page.keyboard.press('Control+b');
   await expect(page.getByRole('navigation')).toBeVisible();

@@ -12,12 +12,12 @@ test('a download is paused, resumed and loaded with one click', async ({ page })
   const offer = card(page, MIXTRAL);
   await expect(offer).toContainText('fits this machine');
   await expect(offer).toContainText('18.2 GB in 259 files, licence Apache 2.0');
-  await expect(offer).toContainText('18.2 GB are written to the disk, 143 GB are free.');
-  await expect(offer).toContainText('Plan: 4 experts a layer on the GPU.');
-  await expect(offer).toContainText('Its tokenizer comes from mobiuslabsgmbh/');
+  await expect(offer).toContainText('Needs 18.2 GB of disk space (143 GB free).');
+  await expect(offer).toContainText('Plan: 4 experts per layer on the GPU.');
+  await expect(offer).toContainText('Tokenizer: mobiuslabsgmbh/');
   await offer.getByRole('button', { name: 'Download' }).click();
 
-  const download = list(page, 'Under way').getByRole('article', { name: MIXTRAL });
+  const download = list(page, 'Downloads').getByRole('article', { name: MIXTRAL });
   const bar = download.getByRole('progressbar');
   await expect(download).toContainText('GB/s');
   await expect(download).toContainText(/\d+ of 259 files/);
@@ -30,11 +30,11 @@ test('a download is paused, resumed and loaded with one click', async ({ page })
   expect(await share(bar)).toBe(resting);
   await download.getByRole('button', { name: 'Resume' }).click();
 
-  await expect(list(page, 'Under way')).toHaveCount(0);
+  await expect(list(page, 'Downloads')).toHaveCount(0);
   await page.getByRole('status').getByRole('button', { name: 'Load' }).click();
   const installed = list(page, 'Installed').getByRole('article', { name: MIXTRAL });
   await expect(installed.getByRole('button', { name: 'Chat' })).toBeVisible();
-  await expect(list(page, 'To download').getByRole('article', { name: MIXTRAL })).toHaveCount(0);
+  await expect(list(page, 'Available').getByRole('article', { name: MIXTRAL })).toHaveCount(0);
 });
 
 // The focus fell to nothing with the button that was pressed: the next Tab began at the top of the page.
@@ -44,7 +44,7 @@ test('who presses a button keeps their place', async ({ page }) => {
     await button.focus();
     await page.keyboard.press(key);
   };
-  const download = list(page, 'Under way').getByRole('article', { name: MIXTRAL });
+  const download = list(page, 'Downloads').getByRole('article', { name: MIXTRAL });
   await press(card(page, MIXTRAL).getByRole('button', { name: 'Download' }));
   await expect(download).toBeFocused();
   await press(download.getByRole('button', { name: 'Pause' }));
@@ -53,7 +53,7 @@ test('who presses a button keeps their place', async ({ page }) => {
   await expect(download.getByRole('button', { name: 'Pause' })).toBeFocused();
   await expect.poll(() => share(download.getByRole('progressbar'))).toBeGreaterThan(1);
   await press(download.getByRole('button', { name: 'Cancel' }));
-  await press(page.getByRole('alertdialog').getByRole('button', { name: 'Cancel the download' }));
+  await press(page.getByRole('alertdialog').getByRole('button', { name: 'Cancel download' }));
   await expect(page.getByRole('heading', { name: 'Installed' })).toBeFocused();
 
   const linked = card(page, 'Mixtral 8x7B Instruct');
@@ -68,8 +68,8 @@ test('who presses a button keeps their place', async ({ page }) => {
   await press(linked.getByRole('button', { name: 'Unload' }));
   await expect(linked).toBeFocused();
   await expect(linked.getByRole('button', { name: 'Load', exact: true })).toHaveAccessibleDescription('Mixtral 8x7B Instruct');
-  await press(linked.getByRole('button', { name: 'Forget' }));
-  await press(page.getByRole('alertdialog').getByRole('button', { name: 'Forget' }));
+  await press(linked.getByRole('button', { name: 'Remove from list' }));
+  await press(page.getByRole('alertdialog').getByRole('button', { name: 'Remove from list' }));
   await expect(card(page, 'Nous Hermes 2 Mixtral')).toBeFocused();
   await press(page.getByRole('button', { name: 'Remove', exact: true }));
   await expect(page.getByLabel('Access token')).toBeFocused();
@@ -107,10 +107,10 @@ test('cancelling asks first and says what is lost', async ({ page }) => {
   const dialog = page.getByRole('alertdialog');
   await expect(dialog).toContainText('The 7.5 GB that have arrived are deleted.');
   await expectAccessible(page);
-  await dialog.getByRole('button', { name: 'Go on' }).click();
+  await dialog.getByRole('button', { name: 'Keep downloading' }).click();
   await expect(download.getByRole('progressbar')).toBeVisible();
   await download.getByRole('button', { name: 'Cancel' }).click();
-  await dialog.getByRole('button', { name: 'Cancel the download' }).click();
+  await dialog.getByRole('button', { name: 'Cancel download' }).click();
   await expect(download.getByRole('button', { name: 'Download' })).toBeVisible();
   await expect(page.getByText(`${MIXTRAL} is here`)).toHaveCount(0);
 });
@@ -120,8 +120,8 @@ test('one comes after the other', async ({ page }) => {
   await card(page, MIXTRAL).getByRole('button', { name: 'Download' }).click();
   await card(page, 'Mixtral 8x7B, 3-bit experts').getByRole('button', { name: 'Download' }).click();
   await expect(card(page, 'Mixtral 8x7B, 3-bit experts')).toContainText('waits for the download before it');
-  await expect(list(page, 'Under way').getByRole('article')).toHaveCount(2);
-  await expect(list(page, 'Under way')).toHaveCount(0);
+  await expect(list(page, 'Downloads').getByRole('article')).toHaveCount(2);
+  await expect(list(page, 'Downloads')).toHaveCount(0);
   await expect(list(page, 'Installed').getByRole('article')).toHaveCount(5);
 });
 
@@ -130,10 +130,10 @@ test('a failure says what to do, and trying again goes on from there', async ({ 
   await card(page, MIXTRAL).getByRole('button', { name: 'Download' }).click();
   const download = card(page, MIXTRAL);
   const note = download.getByRole('alert');
-  await expect(note).toContainText('Its terms have to be accepted first.');
+  await expect(note).toContainText('The model’s terms must be accepted first.');
   await expect(note).toContainText('mistralai/Mixtral-8x7B-Instruct-v0.1 is gated');
   await expect(note).toContainText('give Octet an access token of it');
-  await note.getByRole('button', { name: 'Open its page' }).click();
+  await note.getByRole('button', { name: 'View on Hugging Face' }).click();
   expect((await witness(page)).opened).toEqual(['https://huggingface.co/mistralai/Mixtral-8x7B-Instruct-v0.1']);
   await note.getByRole('button', { name: 'Enter a token' }).click();
   await expect(page.getByLabel('Access token')).toBeFocused();
@@ -146,19 +146,19 @@ test('what passes by itself is shown while it lasts', async ({ page }) => {
   await open(page, '?downloadMs=2000&fail=retry:network#/models');
   await card(page, MIXTRAL).getByRole('button', { name: 'Download' }).click();
   const download = card(page, MIXTRAL);
-  await expect(download).toContainText(/interrupted, goes on in \d s/);
+  await expect(download).toContainText(/interrupted, retrying in \d s/);
   await expect(download).toContainText('cannot be reached');
   await expect(list(page, 'Installed').getByRole('article', { name: MIXTRAL })).toBeVisible();
 
   await open(page, '?downloads=stalled#/models');
-  await expect(card(page, MIXTRAL)).toContainText('nothing has arrived for 34 s, connecting anew');
+  await expect(card(page, MIXTRAL)).toContainText('nothing received for 34 s, reconnecting');
   await open(page, '?downloads=interrupted#/models');
-  await expect(card(page, MIXTRAL)).toContainText('paused: Octet ended in the middle of it');
+  await expect(card(page, MIXTRAL)).toContainText('paused: Octet was closed during the download');
 });
 
 test('a disk that is too small is said before anything is fetched', async ({ page }) => {
   await open(page, '?disk=small#/models');
-  await expect(card(page, MIXTRAL)).toContainText('too little disk');
+  await expect(card(page, MIXTRAL)).toContainText('not enough disk space');
   await expect(card(page, MIXTRAL)).toContainText('move the models folder below to a larger disk');
   await expect(card(page, MIXTRAL).getByRole('button', { name: 'Download' })).toBeDisabled();
 });
@@ -170,7 +170,7 @@ test('lists rest while bytes arrive', async ({ page }) => {
   const changes = await page.evaluate(async () => {
     let count = 0;
     const observer = new MutationObserver((records) => (count += records.length));
-    for (const name of ['Installed', 'To download']) {
+    for (const name of ['Installed', 'Available']) {
       const watched = document.querySelector(`ul[aria-label="${name}"]`);
       if (watched) observer.observe(watched, { subtree: true, childList: true, attributes: true, characterData: true });
     }
@@ -187,22 +187,22 @@ test('any repository is found by its name or address', async ({ page }) => {
   await expect(field).toBeFocused();
   await field.fill('ada/nothing');
   await page.keyboard.press('Enter');
-  await expect(page.getByRole('alert')).toContainText('There is no such repository.');
+  await expect(page.getByRole('alert')).toContainText('This repository does not exist.');
   await page.getByRole('alert').getByRole('button', { name: 'Enter a token' }).click();
   await expect(page.getByLabel('Access token')).toBeFocused();
   await field.fill('ada/some-gguf');
   await page.keyboard.press('Enter');
-  await expect(page.getByRole('alert')).toContainText('That is no model that Octet runs.');
+  await expect(page.getByRole('alert')).toContainText('Octet can’t run this model.');
   await field.fill('https://huggingface.co/ada/Nous-Hermes-2-Mixtral-8x7B-HQQ/tree/main');
   await page.keyboard.press('Enter');
   const found = card(page, 'Nous-Hermes-2-Mixtral-8x7B-HQQ');
-  await expect(found).toContainText('no licence stated');
-  await expect(found).toContainText('Too big: the model needs at least 96 GB of RAM.');
+  await expect(found).toContainText('no license stated');
+  await expect(found).toContainText('Too large: the model needs at least 96 GB of RAM.');
   await expect(page.getByRole('alert')).toHaveCount(0);
-  await found.getByRole('button', { name: 'The page of' }).click();
+  await found.getByRole('button', { name: /^View on Hugging Face/ }).click();
   expect((await witness(page)).opened).toEqual(['https://huggingface.co/ada/Nous-Hermes-2-Mixtral-8x7B-HQQ']);
   await found.getByRole('button', { name: 'Download' }).click();
-  const download = list(page, 'Under way').getByRole('article', { name: 'Nous-Hermes-2-Mixtral-8x7B-HQQ' });
+  const download = list(page, 'Downloads').getByRole('article', { name: 'Nous-Hermes-2-Mixtral-8x7B-HQQ' });
   await expect(download.getByRole('button', { name: 'Pause' })).toBeInViewport({ ratio: 1 });
 });
 
@@ -219,13 +219,13 @@ test('a loaded model is not deleted, and deleting says what it frees', async ({ 
   await expect(model.getByRole('button', { name: 'Load' })).toBeVisible();
   await model.getByRole('button', { name: 'Delete' }).click();
   await expect(dialog).toContainText('This frees 18.2 GB on the disk.');
-  await dialog.getByRole('button', { name: 'Keep it' }).click();
+  await dialog.getByRole('button', { name: 'Keep' }).click();
   await expect(model).toBeVisible();
   await model.getByRole('button', { name: 'Delete' }).click();
   await dialog.getByRole('button', { name: 'Delete' }).click();
   await expect(model).toHaveCount(0);
-  await expect(page.getByText('was deleted, 18.2 GB were freed')).toBeVisible();
-  await expect(list(page, 'To download').getByRole('article', { name: MIXTRAL })).toBeVisible();
+  await expect(page.getByText('was deleted; 18.2 GB freed')).toBeVisible();
+  await expect(list(page, 'Available').getByRole('article', { name: MIXTRAL })).toBeVisible();
 });
 
 test('what cannot be deleted says why', async ({ page }) => {
@@ -251,7 +251,7 @@ test('checking files can be ended, and tells what it could compare', async ({ pa
   await card(page, MIXTRAL).getByRole('button', { name: 'Download' }).click();
   const model = list(page, 'Installed').getByRole('article', { name: MIXTRAL });
   await model.getByRole('button', { name: 'Check files' }).click();
-  await expect(model).toContainText('All 257 files are as they were published: 18.2 GB compared. Of 2 files no checksum is known.');
+  await expect(model).toContainText('All 257 files match the published ones: 18.2 GB compared. No checksum is known for 2 files.');
   await expect(model).toContainText('checked today');
 });
 
@@ -261,9 +261,9 @@ test('a bad file is named and repaired', async ({ page }) => {
   await damaged.getByRole('button', { name: 'Check files' }).click();
   await expect(damaged).toContainText('model-00017-of-00257.safetensors: has other bytes than were published');
   await damaged.getByRole('button', { name: 'Repair' }).click();
-  const download = list(page, 'Under way').getByRole('article', { name: 'Nous Hermes 2 Mixtral' });
+  const download = list(page, 'Downloads').getByRole('article', { name: 'Nous Hermes 2 Mixtral' });
   await expect(download).toContainText('repair');
-  await expect(damaged).toContainText('is being repaired');
+  await expect(damaged).toContainText('being repaired');
   await expect(download).toHaveCount(0);
   await expect(damaged).not.toContainText('damaged');
   await expect(damaged.getByRole('button', { name: 'Load' })).toBeVisible();
@@ -274,8 +274,8 @@ test('a file that only a check finds bad keeps the model from being loaded', asy
   const linked = card(page, 'Mixtral 8x7B Instruct');
   await expect(linked.getByRole('button', { name: 'Load' })).toBeVisible();
   await linked.getByRole('button', { name: 'Check files' }).click();
-  await expect(linked).toContainText('It is damaged and cannot be used.');
-  await expect(linked).toContainText('Put the right files into its folder, or forget it.');
+  await expect(linked).toContainText('This model is damaged and can’t be used.');
+  await expect(linked).toContainText('Put the correct files into its folder, or remove it from the list.');
   await expect(linked.getByRole('button', { name: 'Load' })).toHaveCount(0);
   await expect(linked.getByRole('button', { name: 'Repair' })).toHaveCount(0);
 });
@@ -283,7 +283,7 @@ test('a file that only a check finds bad keeps the model from being loaded', asy
 test('a damaged model says what is wrong and is not loaded', async ({ page }) => {
   await open(page, '#/models');
   const model = card(page, 'Nous Hermes 2 Mixtral');
-  await expect(model).toContainText('It is damaged and cannot be used.');
+  await expect(model).toContainText('This model is damaged and can’t be used.');
   await expect(model).toContainText('41.2 MB of 66.4 MB are there');
   await expect(model).toContainText('model-00017-of-00257.safetensors');
   await expect(model.getByRole('button', { name: 'Load' })).toHaveCount(0);
@@ -302,8 +302,8 @@ test('a folder is used where it is, and forgotten again', async ({ page }) => {
   const model = card(page, 'mixtral-offloading');
   await expect(model).toContainText('a folder of yours');
   expect((await witness(page)).imports).toEqual([['/home/ada/models/mixtral-offloading', 'link']]);
-  await model.getByRole('button', { name: 'Forget' }).click();
-  await page.getByRole('alertdialog').getByRole('button', { name: 'Forget' }).click();
+  await model.getByRole('button', { name: 'Remove from list' }).click();
+  await page.getByRole('alertdialog').getByRole('button', { name: 'Remove from list' }).click();
   await expect(model).toHaveCount(0);
   await expect(page.getByText('Its files stay in')).toBeVisible();
 });
@@ -326,7 +326,7 @@ test('a folder without a model is refused beside the button', async ({ page }) =
   await open(page, '?fail=importModel:foreign#/models');
   await page.getByRole('button', { name: 'Import a folder…' }).click();
   await page.getByRole('dialog').getByRole('button', { name: 'Import' }).click();
-  await expect(page.getByRole('alert')).toContainText('That is no model that Octet runs.');
+  await expect(page.getByRole('alert')).toContainText('Octet can’t run this model.');
   await page.getByRole('alert').getByRole('button', { name: 'Dismiss' }).click();
   await expect(page.getByRole('alert')).toHaveCount(0);
 });
@@ -336,11 +336,11 @@ test('the models folder moves, but not under a download', async ({ page }) => {
   await expect(page.getByText('The Hugging Face cache, shared with other programs.')).toBeVisible();
   await page.getByRole('button', { name: 'Move…' }).click();
   const dialog = page.getByRole('alertdialog');
-  await expect(dialog).toContainText('22.9 GB of models go to /home/ada/models/mixtral-offloading');
+  await expect(dialog).toContainText('22.9 GB of models will be moved to /home/ada/models/mixtral-offloading');
   await dialog.getByRole('button', { name: 'Move' }).click();
-  await expect(page.getByRole('progressbar', { name: 'Moving the models' })).toBeVisible();
+  await expect(page.getByRole('progressbar', { name: 'Moving models' })).toBeVisible();
   await expect(page.getByText('Chosen by you.')).toBeVisible();
-  await expect(page.getByText('The models are in /home/ada/models/mixtral-offloading now')).toBeVisible();
+  await expect(page.getByText('Models are now stored in /home/ada/models/mixtral-offloading')).toBeVisible();
 
   await open(page, '?downloads=running#/models');
   await page.getByRole('button', { name: 'Move…' }).click();
@@ -360,8 +360,8 @@ test('a token is kept, tried, never shown again, and removed', async ({ page }) 
   await expect(field).toHaveAttribute('type', 'password');
   await field.fill('hf_secret123');
   await page.keyboard.press('Enter');
-  await expect(page.getByText('Kept in the keyring of this system.')).toBeVisible();
-  await expect(page.getByText('It works: the account is ada.')).toBeVisible();
+  await expect(page.getByText('Stored in the system keyring.')).toBeVisible();
+  await expect(page.getByText('The token works. Account: ada')).toBeVisible();
   await expect(field).toHaveValue('');
   expect(await page.content()).not.toContain('hf_secret123');
   const seen = await witness(page);
@@ -375,19 +375,19 @@ test('a token is kept, tried, never shown again, and removed', async ({ page }) 
 test('a keyring that asks for its password is waited for', async ({ page }) => {
   await open(page, '?keyringMs=1500#/models');
   await page.getByLabel('Access token').fill('hf_secret123');
-  await page.getByRole('button', { name: 'Keep it' }).click();
+  await page.getByRole('button', { name: 'Save' }).click();
   await expect(page.getByText('Waiting for the keyring…')).toBeVisible();
-  await expect(page.getByText('It works: the account is ada.')).toBeVisible();
+  await expect(page.getByText('The token works. Account: ada')).toBeVisible();
   await expect(page.getByText('Waiting for the keyring…')).toHaveCount(0);
 });
 
 test('where there is no keyring it is said, and a wrong token is refused', async ({ page }) => {
   await open(page, '?keyring=0#/models');
   await page.getByLabel('Access token').fill('wrong');
-  await page.getByRole('button', { name: 'Keep it' }).click();
-  await expect(page.getByText('Kept in memory until Octet ends.')).toBeVisible();
+  await page.getByRole('button', { name: 'Save' }).click();
+  await expect(page.getByText('No keyring is available; the token is kept until Octet closes.')).toBeVisible();
   await expect(page.getByText('there is no keyring service on this system')).toBeVisible();
-  await expect(page.getByRole('alert')).toContainText('The access token is not valid.');
+  await expect(page.getByRole('alert')).toContainText('The access token is invalid.');
   await open(page, '?token=environment#/models');
   await expect(page.getByText('From the environment variable HF_TOKEN.')).toBeVisible();
   await expect(page.getByRole('button', { name: 'Remove' })).toHaveCount(0);
@@ -425,18 +425,18 @@ test('the first page downloads the model while the demo answers', async ({ page 
 
 test('the first page offers the full model first, once it is here', async ({ page }) => {
   await open(page, '?first=1&model=none&loadMs=200&downloadMs=800');
-  await expect(page.getByRole('heading', { name: /^The plan for/ })).toHaveCount(0);
+  await expect(page.getByRole('heading', { name: /^Plan for/ })).toHaveCount(0);
   await card(page, MIXTRAL).getByRole('button', { name: 'Download' }).click();
   const load = page.getByRole('button', { name: `Load ${MIXTRAL}` });
   await expect(load).toHaveClass(/primary/);
   await expect(page.getByRole('button', { name: 'Try the demo model' })).not.toHaveClass(/primary/);
   await expect(page.getByRole('heading', { name: 'Get the full model' })).toHaveCount(0);
-  await expect(page.getByRole('heading', { name: `The plan for ${MIXTRAL}` })).toBeVisible();
+  await expect(page.getByRole('heading', { name: `Plan for ${MIXTRAL}` })).toBeVisible();
   await page.setViewportSize({ width: 360, height: 640 });
   await expect.poll(() => load.evaluate((one) => one.getBoundingClientRect().right)).toBeLessThan(344);
   await load.click();
   await expect(composer(page)).toBeVisible();
-  await expect(page.getByText('GPU 4 of 8 experts a layer')).toBeVisible();
+  await expect(page.getByText('GPU 4 of 8 experts per layer')).toBeVisible();
 });
 
 const STATES = '?downloads=running,queued,paused,stalled,retrying,network,gated&token=session&disk=small';
@@ -444,7 +444,7 @@ const STATES = '?downloads=running,queued,paused,stalled,retrying,network,gated&
 for (const theme of ['light', 'dark'] as const) {
   test(`every state of a download, ${theme}: accessible, nothing cut off`, async ({ page }) => {
     await open(page, `${STATES}&theme=${theme}#/models`);
-    await expect(list(page, 'Under way').getByRole('article')).toHaveCount(7);
+    await expect(list(page, 'Downloads').getByRole('article')).toHaveCount(7);
     for (const [width, height] of [[1440, 900], [360, 740], [3840, 2160]] as const) {
       await page.setViewportSize({ width, height });
       await expectNoSidewaysScroll(page);

@@ -100,7 +100,7 @@ test('a folder is imported from the first page and loaded from the models', asyn
   await page.getByRole('link', { name: 'Models', exact: true }).click();
   const card = page.getByRole('article', { name: 'mixtral-offloading' });
   await card.getByRole('button', { name: 'Load' }).click();
-  await expect(card.getByText(/^GPU \d of 8 experts a layer/)).toBeVisible();
+  await expect(card.getByText(/^GPU \d of 8 experts per layer/)).toBeVisible();
   await card.getByRole('button', { name: 'Unload' }).click();
 });
 
@@ -131,7 +131,7 @@ test('the experts move while an answer streams', async ({ page }) => {
   await expect(page.getByRole('gridcell')).toHaveCount(256);
   await expect.poll(() => page.locator('[role=gridcell]:is(.used, .missed)').count()).toBe(64);
   await expect(page.locator('polyline')).toBeVisible();
-  await expect(page.getByText('Found on the GPU')).toBeVisible();
+  await expect(page.getByText('Already on the GPU')).toBeVisible();
   await page.getByRole('gridcell', { name: /^Layer 0, expert 0:/ }).focus();
   await page.keyboard.press('ArrowDown');
   await page.keyboard.press('ArrowRight');
@@ -139,7 +139,7 @@ test('the experts move while an answer streams', async ({ page }) => {
   await expect(page.locator('.details')).toContainText('Layer 1, expert 1');
   await expect(page.locator('.details')).toContainText('since loading');
   await page.getByRole('radio', { name: 'Uses' }).click();
-  await expect(page.getByText('used most')).toBeVisible();
+  await expect(page.getByText('most used')).toBeVisible();
   await expectAccessible(page);
 });
 
@@ -221,7 +221,7 @@ test('presets are saved, chosen, renamed and deleted with undo', async ({ page }
   await expect(page.getByRole('textbox', { name: 'Temperature' })).toHaveValue('1.00');
   const more = page.getByRole('button', { name: 'More options for presets' });
   await more.click();
-  await page.getByRole('menuitem', { name: 'Save as a preset' }).click();
+  await page.getByRole('menuitem', { name: 'Save as preset' }).click();
   await page.getByRole('textbox', { name: 'Name' }).fill('Wild');
   await page.keyboard.press('Enter');
   await expect(page.getByRole('combobox', { name: 'Preset: Wild' })).toBeVisible();
@@ -239,22 +239,22 @@ test('a preset of a person’s own is replaced under its name', async ({ page })
   const name = page.getByRole('textbox', { name: 'Name' });
   const save = async (as: string) => {
     await more.click();
-    await page.getByRole('menuitem', { name: 'Save as a preset' }).click();
+    await page.getByRole('menuitem', { name: 'Save as preset' }).click();
     await name.fill(as);
   };
   await save('balanced');
-  await expect(page.getByText('There is a preset of this name already')).toBeVisible();
+  await expect(page.getByText('A preset with this name already exists')).toBeVisible();
   await expect(page.getByRole('button', { name: 'Save', exact: true })).toBeDisabled();
   await name.fill('Mine');
   await page.keyboard.press('Enter');
   await page.getByRole('textbox', { name: 'Top-p' }).fill('0.5');
   await page.keyboard.press('Enter');
-  await expect(page.getByRole('combobox', { name: 'Preset: Own values' })).toBeVisible();
+  await expect(page.getByRole('combobox', { name: 'Preset: Custom' })).toBeVisible();
   await more.click();
   // Red, it looked as if it could be pressed.
   const colorOf = (item: string) => page.getByRole('menuitem', { name: item }).evaluate((one) => getComputedStyle(one).color);
   expect(await colorOf('Delete preset')).toBe(await colorOf('Rename preset'));
-  await page.getByRole('menuitem', { name: 'Save as a preset' }).click();
+  await page.getByRole('menuitem', { name: 'Save as preset' }).click();
   await expect(name).toHaveValue('Mine');
   await page.getByRole('button', { name: 'Replace' }).click();
   await expect(page.getByRole('combobox', { name: 'Preset: Mine' })).toBeVisible();
@@ -281,7 +281,7 @@ test('the plan stays in sight while it is changed', async ({ page }) => {
     }
     await reload.focus();
     await page.keyboard.press('Enter');
-    await expect(page.getByRole('group', { name: 'Mixtral 8x7B Instruct would take:' })).toBeFocused();
+    await expect(page.getByRole('group', { name: 'Memory Mixtral 8x7B Instruct needs:' })).toBeFocused();
     await expect(page.getByText('The model is loaded with these settings.')).toBeVisible();
   }
 });
@@ -290,7 +290,7 @@ test('offload settings show the plan and reload with one press', async ({ page }
   await open(page, '?loadMs=300');
   await page.getByRole('radio', { name: '12 GB' }).click();
   await page.getByRole('button', { name: 'Reload with these settings' }).click();
-  await expect(page.getByText('GPU 3 of 8 experts a layer, RAM 5')).toBeVisible();
+  await expect(page.getByText('GPU 3 of 8 experts per layer, RAM 5')).toBeVisible();
   await expect(page.getByText('The model is loaded with these settings.')).toBeVisible();
 });
 
@@ -308,7 +308,7 @@ test('where the chats were damaged, a backup is offered and takes their place', 
   await expectNoSidewaysScroll(page);
   await expectAccessible(page);
   await page.setViewportSize({ width: 1440, height: 900 });
-  await page.getByRole('button', { name: /^Restore the backup of / }).first().click();
+  await page.getByRole('button', { name: /^Restore the backup from / }).first().click();
   await expect(page.getByText('Those there were are kept in')).toBeVisible();
   await expect(page.getByText('The file of chats was damaged.')).toHaveCount(0);
   await expect(page.getByRole('link', { name: /^From .*chats-1\.db/ })).toBeVisible();
@@ -322,8 +322,8 @@ test('chats that cannot be opened are tried again', async ({ page }) => {
 
 test('a backup that cannot be restored says why, and nothing is lost', async ({ page }) => {
   await open(page, '?notice=storeRestored&fail=restoreBackup:busy');
-  await page.getByRole('button', { name: /^Restore the backup of / }).first().click();
-  await expect(page.getByRole('alert')).toContainText('Another answer is being made');
+  await page.getByRole('button', { name: /^Restore the backup from / }).first().click();
+  await expect(page.getByRole('alert')).toContainText('Another answer is being written');
   await expect(page.getByText('The file of chats was damaged.')).toBeVisible();
 });
 
@@ -338,6 +338,6 @@ test('help copies diagnostics and opens the logs', async ({ page }) => {
   await page.getByRole('button', { name: 'Copy diagnostics' }).click();
   await expect(page.getByText('Diagnostics copied')).toBeVisible();
   expect(await page.evaluate(() => navigator.clipboard.readText())).toContain('Octet 0.1.0');
-  await page.getByRole('button', { name: 'Open the folder of the logs' }).click();
+  await page.getByRole('button', { name: 'Open the logs folder' }).click();
   expect(await page.evaluate(() => window.octetFake?.opened)).toEqual(['logs']);
 });

@@ -1,6 +1,6 @@
 import { answers, ask, composer, expect, finished, open, test } from './page';
 
-const news = (page: import('@playwright/test').Page) => page.getByRole('log', { name: 'News' }).locator('p');
+const news = (page: import('@playwright/test').Page) => page.getByRole('log', { name: 'Announcements' }).locator('p');
 
 test('the context meter follows the model that is loaded', async ({ page }) => {
   await open(page, '?loadMs=300');
@@ -143,23 +143,23 @@ test('the experts say what was there and what prefetch brought, and keep the las
   await ask(page, 'How do experts work?');
   await page.getByRole('link', { name: 'Experts', exact: true }).click();
   await expect(page.getByText('used now', { exact: true })).toBeVisible();
-  await expect(page.getByRole('button', { name: 'Stop the answer' })).toHaveCount(0);
+  await expect(page.getByRole('button', { name: 'Stop answering' })).toHaveCount(0);
   await expect(page.getByText('used now', { exact: true })).toBeHidden();
   await expect(page.locator('.grid .cell.used, .grid .cell.missed')).toHaveCount(0);
   const speed = page.locator('.cards .card', { hasText: 'Speed' });
   await expect(speed.locator('strong')).toHaveText(/\d/);
   await expect(page.getByText(/more prefetched/)).toBeVisible();
-  await expect(page.getByText(/^last [\d.]+, mean/)).toBeVisible();
+  await expect(page.getByText(/^last [\d.]+, average/)).toBeVisible();
 });
 
 test('another model begins another line of speeds', async ({ page }) => {
   await open(page, '?rate=300&loadMs=100');
   await ask(page, 'How do experts work?');
   await page.getByRole('link', { name: 'Experts', exact: true }).click();
-  await expect(page.getByText(/^last [\d.]+, mean/)).toBeVisible();
+  await expect(page.getByText(/^last [\d.]+, average/)).toBeVisible();
   await page.getByRole('button', { name: /^Mixtral 8x7B Instruct/ }).click();
   await page.getByRole('menuitem', { name: 'Octet demo' }).click();
-  await expect(page.getByText('Nothing measured yet')).toBeVisible();
+  await expect(page.getByText('No measurements yet')).toBeVisible();
 });
 
 test('an expert in RAM does not look like one on the GPU, with or without one', async ({ page }) => {

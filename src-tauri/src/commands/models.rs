@@ -40,7 +40,7 @@ impl PickedFolders {
         let path = path.display();
         Err(ApiError::new(
             ErrorCode::Invalid,
-            format!("The folder {path} was not chosen by you."),
+            format!("You have not chosen the folder {path}."),
         )
         .hint("Choose the folder in the dialog."))
     }

@@ -49,7 +49,7 @@ pub async fn from_the_hub(home: &Home, hub: &TestHub) -> anyhow::Result<()> {
     )
     .await?;
     app.screenshot("interrupted").await?;
-    app.step("go on with it", app.click_in("Under way", "Resume"))
+    app.step("go on with it", app.click_in("Downloads", "Resume"))
         .await?;
     app.step("it arrives", app.find_in("Installed", "Delete"))
         .await?;
@@ -59,7 +59,7 @@ pub async fn from_the_hub(home: &Home, hub: &TestHub) -> anyhow::Result<()> {
 
 /// Is refused without a token and with a wrong one.
 async fn with_a_token(app: &App<'_>) -> anyhow::Result<()> {
-    const REFUSED: &str = "Its terms have to be accepted first.";
+    const REFUSED: &str = "The model’s terms must be accepted first.";
     app.step("look up a gated model", look_up(app, GATED))
         .await?;
     app.step("it says that it is gated", app.text(REFUSED))
@@ -68,13 +68,13 @@ async fn with_a_token(app: &App<'_>) -> anyhow::Result<()> {
     app.step("to the token", app.click("Enter a token")).await?;
     app.step("keep a wrong one", enter_token(app, "hf_wrong"))
         .await?;
-    app.step("it is wrong", app.text("The access token is not valid."))
+    app.step("it is wrong", app.text("The access token is invalid."))
         .await?;
     app.step("keep a right one", enter_token(app, TOKEN))
         .await?;
     app.step(
         "it says whose it is",
-        app.text("It works: the account is ada."),
+        app.text("The token works. Account: ada"),
     )
     .await?;
     app.screenshot("token").await?;
@@ -93,7 +93,7 @@ async fn with_a_token(app: &App<'_>) -> anyhow::Result<()> {
 async fn enter_token(app: &App<'_>, token: &str) -> anyhow::Result<()> {
     let field = app.find("input[type=password]").await?;
     field.send_keys(token).await?;
-    app.click("Keep it").await
+    app.click("Save").await
 }
 
 /// The demo and two models from the hub.
@@ -102,7 +102,7 @@ const BOTH: &str =
 
 /// Something has arrived and not all.
 const PROGRESS: &str =
-    "const bar = document.querySelector('ul[aria-label=\"Under way\"] [role=progressbar]');
+    "const bar = document.querySelector('ul[aria-label=\"Downloads\"] [role=progressbar]');
      const share = Number(bar?.getAttribute('aria-valuenow'));
      return share > 0 && share < 100";
 
@@ -118,7 +118,7 @@ async fn look_up(app: &App<'_>, repo: &str) -> anyhow::Result<()> {
     let field = app.find("form input[placeholder='owner/name']").await?;
     field.clear().await?;
     field.send_keys(repo).await?;
-    app.click("Look it up").await
+    app.click("Look up").await
 }
 
 /// Looks a model up by its name and starts the download.
@@ -136,12 +136,12 @@ async fn download(app: &App<'_>, hub: &TestHub) -> anyhow::Result<()> {
         .await?;
     app.step("bytes arrive", app.until(PROGRESS)).await?;
     app.screenshot("download").await?;
-    app.step("pause", app.click_in("Under way", "Pause"))
+    app.step("pause", app.click_in("Downloads", "Pause"))
         .await?;
-    app.step("it is paused", app.find_in("Under way", "Resume"))
+    app.step("it is paused", app.find_in("Downloads", "Resume"))
         .await?;
     hub.behave();
-    app.step("resume", app.click_in("Under way", "Resume"))
+    app.step("resume", app.click_in("Downloads", "Resume"))
         .await?;
     app.step("it arrives", app.find_in("Installed", "Delete"))
         .await?;

@@ -173,12 +173,12 @@ impl ModelsError {
     fn message(&self) -> String {
         match self {
             Self::Gated { repo, .. } => {
-                format!("{repo} is gated: its terms have to be accepted on the hub first")
+                format!("{repo} is gated: its terms must be accepted on the hub first")
             }
             Self::Missing { what } => {
                 format!("the hub has no {what}, or it is private")
             }
-            Self::Token { reason } => format!("the hub refuses the access token: {reason}"),
+            Self::Token { reason } => format!("the hub rejects the access token: {reason}"),
             Self::Network { host, reason } => format!("{host} cannot be reached: {reason}"),
             Self::Tls { host, reason } => {
                 format!("the connection to {host} cannot be trusted: {reason}")
@@ -198,7 +198,7 @@ impl ModelsError {
                 expected,
                 found,
             } => format!(
-                "{file} does not arrive as it was published: its hash should be {}, and was {}",
+                "the downloaded {file} is not the published one: its hash should be {}, but is {}",
                 short(expected),
                 short(found)
             ),
@@ -209,7 +209,7 @@ impl ModelsError {
                 ),
                 None => format!("{host} has had too many requests"),
             },
-            Self::Hub { host, reason } => format!("{host} does not answer as a hub does: {reason}"),
+            Self::Hub { host, reason } => format!("{host} returned an unexpected answer: {reason}"),
             Self::Foreign { what, reason } => {
                 format!("{what} is not a model that Octet can run: {reason}")
             }
@@ -245,21 +245,21 @@ impl ModelsError {
             Self::Gated { repo, with_token } => match with_token {
                 false => format!(
                     "open the page of {repo} on the hub, accept the terms with your account, then \
-                     give Octet an access token of it"
+                     enter an access token of that account"
                 ),
                 true => format!(
                     "open the page of {repo} on the hub and accept the terms with the account \
                      that the access token belongs to, then try again"
                 ),
             },
-            Self::Missing { .. } => "check the name's spelling; if it is private, give Octet an \
-                                     access token of an account that may read it"
+            Self::Missing { .. } => "check the spelling; if it is private, enter an access token \
+                                     of an account that can read it"
                 .to_owned(),
-            Self::Token { .. } => "make a new token with read access on the hub's settings page, \
-                                   and give it to Octet"
+            Self::Token { .. } => "create a new token with read access on the hub's settings page, \
+                                   and enter it in Octet"
                 .to_owned(),
             Self::Network { .. } => "check the connection, the proxy and the hub's address, then \
-                                     resume"
+                                     try again"
                 .to_owned(),
             Self::Tls { .. } => "check this computer's clock, that the hub's address is right, and whether a proxy in between has \
                                  a certificate that this computer does not know"
@@ -270,7 +270,7 @@ impl ModelsError {
                 ..
             } => format!(
                 "free {} or move the models folder to another disk, then resume; what has \
-                 arrived is kept",
+                 been downloaded is kept",
                 format_bytes(needed_bytes.saturating_sub(*free_bytes).max(1_000_000))
             ),
             Self::Checksum { .. } => "try again; if the problem persists, a proxy or mirror changes \
@@ -286,10 +286,10 @@ impl ModelsError {
                                      (config.json, model.safetensors.index.json, HQQ experts)"
                 .to_owned(),
             Self::Tokenizer { gated, .. } => match gated {
-                true => "give Octet an access token of an account that has accepted the terms of \
-                         the gated one, then resume"
+                true => "enter an access token of an account that has accepted the terms of the \
+                         gated one, then try again"
                     .to_owned(),
-                false => "resume to try again, or put the model's tokenizer.json into its folder"
+                false => "try again, or put the model's tokenizer.json into its folder"
                     .to_owned(),
             },
             Self::InUse { .. } => "unload the model or end what uses it, then try again".to_owned(),
@@ -297,7 +297,7 @@ impl ModelsError {
             Self::Ambiguous { .. } => "give the full name".to_owned(),
             Self::Invalid { .. } => "correct it, then try again".to_owned(),
             Self::Io { .. } => {
-                "check that the folder exists and can be written to, then try again".to_owned()
+                "check that the folder exists and is writable, then try again".to_owned()
             }
             Self::Cancelled => "resume to continue".to_owned(),
         }

@@ -114,7 +114,7 @@ describe('the sampling settings', () => {
       expect(settings.current.sampling.temperature).toBe(2);
     }
     settings.change((all) => (all.sampling.temperature = 1));
-    expect(await screen.findByText('Higher: more varied. 0: always the likeliest.')).toBeVisible();
+    expect(await screen.findByText('Higher values vary more. 0: always the most likely token.')).toBeVisible();
     expect(screen.queryByText('A number from 0.00 to 2.00')).toBeNull();
   });
 
@@ -130,7 +130,7 @@ describe('the sampling settings', () => {
     render(SamplingSection);
     const seed = screen.getByRole('textbox', { name: 'Seed' });
     await userEvent.type(seed, '12x');
-    expect(screen.getByText('A seed is a whole number')).toBeVisible();
+    expect(screen.getByText('A seed must be a whole number')).toBeVisible();
     await userEvent.tab();
     expect(settings.current.sampling.seed).toBeNull();
     await userEvent.clear(seed);
@@ -143,7 +143,7 @@ describe('the sampling settings', () => {
     render(SamplingSection);
     expect(screen.getByRole('combobox', { name: 'Preset: Balanced' })).toBeVisible();
     settings.change((all) => (all.sampling.temperature = 1.3));
-    expect(await screen.findByRole('combobox', { name: 'Preset: Own values' })).toBeVisible();
+    expect(await screen.findByRole('combobox', { name: 'Preset: Custom' })).toBeVisible();
   });
 });
 
@@ -176,7 +176,7 @@ describe('a bar of memory', () => {
     if (!plan.gpu) throw new Error('the fake has a GPU');
     render(MemoryBar, { label: 'GPU', memory: plan.gpu });
     expect(within(screen.getByRole('list')).getByText(/Experten/)).toBeVisible();
-    expect(screen.getByText(/mehr, als belegt werden darf/)).toBeVisible();
+    expect(screen.getByText(/über der Grenze/)).toBeVisible();
   });
 });
 
@@ -184,7 +184,7 @@ describe('an error', () => {
   it('says what happened, why, and what to do next', () => {
     render(ErrorNote, { error: { code: 'memory', message: 'needs 18.9 GB, 6.5 GB more than the limit of 12.4 GB', hint: null } });
     const alert = screen.getByRole('alert');
-    expect(alert).toHaveTextContent('There is too little memory.');
+    expect(alert).toHaveTextContent('There is not enough memory.');
     expect(alert).toHaveTextContent('18.9 GB');
     expect(alert).toHaveTextContent('Shorten the context');
   });

@@ -3,7 +3,7 @@ import type { Download, DownloadState, Offer } from '$lib/backend';
 import { HERMES, MIXTRAL } from '$lib/backend/fake/models';
 import { CATALOGUE } from '$lib/backend/fake/offers';
 import { i18n } from '$lib/i18n/index.svelte';
-import { damageOf, downloadText, licenseName, offerBadge, offerPlan, offerQuantization, quantizationText, repoIn, speedText, tokenizerText, verifyText } from './words';
+import { damageOf, downloadText, licenseName, offerBadge, offerPlan, offerQuantization, quantizationText, repoIn, speedText, tokenizerText, verifyText, systemText } from './words';
 
 beforeEach(() => i18n.use('en'));
 
@@ -24,12 +24,12 @@ describe('a download in words', () => {
   it.each<[DownloadState, string]>([
     [{ kind: 'queued', ahead: 1 }, 'waits for the download before it'],
     [{ kind: 'queued', ahead: 3 }, 'waits for 3 downloads before it'],
-    [{ kind: 'preparing' }, 'looking at what there is'],
+    [{ kind: 'preparing' }, 'checking files'],
     [{ kind: 'running' }, '38 MB/s, 4 min 45 s left'],
-    [{ kind: 'stalled', seconds: 75 }, 'nothing has arrived for 1 min 15 s, connecting anew'],
-    [{ kind: 'retrying', inSeconds: 8, problem: network }, 'interrupted, goes on in 8 s'],
+    [{ kind: 'stalled', seconds: 75 }, 'nothing received for 1 min 15 s, reconnecting'],
+    [{ kind: 'retrying', inSeconds: 8, problem: network }, 'interrupted, retrying in 8 s'],
     [{ kind: 'paused', reason: 'asked' }, 'paused'],
-    [{ kind: 'paused', reason: 'interrupted' }, 'paused: Octet ended in the middle of it'],
+    [{ kind: 'paused', reason: 'interrupted' }, 'paused: Octet was closed during the download'],
     [{ kind: 'failed', problem: network }, 'failed']
   ])('%o', (state, text) => {
     expect(downloadText(download(state))).toBe(text);
@@ -66,13 +66,13 @@ describe('an offer', () => {
     const offer = CATALOGUE[0];
     if (!offer) throw new Error('the catalogue is empty');
     const plan = (change: Partial<Offer['fit']>) => offerPlan({ ...offer, fit: { ...offer.fit, ...change } });
-    expect(plan({ expertsOnGpu: 4.5 })).toBe('Plan: 4.5 experts a layer on the GPU.');
+    expect(plan({ expertsOnGpu: 4.5 })).toBe('Plan: 4.5 experts per layer on the GPU.');
     expect(plan({ expertsOnGpu: null })).toBe('Plan: all 256 experts in RAM.');
-    expect(plan({ expertsOnGpu: null, expertsInRam: 92, badge: 'tight' })).toBe('Plan: 92 of 256 experts in RAM, the others are read from disk.');
+    expect(plan({ expertsOnGpu: null, expertsInRam: 92, badge: 'tight' })).toBe('Plan: 92 of 256 experts in RAM, the rest are read from disk.');
     expect(plan({ badge: 'tooBig' })).toBeNull();
-    expect(tokenizerText({ ...offer, tokenizerFrom: ['a/b', 'c/d', 'e/f'] })).toBe('Its tokenizer comes from a/b, or else from c/d, e/f.');
-    expect(tokenizerText({ ...offer, tokenizerFrom: ['a/b'] })).toBe('Its tokenizer comes from a/b.');
-    expect(tokenizerText({ ...offer, tokenizerFrom: [offer.repo, 'c/d'] })).toBe('Its tokenizer comes with it.');
+    expect(tokenizerText({ ...offer, tokenizerFrom: ['a/b', 'c/d', 'e/f'] })).toBe('Tokenizer: a/b (fallback: c/d, e/f)');
+    expect(tokenizerText({ ...offer, tokenizerFrom: ['a/b'] })).toBe('Tokenizer: a/b');
+    expect(tokenizerText({ ...offer, tokenizerFrom: [offer.repo, 'c/d'] })).toBe('Tokenizer: included');
     expect(tokenizerText({ ...offer, tokenizerFrom: [] })).toBeNull();
   });
 
@@ -87,8 +87,8 @@ describe('a check', () => {
   const bad = [{ file: 'a.safetensors', reason: 'has other bytes' }];
 
   it('says what was compared, and of what nothing is known', () => {
-    expect(verifyText(report)).toBe('All 257 files are as they were published: 18.2 GB compared.');
-    expect(verifyText({ ...report, unknown: 1 })).toMatch(/compared\. Of one file no checksum is known\.$/);
+    expect(verifyText(report)).toBe('All 257 files match the published ones: 18.2 GB compared.');
+    expect(verifyText({ ...report, unknown: 1 })).toMatch(/compared\. No checksum is known for one file\.$/);
     expect(verifyText({ ...report, files: 0, bytes: 0 })).toMatch(/^No checksums are known/);
   });
 
@@ -105,10 +105,18 @@ describe('a check', () => {
 describe('the repository that a message names', () => {
   it.each([
     ['mistralai/Mixtral-8x7B-Instruct-v0.1 is gated: its terms', 'mistralai/Mixtral-8x7B-Instruct-v0.1'],
-    ['No tokenizer for a/b could be had; tried c/d (gated).', 'a/b'],
+    ['No tokenizer for a/b was found; tried c/d (gated).', 'a/b'],
     ['See https://example.org/settings/tokens.', null],
     ['It is private.', null]
   ])('%s', (message, repo) => {
     expect(repoIn(message)).toBe(repo);
+  });
+});
+
+describe('the system', () => {
+  it('is called what people call it', () => {
+    expect(systemText('linux', 'x86_64')).toBe('Linux (x86-64)');
+    expect(systemText('macos', 'aarch64')).toBe('macOS (ARM64)');
+    expect(systemText('freebsd', 'riscv64')).toBe('freebsd (riscv64)');
   });
 });

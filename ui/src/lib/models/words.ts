@@ -161,3 +161,9 @@ export function machineText(hardware: HardwareInfo): string {
   const disk = hardware.diskFreeBytes === null ? '' : t('machine.disk', { free: size(hardware.diskFreeBytes) });
   return [first, ram, disk].filter(Boolean).join(' ');
 }
+
+const SYSTEMS: Record<string, string> = { linux: 'Linux', macos: 'macOS', windows: 'Windows' };
+const ARCHITECTURES: Record<string, string> = { x86_64: 'x86-64', aarch64: 'ARM64' };
+
+/** "Linux (x86-64)", as people call it. */
+export const systemText = (os: string, arch: string): string => `${SYSTEMS[os] ?? os} (${ARCHITECTURES[arch] ?? arch})`;
