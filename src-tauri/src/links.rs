@@ -21,18 +21,18 @@ pub fn check(url: &str) -> Result<Url> {
             ErrorCode::Invalid,
             format!("The link was not opened: {why}."),
         )
-        .hint("Copy it and look at it first. Only web and mail addresses are opened.")
+        .hint("Copy it and check it first. Octet opens only web and mail addresses.")
     };
     if url.len() > MAX_LEN {
         return Err(refused("it is too long"));
     }
-    let url = Url::parse(url).map_err(|_| refused("it is no complete address"))?;
+    let url = Url::parse(url).map_err(|_| refused("it is not a complete address"))?;
     if !SCHEMES.contains(&url.scheme()) {
-        return Err(refused("it is no web or mail address"));
+        return Err(refused("it is not a web or mail address"));
     }
     if url.password().is_some() || (url.scheme() != "mailto" && !url.username().is_empty()) {
         return Err(refused(
-            "it carries a name or password, which hides where it leads",
+            "it contains a name or password, which hides where it leads",
         ));
     }
     Ok(url)

@@ -88,7 +88,7 @@ pub(crate) fn built_in() -> Vec<CatalogueItem> {
     vec![CatalogueItem {
         repo: repo("lavawolfiee/Mixtral-8x7B-Instruct-v0.1-offloading-demo"),
         title: "Mixtral 8x7B Instruct",
-        about: "The model that Octet is made for: experts at 2 bits, attention at 4. Answers \
+        about: "The model Octet was made for: 2-bit experts, 4-bit attention. Answers \
                 questions, writes and translates in English, French, German, Spanish and Italian, \
                 and writes code.",
         license: "apache-2.0",

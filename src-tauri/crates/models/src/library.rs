@@ -142,7 +142,7 @@ impl Found {
                         let more = match rest.len() {
                             0 => String::new(),
                             1 => ", and 1 more file is not as it should be".to_owned(),
-                            more => format!(", and {more} more files are not as they should be"),
+                            more => format!(", and {more} more files are damaged"),
                         };
                         format!("{} {}{more}.", first.file, first.reason)
                     }

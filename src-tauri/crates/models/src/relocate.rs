@@ -35,7 +35,9 @@ pub(crate) fn relocate(
         if place(to, repo).exists() {
             return Err(ModelsError::invalid(
                 "the new models folder",
-                format!("it has a model {repo} already; choose another, or delete one of the two"),
+                format!(
+                    "it already contains {repo}; choose another folder, or delete one of the two"
+                ),
             ));
         }
     }

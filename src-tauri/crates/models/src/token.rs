@@ -114,7 +114,7 @@ impl TokenKeeper {
                     }
                     Err(reason) => {
                         now.note = Some(format!(
-                            "The access token could not be had from the keyring: {reason}."
+                            "The access token could not be read from the keyring: {reason}."
                         ));
                     }
                 }
@@ -166,7 +166,7 @@ impl TokenKeeper {
                     Ok(()) => in_keyring = true,
                     Err(reason) => {
                         kept.note = Some(format!(
-                            "The access token is in no keyring, and forgotten when Octet ends: \
+                            "The access token is kept until Octet closes, and not in a keyring: \
                              {reason}."
                         ));
                     }
@@ -215,9 +215,7 @@ fn within<T: Send + 'static>(
     });
     match answer.recv_timeout(patience) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(keyring::Error::NoDefaultStore)) => {
-            Err("no program of this desktop offers one".to_owned())
-        }
+        Ok(Err(keyring::Error::NoDefaultStore)) => Err("no keyring is available".to_owned()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(mpsc::RecvTimeoutError::Timeout) => Err("it is locked, or does not answer".to_owned()),
         Err(mpsc::RecvTimeoutError::Disconnected) => Err("its library failed".to_owned()),

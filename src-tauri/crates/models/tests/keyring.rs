@@ -58,7 +58,9 @@ async fn child_with_a_bus() {
             assert_eq!(place, Some(TokenPlace::Session));
             let note = manager.state().settings.token_note.unwrap();
             assert!(
-                note.contains("forgotten when Octet ends: no program of this desktop offers one"),
+                note.contains(
+                    "kept until Octet closes, and not in a keyring: no keyring is available"
+                ),
                 "{note}"
             );
             assert_eq!(manager.check_token().await.unwrap(), "ada");

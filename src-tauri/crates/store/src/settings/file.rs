@@ -57,7 +57,7 @@ impl SettingsFile {
                 let (settings, fields) = understand(&raw);
                 let notice = (!fields.is_empty()).then(|| SettingsNotice {
                     message: format!(
-                        "Some settings could not be used and were changed: {}.",
+                        "Some settings were invalid and have been reset: {}.",
                         fields.join(", ")
                     ),
                     kept: None,
@@ -162,7 +162,7 @@ fn keep_aside(path: &Path, reason: &str) -> SettingsNotice {
         Err(error) => SettingsNotice {
             message: format!(
                 "The settings in {} could not be read ({reason}), so the defaults are used. The \
-                 file could not be kept aside ({error}): check who may write to its folder.",
+                 file could not be kept ({error}): check the permissions of its folder.",
                 path.display()
             ),
             kept: None,
