@@ -11,7 +11,7 @@ test('a download is paused, resumed and loaded with one click', async ({ page })
   await open(page, '?model=none&loadMs=200&downloadMs=5000#/models');
   const offer = card(page, MIXTRAL);
   await expect(offer).toContainText('fits this machine');
-  await expect(offer).toContainText('18.2 GB in 259 files, licence Apache 2.0');
+  await expect(offer).toContainText('18.2 GB in 259 files, license Apache 2.0');
   await expect(offer).toContainText('Needs 18.2 GB of disk space (143 GB free).');
   await expect(offer).toContainText('Plan: 4 experts per layer on the GPU.');
   await expect(offer).toContainText('Tokenizer: mobiuslabsgmbh/');
@@ -105,21 +105,21 @@ test('cancelling asks first and says what is lost', async ({ page }) => {
   const download = card(page, MIXTRAL);
   await download.getByRole('button', { name: 'Cancel' }).click();
   const dialog = page.getByRole('alertdialog');
-  await expect(dialog).toContainText('The 7.5 GB that have arrived are deleted.');
+  await expect(dialog).toContainText('The 7.5 GB downloaded so far will be deleted.');
   await expectAccessible(page);
   await dialog.getByRole('button', { name: 'Keep downloading' }).click();
   await expect(download.getByRole('progressbar')).toBeVisible();
   await download.getByRole('button', { name: 'Cancel' }).click();
   await dialog.getByRole('button', { name: 'Cancel download' }).click();
   await expect(download.getByRole('button', { name: 'Download' })).toBeVisible();
-  await expect(page.getByText(`${MIXTRAL} is here`)).toHaveCount(0);
+  await expect(page.getByText(`${MIXTRAL} downloaded`)).toHaveCount(0);
 });
 
 test('one comes after the other', async ({ page }) => {
   await open(page, '?downloadMs=1500#/models');
   await card(page, MIXTRAL).getByRole('button', { name: 'Download' }).click();
   await card(page, 'Mixtral 8x7B, 3-bit experts').getByRole('button', { name: 'Download' }).click();
-  await expect(card(page, 'Mixtral 8x7B, 3-bit experts')).toContainText('waits for the download before it');
+  await expect(card(page, 'Mixtral 8x7B, 3-bit experts')).toContainText('waiting for another download');
   await expect(list(page, 'Downloads').getByRole('article')).toHaveCount(2);
   await expect(list(page, 'Downloads')).toHaveCount(0);
   await expect(list(page, 'Installed').getByRole('article')).toHaveCount(5);
@@ -132,7 +132,7 @@ test('a failure says what to do, and trying again goes on from there', async ({ 
   const note = download.getByRole('alert');
   await expect(note).toContainText('The model’s terms must be accepted first.');
   await expect(note).toContainText('mistralai/Mixtral-8x7B-Instruct-v0.1 is gated');
-  await expect(note).toContainText('give Octet an access token of it');
+  await expect(note).toContainText('enter an access token of that account');
   await note.getByRole('button', { name: 'View on Hugging Face' }).click();
   expect((await witness(page)).opened).toEqual(['https://huggingface.co/mistralai/Mixtral-8x7B-Instruct-v0.1']);
   await note.getByRole('button', { name: 'Enter a token' }).click();
@@ -214,11 +214,11 @@ test('a loaded model is not deleted, and deleting says what it frees', async ({ 
   await expect(model.getByRole('button', { name: 'Chat' })).toBeVisible();
   const dialog = page.getByRole('alertdialog');
   await model.getByRole('button', { name: 'Delete' }).click();
-  await expect(dialog).toContainText('A model that is loaded cannot be deleted.');
+  await expect(dialog).toContainText('A loaded model can’t be deleted.');
   await dialog.getByRole('button', { name: 'Unload' }).click();
   await expect(model.getByRole('button', { name: 'Load' })).toBeVisible();
   await model.getByRole('button', { name: 'Delete' }).click();
-  await expect(dialog).toContainText('This frees 18.2 GB on the disk.');
+  await expect(dialog).toContainText('This frees 18.2 GB of disk space.');
   await dialog.getByRole('button', { name: 'Keep' }).click();
   await expect(model).toBeVisible();
   await model.getByRole('button', { name: 'Delete' }).click();
@@ -246,7 +246,7 @@ test('checking files can be ended, and tells what it could compare', async ({ pa
   await expect(linked.getByRole('progressbar')).toHaveCount(0);
   await expect(linked.getByRole('alert')).toHaveCount(0);
   await linked.getByRole('button', { name: 'Check files' }).click();
-  await expect(linked).toContainText('No checksums are known of its files.');
+  await expect(linked).toContainText('No checksums are known for its files.');
 
   await card(page, MIXTRAL).getByRole('button', { name: 'Download' }).click();
   const model = list(page, 'Installed').getByRole('article', { name: MIXTRAL });
@@ -418,7 +418,7 @@ test('the first page downloads the model while the demo answers', async ({ page 
   await ask(page, 'What is Octet?');
   await finished(page);
   await expect(answers(page)).toContainText('Octet is a chat program');
-  await expect(page.getByText(`${MIXTRAL} is here`)).toBeVisible();
+  await expect(page.getByText(`${MIXTRAL} downloaded`)).toBeVisible();
   await page.getByRole('status').getByRole('button', { name: 'Load' }).click();
   await expect(page.getByText('CPU, 245 of 256 experts in RAM').or(page.getByText(/CPU, \d+ of 256 experts in RAM/))).toBeVisible();
 });

@@ -22,8 +22,8 @@ const network = { code: 'network', message: '', hint: '' } as const;
 
 describe('a download in words', () => {
   it.each<[DownloadState, string]>([
-    [{ kind: 'queued', ahead: 1 }, 'waits for the download before it'],
-    [{ kind: 'queued', ahead: 3 }, 'waits for 3 downloads before it'],
+    [{ kind: 'queued', ahead: 1 }, 'waiting for another download'],
+    [{ kind: 'queued', ahead: 3 }, 'waiting for 3 other downloads'],
     [{ kind: 'preparing' }, 'checking files'],
     [{ kind: 'running' }, '38 MB/s, 4 min 45 s left'],
     [{ kind: 'stalled', seconds: 75 }, 'nothing received for 1 min 15 s, reconnecting'],
@@ -36,7 +36,7 @@ describe('a download in words', () => {
   });
 
   it('says no speed and no time that are not known', () => {
-    expect(speedText(0, null)).toBe('begins');
+    expect(speedText(0, null)).toBe('starting');
     expect(speedText(1.2e6, null)).toBe('1 MB/s');
   });
 });

@@ -37,7 +37,7 @@ describe('a download', () => {
     await library.download(REPO);
     expect(library.available.map((offer) => offer.repo)).not.toContain(REPO);
     expect(library.share).toBe(0);
-    await until(() => expect(toasts.list.map((toast) => toast.text)).toEqual(['Mixtral 8x7B Instruct, offloading demo is here']));
+    await until(() => expect(toasts.list.map((toast) => toast.text)).toEqual(['Mixtral 8x7B Instruct, offloading demo downloaded']));
     expect(models.entries.map((entry) => entry.id)).toContain(REPO);
     expect(library.share).toBeNull();
     toasts.list[0]?.action?.run();
