@@ -230,7 +230,7 @@ test('Ctrl and plus, minus, nought and the wheel zoom, and it is kept', async ({
     expect(await press(page, { ...init, ctrlKey: true })).toBe(true);
     await expect.poll(zoom).toBe(expected);
   }
-  await expect(page.getByRole('log', { name: 'News' })).toContainText('Zoom 90');
+  await expect(page.getByRole('log', { name: 'Announcements' })).toContainText('Zoom 90');
   await page.evaluate(() => document.body.dispatchEvent(new WheelEvent('wheel', { deltaY: -120, ctrlKey: true, bubbles: true, cancelable: true })));
   await expect.poll(zoom).toBe(100);
   await page.evaluate(() => document.body.dispatchEvent(new WheelEvent('wheel', { deltaY: -120, bubbles: true, cancelable: true })));
