@@ -300,7 +300,7 @@ test('a folder is used where it is, and forgotten again', async ({ page }) => {
   await expectAccessible(page);
   await dialog.getByRole('button', { name: 'Import' }).click();
   const model = card(page, 'mixtral-offloading');
-  await expect(model).toContainText('a folder of yours');
+  await expect(model).toContainText('linked on');
   expect((await witness(page)).imports).toEqual([['/home/ada/models/mixtral-offloading', 'link']]);
   await model.getByRole('button', { name: 'Remove from list' }).click();
   await page.getByRole('alertdialog').getByRole('button', { name: 'Remove from list' }).click();

@@ -41,7 +41,7 @@ export const de: Record<Key, string> = {
   'menu.selectAll': 'Alles auswählen',
   'menu.copyCode': 'Code kopieren',
   'menu.copyMessage': 'Nachricht kopieren',
-  'menu.notPasted': 'Die Zwischenablage konnte nicht gelesen werden. Drücke Strg V zum Einfügen.',
+  'menu.notPasted': 'Die Zwischenablage konnte nicht gelesen werden. Drücke Strg+V zum Einfügen.',
 
   'chats.new': 'Neuer Chat',
   'chats.search': 'Chats durchsuchen',

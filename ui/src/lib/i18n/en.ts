@@ -40,7 +40,7 @@ export const en = {
   'menu.selectAll': 'Select all',
   'menu.copyCode': 'Copy code',
   'menu.copyMessage': 'Copy message',
-  'menu.notPasted': 'The clipboard could not be read. Press Ctrl V to paste.',
+  'menu.notPasted': 'The clipboard could not be read. Press Ctrl+V to paste.',
 
   'chats.new': 'New chat',
   'chats.search': 'Search chats',
