@@ -208,16 +208,39 @@ impl<'a> App<'a> {
     }
 
     /// Ends the app where the session is lost.
-    pub fn abandon(self) {
-        drop(self.driver);
+    pub async fn abandon(self) -> anyhow::Result<()> {
+        let Self { home, driver, .. } = self;
+        drop(driver);
+        ended(&home.app).await
     }
 
     /// Ends the session and the app.
     pub async fn close(self) -> anyhow::Result<()> {
-        let Self { client, driver, .. } = self;
+        let Self {
+            client,
+            driver,
+            home,
+        } = self;
         let closed = tokio::time::timeout(STEP_LIMIT, client.close()).await;
         drop(driver);
         closed.context("the app does not close")??;
-        Ok(())
+        ended(&home.app).await
     }
+}
+
+/// Waits until no process runs `app` any more: a second one would not start beside it.
+async fn ended(app: &Path) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let runs = || {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut programs = entries.filter_map(|entry| entry.path().join("exe").read_link().ok());
+        programs.any(|program| program == app)
+    };
+    while runs() {
+        if begun.elapsed() > STEP_LIMIT {
+            bail!("the app does not end");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use octet_test_hub::{Repo, TestHub};
 use serde_json::{Value, json};
 
+use crate::closes::as_a_person;
 use crate::driver::{App, Home};
 use crate::measure::call;
 
@@ -82,8 +83,8 @@ pub async fn in_the_middle(home: &Home) -> anyhow::Result<()> {
         .await?;
     app.step("it attaches to the answer", told(ATTACHES, attached + 1))
         .await?;
-    app.abandon();
-    Ok(())
+    app.step("close the window", as_a_person()).await?;
+    app.abandon().await
 }
 
 /// The letters of the newest answer: what Markdown leaves alone.

@@ -1,4 +1,5 @@
 //! Branches: no message may end up on none that can be shown.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

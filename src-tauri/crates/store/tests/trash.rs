@@ -1,4 +1,5 @@
 //! What was deleted: seen nowhere but in the trash, and restored from there.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
