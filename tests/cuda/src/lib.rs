@@ -72,6 +72,11 @@ pub struct Counters {
     pub pending: u64,
     /// Objects that lived when their context ended: leaks.
     pub left_behind: u64,
+    /// Queries of streams.
+    pub queries: u64,
+    /// Copies to the device that ran before a kernel that was launched earlier and had been given
+    /// their destination: what it then reads is not what it was launched for.
+    pub overtaken: u64,
 }
 
 /// The folder of the libraries, for `LD_LIBRARY_PATH` of a child process; `None` where they could

@@ -5,8 +5,8 @@ using namespace fake;
 
 API CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
     ENTER;
-    *free = d.free_memory();
-    *total = d.settings.vram;
+    *free = d.free_memory(current->place);
+    *total = current->place.bytes(d.settings.cards[current->place.card]);
     return SUCCESS;
 }
 
@@ -61,7 +61,7 @@ API CUresult cuMemHostAlloc(void** p, size_t bytes, unsigned) {
     *p = mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (*p == MAP_FAILED) return OUT_OF_MEMORY;
     if (bytes <= SPOIL_LIMIT) memset(*p, octet_host::SPOILT, bytes);
-    d.memory.pinned[(u64)*p] = bytes;
+    d.memory.pinned[(u64)*p] = {bytes, current};
     d.counts.pinned += bytes;
     d.counts.pinned_peak = std::max(d.counts.pinned_peak, d.counts.pinned);
     return SUCCESS;
@@ -74,8 +74,8 @@ API CUresult cuMemFreeHost(void* p) {
     d.force_all(lock);
     auto i = d.memory.pinned.find((u64)p);
     if (i == d.memory.pinned.end()) return complain(INVALID_VALUE, "cuMemFreeHost of %p, which is no allocation", p);
-    d.counts.pinned -= i->second;
-    munmap(p, i->second);
+    d.counts.pinned -= i->second.bytes;
+    munmap(p, i->second.bytes);
     d.memory.pinned.erase(i);
     return d.lost;
 }
@@ -87,7 +87,7 @@ API CUresult cuMemHostRegister_v2(void* p, size_t bytes, unsigned) {
     auto next = d.memory.registered.lower_bound((u64)p);
     bool overlaps = (next != d.memory.registered.end() && next->first < (u64)p + bytes) || d.memory.is_pinned(p, 1);
     if (overlaps) return ALREADY_REGISTERED;
-    d.memory.registered[(u64)p] = bytes;
+    d.memory.registered[(u64)p] = {bytes, current};
     d.counts.pinned += bytes;
     d.counts.pinned_peak = std::max(d.counts.pinned_peak, d.counts.pinned);
     return SUCCESS;
@@ -97,7 +97,7 @@ API CUresult cuMemHostUnregister(void* p) {
     ENTER_RELEASE;
     auto i = d.memory.registered.find((u64)p);
     if (i == d.memory.registered.end()) return NOT_REGISTERED;
-    u64 first = i->first, end = first + i->second;
+    u64 first = i->first, end = first + i->second.bytes;
     for (auto& s : d.all_streams())
         for (const Op& op : s->queue) {
             u64 host = op.kind == Op::UP && !op.snapshotted ? op.from : op.kind == Op::DOWN ? op.to : 0;
@@ -105,7 +105,7 @@ API CUresult cuMemHostUnregister(void* p) {
             fprintf(stderr, "fake CUDA: cuMemHostUnregister of memory that a queued %s uses\n", KIND_NAMES[op.kind]);
             abort();
         }
-    d.counts.pinned -= i->second;
+    d.counts.pinned -= i->second.bytes;
     d.memory.registered.erase(i);
     return d.lost;
 }

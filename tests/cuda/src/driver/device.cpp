@@ -16,7 +16,7 @@ API CUresult cuInit(unsigned flags) {
     Driver& d = driver();
     std::unique_lock<std::mutex> lock(d.mutex);
     if (flags) return INVALID_VALUE;
-    if (!d.settings.devices) return NO_DEVICE;
+    if (d.settings.places().empty()) return NO_DEVICE;
     d.initialized = true;
     return SUCCESS;
 }
@@ -40,16 +40,23 @@ API CUresult cuGetErrorString(CUresult code, const char** text) {
     return *text = nullptr, INVALID_VALUE;
 }
 
-// Calls about a device need no context.
-#define ENTER_DEVICE(device)                           \
+// Calls about a device need no context. A device is a number in the list of those that are visible.
+#define ENTER_DRIVER                                   \
     Driver& d = driver();                              \
     std::unique_lock<std::mutex> lock(d.mutex);        \
     if (!d.initialized) return NOT_INITIALIZED;        \
-    if ((device) < 0 || (device) >= d.settings.devices) return INVALID_DEVICE
+    const std::vector<Place> places = d.settings.places()
+
+#define ENTER_DEVICE(device)                           \
+    ENTER_DRIVER;                                      \
+    if ((device) < 0 || (device) >= (int)places.size()) return INVALID_DEVICE; \
+    const Place place = places[device];                \
+    const Card& card = d.settings.cards[place.card];   \
+    (void)card
 
 API CUresult cuDeviceGetCount(int* count) {
-    ENTER_DEVICE(0);
-    *count = d.settings.devices;
+    ENTER_DRIVER;
+    *count = (int)places.size();
     return SUCCESS;
 }
 
@@ -62,21 +69,26 @@ API CUresult cuDeviceGet(int* device, int ordinal) {
 API CUresult cuDeviceGetName(char* name, int bytes, int device) {
     ENTER_DEVICE(device);
     if (bytes < 1) return INVALID_VALUE;
-    snprintf(name, bytes, "%s", d.settings.name.c_str());
+    snprintf(name, bytes, "%s", place.name(card).c_str());
     return SUCCESS;
 }
 
 API CUresult cuDeviceGetUuid_v2(void* uuid, int device) {
     ENTER_DEVICE(device);
-    memcpy(uuid, UUID, sizeof UUID);
+    place.uuid(card, (unsigned char*)uuid);
     return SUCCESS;
 }
 
-API CUresult cuDeviceGetUuid(void* uuid, int device) { return cuDeviceGetUuid_v2(uuid, device); }
+// The older call does not tell an instance from its card.
+API CUresult cuDeviceGetUuid(void* uuid, int device) {
+    ENTER_DEVICE(device);
+    memcpy(uuid, card.uuid, sizeof card.uuid);
+    return SUCCESS;
+}
 
 API CUresult cuDeviceTotalMem_v2(size_t* bytes, int device) {
     ENTER_DEVICE(device);
-    *bytes = d.settings.vram;
+    *bytes = place.bytes(card);
     return SUCCESS;
 }
 
@@ -86,8 +98,8 @@ API CUresult cuDeviceGetAttribute(int* value, int attribute, int device) {
     const std::map<int, int> values = {
         {1, 1024},  {2, 1024},   {3, 1024},  {4, 64},      {5, 2147483647}, {6, 65535}, {7, 65535},
         {8, 49152}, {9, 65536},  {10, 32},   {11, 2147483647}, {12, 65536}, {13, 1777000}, {14, 512},
-        {15, 1},    {16, 28},    {19, 1},    {31, 1},      {33, 1},         {36, 7501000}, {37, 192},
-        {38, 2359296}, {39, 1536}, {40, 2},  {41, 1},      {75, d.settings.major}, {76, d.settings.minor},
+        {15, 1},    {16, 28},    {17, card.display}, {19, 1},    {31, 1},      {33, 1},         {36, 7501000}, {37, 192},
+        {38, 2359296}, {39, 1536}, {40, 2},  {41, 1},      {75, card.major}, {76, card.minor},
         {78, 1},    {79, 1},     {80, 1},    {81, 102400}, {82, 65536},     {83, 1},    {89, 1},
         {90, 1},    {95, 1},     {97, 101376}, {99, 1},    {102, 1},        {106, 16},  {111, 1024},
         {115, 1},
@@ -101,18 +113,23 @@ API CUresult cuDeviceGetAttribute(int* value, int attribute, int device) {
 API CUresult cuDevicePrimaryCtxRetain(void** context, int device) {
     ENTER_DEVICE(device);
     if (d.lost) return d.lost;
-    if (!d.primary) d.primary = new Context;
-    d.primary->retained++;
-    *context = d.primary;
+    if (card.open_error) return card.open_error;
+    Context*& primary = d.primaries[place];
+    if (!primary) primary = new Context;
+    primary->place = place;
+    primary->retained++;
+    *context = primary;
     return SUCCESS;
 }
 
 API CUresult cuDevicePrimaryCtxRelease_v2(int device) {
     ENTER_DEVICE(device);
-    if (!d.primary) return INVALID_CONTEXT;
-    if (--d.primary->retained > 0) return SUCCESS;
+    auto i = d.primaries.find(place);
+    if (i == d.primaries.end()) return INVALID_CONTEXT;
+    Context* primary = i->second;
+    if (--primary->retained > 0) return SUCCESS;
     if (!d.lost) d.force_all(lock);
-    d.end_context();
+    d.end_context(primary);
     return SUCCESS;
 }
 
@@ -124,7 +141,7 @@ API CUresult cuDevicePrimaryCtxSetFlags_v2(int device, unsigned) {
 API CUresult cuDevicePrimaryCtxGetState(int device, unsigned* flags, int* active) {
     ENTER_DEVICE(device);
     *flags = 0;
-    *active = d.primary != nullptr;
+    *active = (int)d.primaries.count(place);
     return SUCCESS;
 }
 
@@ -133,7 +150,8 @@ API CUresult cuCtxSetCurrent(void* context) {
     std::unique_lock<std::mutex> lock(d.mutex);
     if (in_callback) return NOT_PERMITTED;
     if (!d.initialized) return NOT_INITIALIZED;
-    if (context && context != d.primary) return INVALID_CONTEXT;
+    auto is_it = [&](auto& primary) { return primary.second == context; };
+    if (context && std::none_of(d.primaries.begin(), d.primaries.end(), is_it)) return INVALID_CONTEXT;
     current = (Context*)context;
     return SUCCESS;
 }
@@ -148,7 +166,8 @@ API CUresult cuCtxGetCurrent(void** context) {
 
 API CUresult cuCtxGetDevice(int* device) {
     ENTER;
-    *device = 0;
+    const std::vector<Place> places = d.settings.places();
+    *device = (int)(std::find(places.begin(), places.end(), current->place) - places.begin());
     return SUCCESS;
 }
 

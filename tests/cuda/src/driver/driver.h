@@ -8,6 +8,7 @@
 #include <deque>
 #include <memory>
 #include <set>
+#include <thread>
 
 #include "memory.h"
 #include "settings.h"
@@ -38,9 +39,19 @@ struct Op {
     void* data = nullptr;
     std::vector<Need> needs;
     std::shared_ptr<double> time;
+    u64 asked = 0;  // when, in the order of the calls
+};
+
+// The memory that it counts, and the objects that end with it.
+struct Context {
+    Place place;
+    int retained = 0;
+    bool alive = true;
+    u64 memory = 0;
 };
 
 struct Stream {
+    Context* context = nullptr;
     std::deque<Op> queue;
     u64 enqueued = 0, completed = 0;
     bool blocking = true;  // waits for the null stream, and it for this
@@ -49,6 +60,7 @@ struct Stream {
 };
 
 struct Event {
+    Context* context = nullptr;
     std::shared_ptr<Stream> stream;  // null: never recorded
     u64 seq = 0;
     bool timing = true;
@@ -57,6 +69,7 @@ struct Event {
 };
 
 struct Graph {
+    Context* context = nullptr;
     std::vector<Op> ops;  // in the order of capture, which is one they may run in
     int mode = 0;         // of the capture
     pthread_t thread;     // that began it
@@ -68,13 +81,9 @@ struct Graph {
 enum CaptureMode { CAPTURE_GLOBAL, CAPTURE_THREAD_LOCAL, CAPTURE_RELAXED };
 
 struct Module {
+    Context* context = nullptr;
     std::string ptx;
     std::map<std::string, octet_host::Kernel*> functions;
-};
-
-struct Context {
-    int retained = 0;
-    bool alive = true;
 };
 
 inline const char* const KIND_NAMES[] = {"event", "copy to the device", "copy to the host", "copy within the device",
@@ -96,7 +105,8 @@ struct Driver {
     u64 random = 0;
     Counters counts = {};
     Memory memory;
-    Context* primary = nullptr;
+    std::map<Place, Context*> primaries;
+    u64 asked = 0;
     std::shared_ptr<Stream> null_stream = std::make_shared<Stream>();
     std::map<void*, std::shared_ptr<Stream>> streams;
     int n_streams = 0;
@@ -121,10 +131,18 @@ struct Driver {
 
     // Counts a call that can be told to fail.
     CUresult may_fail(int kind) {
-        if (!(settings.fail_kinds & kind) || --settings.fail_at > 0) return SUCCESS;
-        settings.fail_kinds = 0;
-        lose(settings.fail_with);
-        return lost;
+        CUresult result = SUCCESS;
+        for (size_t i = 0; i < settings.failures.size();) {
+            Failure& f = settings.failures[i];
+            if (!(f.kinds & kind) || --f.at > 0) {
+                i++;
+                continue;
+            }
+            if (!f.soft) lose(f.with);
+            result = f.with;
+            settings.failures.erase(settings.failures.begin() + i);
+        }
+        return result;
     }
 
     // The same of a copy.
@@ -189,6 +207,7 @@ struct Driver {
         } else if (s->blocking && null_stream->completed < null_stream->enqueued) {
             op.needs.push_back({null_stream, null_stream->enqueued});
         }
+        op.asked = ++asked;
         s->queue.push_back(std::move(op));
         s->enqueued++;
         if (settings.order == Settings::EAGER) force(lock, s, s->enqueued);
@@ -292,6 +311,8 @@ struct Driver {
             case Op::MARK:
                 break;
             case Op::UP:
+                note_overtaken(op);
+                copy_takes(lock, op);
                 memcpy((void*)op.to, op.snapshotted ? op.snapshot.data() : (void*)op.from, op.bytes);
                 break;
             case Op::DOWN:
@@ -327,14 +348,44 @@ struct Driver {
         }
     }
 
+    // A kernel that waits in another stream, and was launched before this copy was asked for, reads
+    // what the copy brings in place of what it was given.
+    void note_overtaken(const Op& copy) {
+        for (auto& s : all_streams())
+            for (const Op& op : s->queue) {
+                if (op.kind != Op::LAUNCH || op.asked > copy.asked) continue;
+                auto inside = [&](u64 at) { return at >= copy.to && at < copy.to + copy.bytes; };
+                if (std::none_of(op.arguments.begin(), op.arguments.end(), inside)) continue;
+                counts.overtaken++;
+                return;
+            }
+    }
+
+    // Waits as long as a copy from the host takes at the speed that was set.
+    void copy_takes(std::unique_lock<std::mutex>& lock, const Op& op) {
+        bool pinned = !op.snapshotted && memory.is_pinned((void*)op.from, op.bytes);
+        u64 speed = pinned ? settings.pinned_speed : settings.pageable_speed;
+        if (!speed) return;
+        memory.set_open(false, settings.guard);
+        lock.unlock();
+        std::this_thread::sleep_for(std::chrono::duration<double>((double)op.bytes / (double)speed));
+        lock.lock();
+        memory.set_open(true, settings.guard);
+    }
+
     void release(const Allocation& a) {
         counts.memory -= taken(a.bytes);
+        ((Context*)a.owner)->memory -= taken(a.bytes);
         memory.give_back(a);
     }
 
-    u64 free_memory() const {
-        u64 at_start = settings.free_at_start();
-        return at_start > counts.memory ? at_start - counts.memory : 0;
+    // Of a card or an instance, what it has free.
+    u64 free_memory(const Place& place) const {
+        const Card& card = settings.cards[place.card];
+        u64 at_start = place.instance < 0 ? card.free_at_start() : card.mig[place.instance], used = 0;
+        for (auto& [at, context] : primaries)
+            if (at == place || (place.instance < 0 && at.card == place.card)) used += context->memory;
+        return at_start > used ? at_start - used : 0;
     }
 
     // What an allocation takes of the card: the driver maps 2 MiB at a time, which small ones share.
@@ -345,10 +396,11 @@ struct Driver {
 
     // Counts that much as taken of the card, if there is room.
     bool take_memory(std::unique_lock<std::mutex>& lock, u64 wanted) {
-        auto fits = [&] { return wanted <= free_memory() && counts.memory + wanted <= settings.memory_limit; };
+        auto fits = [&] { return wanted <= free_memory(current->place) && counts.memory + wanted <= settings.memory_limit; };
         if (!fits()) force_all(lock);  // which runs frees that wait in streams
         if (!fits()) return false;
         counts.memory += wanted;
+        current->memory += wanted;
         counts.memory_peak = std::max(counts.memory_peak, counts.memory);
         return true;
     }
@@ -356,8 +408,9 @@ struct Driver {
     CUresult allocate(std::unique_lock<std::mutex>& lock, size_t bytes, u64* at) {
         if (bytes == 0) return INVALID_VALUE;
         if (!take_memory(lock, taken(bytes))) return OUT_OF_MEMORY;
-        if ((*at = memory.take(bytes))) return SUCCESS;
+        if ((*at = memory.take(bytes, current))) return SUCCESS;
         counts.memory -= taken(bytes);
+        current->memory -= taken(bytes);
         return OUT_OF_MEMORY;
     }
 
@@ -369,48 +422,75 @@ struct Driver {
         c.events = events.size();
         c.modules = modules.size();
         c.graphs = graphs.size() + executables.size();
-        c.contexts = primary ? 1 : 0;
+        c.contexts = primaries.size();
         c.pending = 0;
         for (auto& s : all_streams()) c.pending += s->queue.size();
         return c;
     }
 
-    // The end of the last reference to the context takes everything in it along.
-    void end_context() {
-        Counters c = counters();
-        counts.left_behind += c.allocations + c.pinned_allocations + c.streams + c.events + c.modules + c.graphs;
-        forget_queues();
-        while (!memory.live.empty()) release(memory.live.begin()->second);
-        for (auto& [at, bytes] : memory.pinned) munmap((void*)at, bytes);
-        memory.pinned.clear();
-        memory.registered.clear();
-        counts.pinned = 0;
-        streams.clear();
-        for (Event* e : events) delete e;
-        events.clear();
-        for (Module* m : modules) delete m;
-        modules.clear();
-        for (Graph* g : graphs) delete g;
-        graphs.clear();
-        for (Graph* g : executables) {
-            counts.memory -= g->bytes();
-            delete g;
+    // The end of the last reference to a context takes everything in it along.
+    void end_context(Context* context) {
+        auto is_own = [&](auto* object) { return object->context == context; };
+        auto drop_all = [&](auto& objects) {
+            for (auto i = objects.begin(); i != objects.end();) {
+                if (!is_own(*i)) {
+                    ++i;
+                    continue;
+                }
+                counts.left_behind++;
+                delete *i;
+                i = objects.erase(i);
+            }
+        };
+        for (Graph* g : executables)
+            if (is_own(g)) counts.memory -= g->bytes();
+        drop_all(events);
+        drop_all(modules);
+        drop_all(graphs);
+        drop_all(executables);
+        u64 left_behind = counts.left_behind;
+        drop_all(captures);  // a part of its stream
+        counts.left_behind = left_behind;
+        for (auto i = streams.begin(); i != streams.end();) {
+            if (!is_own(i->second.get())) {
+                ++i;
+                continue;
+            }
+            counts.left_behind++;
+            i->second->queue.clear();
+            i->second->completed = i->second->enqueued;
+            i = streams.erase(i);
         }
-        executables.clear();
-        for (Graph* g : captures) delete g;
-        captures.clear();
-        null_stream = std::make_shared<Stream>();
-        primary->alive = false;  // and stays, for threads that still have it as theirs
-        primary = nullptr;
+        idle.notify_all();
+        for (auto i = memory.live.begin(); i != memory.live.end();) {
+            const Allocation a = (i++)->second;
+            if (a.owner != context) continue;
+            counts.left_behind++;
+            release(a);
+        }
+        for (auto* ranges : {&memory.pinned, &memory.registered})
+            for (auto i = ranges->begin(); i != ranges->end();) {
+                if (i->second.owner != context) {
+                    ++i;
+                    continue;
+                }
+                counts.left_behind++;
+                counts.pinned -= i->second.bytes;
+                if (ranges == &memory.pinned) munmap((void*)i->first, i->second.bytes);
+                i = ranges->erase(i);
+            }
+        context->alive = false;  // and stays, for threads that still have it as theirs
+        primaries.erase(context->place);
+        if (primaries.empty()) {
+            null_stream->queue.clear();
+            null_stream = std::make_shared<Stream>();
+        }
         if (lost == LAUNCH_FAILED || lost == ILLEGAL_ADDRESS) lost = SUCCESS;
     }
 };
 
 // The only one there is.
 Driver& driver();
-
-const unsigned char UUID[16] = {0x0c, 0x7e, 0x70, 0xfa, 0x6e, 0x00, 0x4a, 0x11,
-                                0x80, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01};
 
 }  // namespace fake
 

@@ -24,13 +24,19 @@ struct Allocation {
     size_t bytes;
     char* pages;
     size_t page_bytes;
+    void* owner;  // the context
+};
+
+struct HostRange {
+    size_t bytes;
+    void* owner;
 };
 
 struct Memory {
     char *start = nullptr, *next = nullptr;
     std::map<u64, Allocation> live;
-    std::map<u64, size_t> pinned;      // from cuMemHostAlloc: bytes by address
-    std::map<u64, size_t> registered;  // by cuMemHostRegister
+    std::map<u64, HostRange> pinned;      // from cuMemHostAlloc, by address
+    std::map<u64, HostRange> registered;  // by cuMemHostRegister
     bool open = false;
 
     // The allocation that holds these bytes.
@@ -43,11 +49,11 @@ struct Memory {
 
     bool is_device(u64 at) const { return start && at - (u64)start < RESERVED; }
 
-    static bool covers(const std::map<u64, size_t>& ranges, u64 at, size_t bytes) {
+    static bool covers(const std::map<u64, HostRange>& ranges, u64 at, size_t bytes) {
         auto i = ranges.upper_bound(at);
         if (i == ranges.begin()) return false;
         --i;
-        return at + bytes <= i->first + i->second;
+        return at + bytes <= i->first + i->second.bytes;
     }
     bool is_pinned(const void* p, size_t bytes) const {
         return covers(pinned, (u64)p, bytes) || covers(registered, (u64)p, bytes);
@@ -61,7 +67,7 @@ struct Memory {
     }
 
     // Its end meets the end of its pages but for the alignment, and the page after that is closed.
-    u64 take(size_t bytes) {
+    u64 take(size_t bytes, void* owner) {
         if (!start) {
             void* p = mmap(nullptr, RESERVED, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             if (p == MAP_FAILED) {
@@ -73,7 +79,7 @@ struct Memory {
         }
         size_t rounded = (bytes + 255) / 256 * 256, page_bytes = (rounded + PAGE - 1) / PAGE * PAGE;
         if (next + page_bytes + PAGE > start + RESERVED) return 0;
-        Allocation a = {(u64)(next + page_bytes - rounded), bytes, next, page_bytes};
+        Allocation a = {(u64)(next + page_bytes - rounded), bytes, next, page_bytes, owner};
         next += page_bytes + PAGE;
         if (mprotect(a.pages, a.page_bytes, PROT_READ | PROT_WRITE) != 0) return 0;
         if (bytes <= SPOIL_LIMIT) memset((void*)a.at, octet_host::SPOILT, bytes);

@@ -3,17 +3,28 @@
 // Settings are read from OCTET_FAKE_CUDA_<KEY> when the library loads and again at a reset:
 //   ORDER         late (only what is waited for, in order), ahead (other streams first), eager
 //                 (at once), seed:N (any stream that can go on, by a seeded choice)
-//   VRAM, FREE    bytes of VRAM, and of it what other programs leave free
-//   CAPABILITY    8.6; DRIVER 535.104.05; CUDA 12.2, what that driver supports; NAME; DEVICES 0 or 1
+//   DEVICES       how many GPUs the machine has, up to 8
+//   VISIBLE       as CUDA_VISIBLE_DEVICES, in place of it, and read at every call
+//   DRIVER        535.104.05; CUDA 12.2, what that driver supports
 //   MEMORY_LIMIT  device memory of this process beyond which an allocation fails
 //   PINNED_LIMIT  the same of pinned host memory
+//   PINNED_SPEED, PAGEABLE_SPEED  bytes a second that a copy to the device takes at the least
 //   FAIL          WHAT:N or WHAT:N:ecc: the N-th launch, copy, sync or any of them from now on
 //                 fails with LAUNCH_FAILED or ECC_UNCORRECTABLE, and so does all that follows; those
-//                 of a graph count when it is launched
+//                 of a graph count when it is launched. WHAT:N:soft: it fails alone, and nothing is
+//                 lost; then WHAT may also be event (a point that is marked), stream (a wait for a
+//                 stream) or query. Several are separated by commas
 //   GRAPHS        0: no stream can be captured
 //   GUARD         0: device memory can be touched by the host at any time (faster)
 //   NVML_ERROR    what nvmlInit answers, a number
 //   REPORT        a file to which the counters go at exit, as JSON
+// Of all GPUs, or with _0 to _7 behind the key of one, by the number that NVML gives it:
+//   VRAM, FREE    bytes of VRAM, and of it what other programs leave free
+//   CAPABILITY    8.6; NAME; UUID, 32 hexadecimal digits
+//   DISPLAY       1: a screen hangs on it
+//   NVML_MEMORY   0: NVML does not know its memory
+//   OPEN_ERROR    a number that CUDA answers when a context on it is asked for
+//   MIG           sizes of its MIG instances, separated by commas, or none
 #pragma once
 
 #include <stdio.h>
@@ -22,8 +33,9 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
-#include "octet.cuh"
+#include "devices.h"
 
 namespace fake {
 
@@ -51,6 +63,7 @@ enum {
     LAUNCH_FAILED = 719,
     NOT_PERMITTED = 800,
     NOT_SUPPORTED = 801,
+    OUT_OF_RESOURCES = 701,
     CAPTURE_UNSUPPORTED = 900,
     CAPTURE_INVALIDATED = 901,
     CAPTURE_ISOLATION = 905,
@@ -85,6 +98,8 @@ inline const ErrorText ERRORS[] = {
      "part or all of the requested memory range is already mapped"},
     {NOT_REGISTERED, "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
      "pointer does not correspond to a registered memory region"},
+    {OUT_OF_RESOURCES, "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"},
+    {46, "CUDA_ERROR_DEVICE_UNAVAILABLE", "CUDA-capable device(s) is/are busy or unavailable"},
     {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
     {NOT_PERMITTED, "CUDA_ERROR_NOT_PERMITTED", "operation not permitted"},
     {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
@@ -110,29 +125,47 @@ CUresult complain(CUresult code, const char* format, A... a) {
     return code;
 }
 
+// A call that is to fail.
+struct Failure {
+    int kinds = 0;
+    u64 at = 0;  // this many more calls, the last of which fails
+    CUresult with = LAUNCH_FAILED;
+    bool soft = false;  // alone
+};
+
 struct Settings {
     enum Order { LATE, AHEAD, EAGER, SEEDED } order = LATE;
     u64 seed = 0;
-    u64 vram = 12ull << 30, free = ~0ull;  // free: ~0 for all but what a desktop takes
-    int major = 8, minor = 6;
+    std::vector<Card> cards;
     int cuda = 12020;
-    std::string driver = "535.104.05", name = "NVIDIA GeForce RTX 3060 (fake)";
+    std::string driver = "535.104.05";
     int devices = 1;
+    bool has_visible = false;
+    std::string visible;
     u64 memory_limit = ~0ull, pinned_limit = ~0ull;
-    enum { LAUNCH = 1, COPY = 2, SYNC = 4 };
-    int fail_kinds = 0;
-    u64 fail_at = 0;  // this many more calls, the last of which fails
-    CUresult fail_with = LAUNCH_FAILED;
+    u64 pinned_speed = 0, pageable_speed = 0;  // 0: as fast as it goes
+    enum { LAUNCH = 1, COPY = 2, SYNC = 4, EVENT = 8, STREAM = 16, QUERY = 32 };
+    std::vector<Failure> failures;
     bool graphs = true;
     bool guard = true;
     int nvml_error = 0;
 
-    u64 free_at_start() const {
-        u64 desktop = 400ull << 20;
-        return free != ~0ull ? std::min(free, vram) : vram > desktop ? vram - desktop : 0;
+    Settings() {
+        for (int i = 0; i < MOST_CARDS; i++) {
+            cards.emplace_back();
+            cards[i].uuid[0] += 0x10 * i;
+            cards[i].uuid[15] += i;
+        }
+    }
+
+    std::vector<Place> places() const {
+        std::vector<Card> there(cards.begin(), cards.begin() + devices);
+        return visible_places(there, has_visible ? visible.c_str() : getenv("CUDA_VISIBLE_DEVICES"));
     }
 
     bool set(const std::string& key, const std::string& value);
+    bool set_of_card(Card& card, const std::string& key, const std::string& value);
+    bool set_failures(std::string value);
 };
 
 inline bool number(const std::string& text, u64* out) {
@@ -150,6 +183,61 @@ inline bool version(const std::string& text, int* major, int* minor) {
     return sscanf(text.c_str(), "%d.%d", major, minor) == 2;
 }
 
+inline bool Settings::set_of_card(Card& card, const std::string& key, const std::string& value) {
+    u64 n;
+    if (key == "CAPABILITY") return version(value, &card.major, &card.minor);
+    if (key == "NAME") return card.name = value, true;
+    if (key == "UUID") {
+        if (value.size() != 32) return false;
+        for (int i = 0; i < 16; i++) card.uuid[i] = (unsigned char)strtoul(value.substr(2 * i, 2).c_str(), nullptr, 16);
+        return true;
+    }
+    if (key == "MIG") {
+        card.mig.clear();
+        for (std::string rest = value; value != "none" && !rest.empty();) {
+            size_t comma = rest.find(',');
+            if (!number(rest.substr(0, comma), &n)) return false;
+            card.mig.push_back(n);
+            rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
+        }
+        return true;
+    }
+    if (!number(value, &n)) return false;
+    if (key == "VRAM") card.vram = n;
+    else if (key == "FREE") card.free = n;
+    else if (key == "DISPLAY") card.display = n != 0;
+    else if (key == "NVML_MEMORY") card.memory_figure = n != 0;
+    else if (key == "OPEN_ERROR") card.open_error = (int)n;
+    else return false;
+    return true;
+}
+
+inline bool Settings::set_failures(std::string value) {
+    failures.clear();
+    if (value == "none") return true;
+    const std::pair<const char*, int> kinds[] = {{"launch", LAUNCH}, {"copy", COPY},     {"sync", SYNC},
+                                                 {"event", EVENT},   {"stream", STREAM}, {"query", QUERY},
+                                                 {"any", LAUNCH | COPY | SYNC}};
+    while (true) {
+        size_t end = value.find(','), colon = value.find(':');
+        if (colon == std::string::npos) return false;
+        std::string what = value.substr(0, colon), rest = value.substr(colon + 1, end - colon - 1);
+        Failure failure;
+        auto ends_with = [&](const std::string& tail) {
+            if (rest.size() <= tail.size() || rest.substr(rest.size() - tail.size()) != tail) return false;
+            return rest.resize(rest.size() - tail.size()), true;
+        };
+        if (ends_with(":ecc")) failure.with = ECC_UNCORRECTABLE;
+        if (ends_with(":soft")) failure.soft = true, failure.with = OUT_OF_RESOURCES;
+        for (auto& [name, kind] : kinds)
+            if (what == name) failure.kinds = kind;
+        if (!failure.kinds || !number(rest, &failure.at) || !failure.at) return false;
+        failures.push_back(failure);
+        if (end == std::string::npos) return true;
+        value = value.substr(end + 1);
+    }
+}
+
 inline bool Settings::set(const std::string& key, const std::string& value) {
     u64 n;
     int major_, minor_;
@@ -161,37 +249,27 @@ inline bool Settings::set(const std::string& key, const std::string& value) {
         else return false;
         return true;
     }
-    if (key == "FAIL") {
-        fail_kinds = 0;
-        if (value == "none") return true;
-        size_t colon = value.find(':');
-        if (colon == std::string::npos) return false;
-        std::string what = value.substr(0, colon), rest = value.substr(colon + 1);
-        fail_with = LAUNCH_FAILED;
-        if (rest.size() > 4 && rest.substr(rest.size() - 4) == ":ecc") {
-            fail_with = ECC_UNCORRECTABLE;
-            rest.resize(rest.size() - 4);
-        }
-        if (!number(rest, &fail_at) || fail_at == 0) return false;
-        fail_kinds = what == "launch" ? LAUNCH : what == "copy" ? COPY : what == "sync" ? SYNC
-                     : what == "any" ? LAUNCH | COPY | SYNC : 0;
-        return fail_kinds != 0;
-    }
-    if (key == "CAPABILITY") return version(value, &major, &minor);
+    if (key == "FAIL") return set_failures(value);
     if (key == "CUDA") {
         if (!version(value, &major_, &minor_)) return false;
         cuda = major_ * 1000 + minor_ * 10;
         return true;
     }
     if (key == "DRIVER") return driver = value, true;
-    if (key == "NAME") return name = value, true;
+    if (key == "VISIBLE") return has_visible = true, visible = value, true;
     if (key == "REPORT") return true;
+    size_t tail = key.size() > 2 && key[key.size() - 2] == '_' ? key.size() - 1 : std::string::npos;
+    if (tail != std::string::npos && key[tail] >= '0' && key[tail] < '0' + MOST_CARDS)
+        return set_of_card(cards[key[tail] - '0'], key.substr(0, tail - 1), value);
+    bool of_cards = true;
+    for (Card& card : cards) of_cards = of_cards && set_of_card(card, key, value);
+    if (of_cards) return key != "UUID";
     if (!number(value, &n)) return false;
-    if (key == "VRAM") vram = n;
-    else if (key == "FREE") free = n;
-    else if (key == "DEVICES") devices = n ? 1 : 0;
+    if (key == "DEVICES" && n <= MOST_CARDS) devices = (int)n;
     else if (key == "MEMORY_LIMIT") memory_limit = n;
     else if (key == "PINNED_LIMIT") pinned_limit = n;
+    else if (key == "PINNED_SPEED") pinned_speed = n;
+    else if (key == "PAGEABLE_SPEED") pageable_speed = n;
     else if (key == "GRAPHS") graphs = n != 0;
     else if (key == "GUARD") guard = n != 0;
     else if (key == "NVML_ERROR") nvml_error = (int)n;
@@ -201,12 +279,18 @@ inline bool Settings::set(const std::string& key, const std::string& value) {
 
 inline Settings from_environment() {
     Settings s;
-    const char* keys[] = {"ORDER", "VRAM", "FREE", "CAPABILITY", "CUDA", "DRIVER", "NAME", "DEVICES",
-                          "MEMORY_LIMIT", "PINNED_LIMIT", "FAIL", "GRAPHS", "GUARD", "NVML_ERROR"};
-    for (const char* key : keys) {
-        const char* value = getenv((std::string("OCTET_FAKE_CUDA_") + key).c_str());
+    std::vector<std::string> keys = {"ORDER", "CUDA", "DRIVER", "DEVICES", "VISIBLE", "MEMORY_LIMIT", "PINNED_LIMIT",
+                                     "PINNED_SPEED", "PAGEABLE_SPEED", "FAIL", "GRAPHS", "GUARD", "NVML_ERROR"};
+    const char* of_cards[] = {"VRAM", "FREE", "CAPABILITY", "NAME", "UUID", "DISPLAY", "NVML_MEMORY", "OPEN_ERROR",
+                              "MIG"};
+    for (const char* key : of_cards) {
+        keys.push_back(key);
+        for (int i = 0; i < MOST_CARDS; i++) keys.push_back(std::string(key) + "_" + std::to_string(i));
+    }
+    for (const std::string& key : keys) {
+        const char* value = getenv(("OCTET_FAKE_CUDA_" + key).c_str());
         if (value && !s.set(key, value)) {
-            fprintf(stderr, "OCTET_FAKE_CUDA_%s=%s makes no sense\n", key, value);
+            fprintf(stderr, "OCTET_FAKE_CUDA_%s=%s makes no sense\n", key.c_str(), value);
             abort();
         }
     }
@@ -220,6 +304,8 @@ struct Counters {
     u64 launches, copies_up, copies_down, copies_within, bytes_up, bytes_down, bytes_within, syncs;
     u64 pending;  // queued and not yet run
     u64 left_behind;  // objects that lived when their context ended
+    u64 queries;      // of streams
+    u64 overtaken;    // copies that ran before a kernel that was launched earlier and given their destination
 };
 
 }  // namespace fake

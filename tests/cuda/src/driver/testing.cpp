@@ -1,5 +1,6 @@
 // What tests ask of the fake driver itself; lib.rs has the other side.
 #include "driver.h"
+#include "nvml_device.h"
 
 using namespace fake;
 
@@ -32,23 +33,29 @@ API void octet_fake_cuda_counters(Counters* out) {
     *out = d.counters();
 }
 
-// What NVML reports.
-API void octet_fake_cuda_device(int* devices, int* major, int* minor, u64* total, u64* free, int* lost,
-                                int* nvml_error, char name[96], char version[80], char uuid[80]) {
+// What NVML reports: it sees all GPUs, whatever CUDA may see.
+API int octet_fake_cuda_device(int number, int instance, NvmlDevice* out) {
     Driver& d = driver();
     std::unique_lock<std::mutex> lock(d.mutex);
-    *devices = d.settings.devices;
-    *major = d.settings.major;
-    *minor = d.settings.minor;
-    *total = d.settings.vram;
-    *free = d.free_memory();
-    *lost = d.lost;
-    *nvml_error = d.settings.nvml_error;
-    snprintf(name, 96, "%s", d.settings.name.c_str());
-    snprintf(version, 80, "%s", d.settings.driver.c_str());
-    const unsigned char* u = UUID;
-    snprintf(uuid, 80, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2],
-             u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+    *out = {};
+    out->devices = d.settings.devices;
+    out->nvml_error = d.settings.nvml_error;
+    snprintf(out->version, sizeof out->version, "%s", d.settings.driver.c_str());
+    if (number < 0 || number >= d.settings.devices) return 0;
+    const Card& card = d.settings.cards[number];
+    if (instance >= (int)card.mig.size()) return 0;
+    const Place place{number, instance};
+    out->major = card.major;
+    out->minor = card.minor;
+    out->lost = d.lost;
+    out->instances = (int)card.mig.size();
+    out->display = card.display;
+    out->memory_figure = card.memory_figure;
+    out->total = place.bytes(card);
+    out->free = d.free_memory(place);
+    snprintf(out->name, sizeof out->name, "%s", place.name(card).c_str());
+    snprintf(out->uuid, sizeof out->uuid, "%s", place.uuid_text(card).c_str());
+    return 1;
 }
 
 namespace {
@@ -69,6 +76,7 @@ __attribute__((destructor)) void report() {
         {"launches", c.launches}, {"copies_up", c.copies_up}, {"copies_down", c.copies_down},
         {"copies_within", c.copies_within}, {"bytes_up", c.bytes_up}, {"bytes_down", c.bytes_down},
         {"bytes_within", c.bytes_within}, {"syncs", c.syncs}, {"pending", c.pending}, {"left_behind", c.left_behind},
+        {"queries", c.queries}, {"overtaken", c.overtaken},
     };
     const char* separator = "{";
     for (auto& f : fields) {

@@ -18,11 +18,12 @@ API CUresult cuModuleLoadData(void** module, const void* image) {
     }
     at = ptx.find(".target sm_");
     if (at != std::string::npos && sscanf(ptx.c_str() + at, ".target sm_%d", &target) == 1) {
-        if (target > d.settings.major * 10 + d.settings.minor)
-            return complain(NO_BINARY_FOR_GPU, "PTX for sm_%d on a GPU of %d.%d", target, d.settings.major,
-                            d.settings.minor);
+        const Card& card = d.settings.cards[current->place.card];
+        if (target > card.major * 10 + card.minor)
+            return complain(NO_BINARY_FOR_GPU, "PTX for sm_%d on a GPU of %d.%d", target, card.major, card.minor);
     }
     Module* m = new Module;
+    m->context = current;
     m->ptx = std::move(ptx);
     d.modules.insert(m);
     *module = m;
@@ -83,7 +84,8 @@ CUresult check_pointers(Driver& d, const Op& op) {
 API CUresult cuFuncGetAttribute(int* value, int attribute, void* function) {
     ENTER;
     if (!kernel_of(function)) return INVALID_HANDLE;
-    const int values[] = {1024, 0, 0, 0, 64, 75, d.settings.major * 10 + d.settings.minor, 0, 0};
+    const Card& card = d.settings.cards[current->place.card];
+    const int values[] = {1024, 0, 0, 0, 64, 75, card.major * 10 + card.minor, 0, 0};
     if (attribute < 0 || attribute > 8) return INVALID_VALUE;
     *value = values[attribute];
     return SUCCESS;
@@ -156,6 +158,7 @@ API CUresult cuStreamCreateWithPriority(void** stream, unsigned flags, int prior
     ENTER;
     if (flags > 1) return INVALID_VALUE;
     auto s = std::make_shared<Stream>();
+    s->context = current;
     s->blocking = !(flags & 1);
     s->number = ++d.n_streams;
     s->priority = std::max(-5, std::min(0, priority));
@@ -187,7 +190,7 @@ API CUresult cuStreamSynchronize(void* stream) {
     ENTER;
     WITH_STREAM(stream);
     if (s->capture) return d.spoil(s->capture);
-    if (CUresult failed = d.may_fail(Settings::SYNC)) return failed;
+    if (CUresult failed = d.may_fail(Settings::SYNC | Settings::STREAM)) return failed;
     d.counts.syncs++;
     d.force(lock, s, s->enqueued);
     return d.lost;
@@ -197,6 +200,8 @@ API CUresult cuStreamQuery(void* stream) {
     ENTER;
     WITH_STREAM(stream);
     if (s->capture) return d.spoil(s->capture);
+    if (CUresult failed = d.may_fail(Settings::QUERY)) return failed;
+    d.counts.queries++;
     if (s->completed >= s->enqueued) return SUCCESS;
     d.step(lock, s, s->enqueued);
     return d.lost ? d.lost : NOT_READY;
@@ -220,7 +225,9 @@ API CUresult cuStreamWaitEvent(void* stream, void* event, unsigned) {
 
 API CUresult cuEventCreate(void** event, unsigned flags) {
     ENTER;
+    if (CUresult failed = d.may_fail(Settings::EVENT)) return failed;
     Event* e = new Event;
+    e->context = current;
     e->timing = !(flags & 2);
     d.events.insert(e);
     *event = e;
@@ -285,6 +292,7 @@ API CUresult cuStreamBeginCapture_v2(void* stream, int mode) {
     WITH_STREAM(stream);
     if (s->capture) return d.spoil(s->capture);
     s->capture = new Graph;
+    s->capture->context = current;
     s->capture->mode = mode;
     s->capture->thread = pthread_self();
     d.captures.insert(s->capture);
@@ -324,6 +332,7 @@ API CUresult cuGraphInstantiateWithFlags(void** executable, void* graph, unsigne
     if (!d.graphs.count((Graph*)graph)) return INVALID_HANDLE;
     if (!d.take_memory(lock, ((Graph*)graph)->bytes())) return OUT_OF_MEMORY;
     Graph* g = new Graph(*(Graph*)graph);
+    g->context = current;
     d.executables.insert(g);
     *executable = g;
     return SUCCESS;
@@ -361,6 +370,7 @@ API CUresult cuGraphExecDestroy(void* executable) {
     ENTER_RELEASE;
     if (!d.executables.erase((Graph*)executable)) return INVALID_HANDLE;
     d.counts.memory -= ((Graph*)executable)->bytes();
+    ((Graph*)executable)->context->memory -= ((Graph*)executable)->bytes();
     delete (Graph*)executable;
     return d.lost;
 }
