@@ -1,15 +1,16 @@
 //! A card, its memory, and the order of work on it: thin owners over the driver's handles.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use cudarc::driver::result;
 use cudarc::driver::sys;
 
-use super::CudaError;
+use super::{CudaError, list};
 
 thread_local! {
     /// Which [`Gpu`], by its number, is current on this thread; 0: none.
@@ -32,6 +33,8 @@ pub struct Gpu {
     name: String,
     allocated_bytes: AtomicU64,
     peak_bytes: AtomicU64,
+    /// Of this process's [`Pinned`] memory: lengths by address.
+    pinned: Mutex<BTreeMap<usize, usize>>,
 }
 
 // SAFETY: the driver's handles may be used from any thread; `bind` makes the context current.
@@ -40,32 +43,24 @@ unsafe impl Send for Gpu {}
 unsafe impl Sync for Gpu {}
 
 impl Gpu {
-    /// Takes the card with the identifier `uuid` (`GPU-...`, as NVML has it); an empty one means
-    /// the driver's first.
+    /// Takes the GPU, or the instance of one, with the identifier `uuid` (`GPU-...` or `MIG-...`, as
+    /// NVML has it); an empty one means the driver's first.
     ///
     /// # Errors
     /// [`CudaError::NoDriver`], [`CudaError::NoSuchGpu`], or what the driver reports.
     pub fn open(uuid: &str) -> Result<Arc<Self>, CudaError> {
-        if !super::is_available() {
-            return Err(CudaError::NoDriver);
+        let found = list::devices()?
+            .into_iter()
+            .find(|(_, listed)| uuid.is_empty() || listed.is_named(uuid));
+        match found {
+            Some((device, listed)) => Self::take(device, listed.name),
+            None => Err(CudaError::NoSuchGpu {
+                uuid: uuid.to_owned(),
+            }),
         }
-        result::init().map_err(CudaError::of("starting the driver"))?;
-        let count = result::device::get_count().map_err(CudaError::of("counting GPUs"))?;
-        for ordinal in 0..count {
-            let device = result::device::get(ordinal).map_err(CudaError::of("finding a GPU"))?;
-            let found = result::device::get_uuid(device)
-                .map_err(CudaError::of("reading a GPU's identifier"))?;
-            if uuid.is_empty() || same_uuid(uuid, &found.bytes) {
-                return Self::take(device);
-            }
-        }
-        Err(CudaError::NoSuchGpu {
-            uuid: uuid.to_owned(),
-        })
     }
 
-    fn take(device: sys::CUdevice) -> Result<Arc<Self>, CudaError> {
-        let name = result::device::get_name(device).map_err(CudaError::of("naming the GPU"))?;
+    fn take(device: sys::CUdevice, name: String) -> Result<Arc<Self>, CudaError> {
         // SAFETY: `device` comes from the driver; the context is released on drop.
         let context = unsafe { result::primary_ctx::retain(device) }
             .map_err(CudaError::of_allocation("the GPU's context", 0))?;
@@ -76,6 +71,7 @@ impl Gpu {
             name,
             allocated_bytes: AtomicU64::new(0),
             peak_bytes: AtomicU64::new(0),
+            pinned: Mutex::default(),
         };
         gpu.bind()?;
         Ok(Arc::new(gpu))
@@ -124,6 +120,14 @@ impl Gpu {
         (read(&self.allocated_bytes), read(&self.peak_bytes))
     }
 
+    /// Whether all of `bytes` lie in [`Pinned`] memory, from where they are copied at full speed.
+    pub fn is_pinned(&self, bytes: &[u8]) -> bool {
+        let at = bytes.as_ptr().addr();
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let below = pinned.range(..=at).next_back();
+        below.is_some_and(|(start, len)| at + bytes.len() <= start + len)
+    }
+
     /// Waits for all work on the card.
     ///
     /// # Errors
@@ -143,19 +147,6 @@ impl Drop for Gpu {
         // SAFETY: retained in `take`; everything made in the context holds the `Gpu`.
         let _ = unsafe { result::primary_ctx::release(self.device) };
     }
-}
-
-/// Whether `text`, as `GPU-01234567-89ab-...`, spells `bytes`.
-fn same_uuid(text: &str, bytes: &[std::ffi::c_char; 16]) -> bool {
-    let mut digits = text
-        .trim_start_matches("GPU-")
-        .bytes()
-        .filter(|b| *b != b'-');
-    let hex = |digit: u8| (digit as char).to_digit(16);
-    bytes.iter().all(|byte| {
-        let pair = (digits.next().and_then(hex), digits.next().and_then(hex));
-        matches!(pair, (Some(high), Some(low)) if high * 16 + low == u32::from(*byte as u8))
-    }) && digits.next().is_none()
 }
 
 /// Memory on the card. Freeing it waits for the card's work.
@@ -373,23 +364,9 @@ impl Pinned {
     /// `len` bytes, zeroed.
     ///
     /// # Errors
-    /// [`CudaError::OutOfMemory`] where the system allows no more of it; plain memory works too,
-    /// only slower.
+    /// As [`Unfilled::new`].
     pub fn new(gpu: &Arc<Gpu>, len: usize) -> Result<Self, CudaError> {
-        gpu.bind()?;
-        // Not write-combined, since the CPU computes from it too; portable over contexts.
-        let flags = sys::CU_MEMHOSTALLOC_PORTABLE;
-        // SAFETY: the context is current.
-        let ptr = unsafe { result::malloc_host(len.max(1), flags) }
-            .map_err(CudaError::of_allocation("pinned RAM", len))?
-            .cast::<u8>();
-        // SAFETY: just allocated, `len` bytes.
-        unsafe { ptr.write_bytes(0, len) };
-        Ok(Self {
-            gpu: Arc::clone(gpu),
-            ptr,
-            len,
-        })
+        Ok(Unfilled::new(gpu, len)?.finish())
     }
 
     /// Its first values as numbers.
@@ -417,7 +394,7 @@ impl Deref for Pinned {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `len` bytes that were zeroed.
+        // SAFETY: `len` bytes that were written.
         unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
     }
 }
@@ -432,8 +409,84 @@ impl DerefMut for Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         let _ = self.gpu.synchronize();
+        let mut pinned = self
+            .gpu
+            .pinned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        pinned.remove(&self.ptr.addr());
+        drop(pinned);
         // SAFETY: allocated in `new`; the card's work is done, or the card is lost.
         let _ = unsafe { result::free_host(self.ptr.cast()) };
+    }
+}
+
+/// Pinned memory that nobody has written yet, to be written once from its start on.
+///
+/// The driver gives it as it is. Zeroing it first would write all of RAM's experts twice.
+#[derive(Debug)]
+pub struct Unfilled {
+    /// Of which only the first `filled` bytes may be read.
+    memory: Pinned,
+    filled: usize,
+}
+
+impl Unfilled {
+    /// `len` bytes.
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfMemory`] where the system allows no more of it; plain memory works too,
+    /// only slower.
+    pub fn new(gpu: &Arc<Gpu>, len: usize) -> Result<Self, CudaError> {
+        gpu.bind()?;
+        // Not write-combined, since the CPU computes from it too; portable over contexts.
+        let flags = sys::CU_MEMHOSTALLOC_PORTABLE;
+        // SAFETY: the context is current.
+        let ptr = unsafe { result::malloc_host(len.max(1), flags) }
+            .map_err(CudaError::of_allocation("pinned RAM", len))?
+            .cast::<u8>();
+        let gpu = Arc::clone(gpu);
+        let mut pinned = gpu.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        pinned.insert(ptr.addr(), len);
+        drop(pinned);
+        Ok(Self {
+            memory: Pinned { gpu, ptr, len },
+            filled: 0,
+        })
+    }
+
+    /// Bytes that are still to be written.
+    pub fn left(&self) -> usize {
+        self.memory.len - self.filled
+    }
+
+    /// Writes `bytes` behind what was written before.
+    ///
+    /// # Panics
+    /// If there is no room for them.
+    pub fn append(&mut self, bytes: &[u8]) {
+        assert!(
+            bytes.len() <= self.left(),
+            "BUG: {} bytes for {} of pinned RAM",
+            bytes.len(),
+            self.left()
+        );
+        // SAFETY: in range, and nobody else knows of this memory.
+        unsafe {
+            let to = self.memory.ptr.add(self.filled);
+            to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        }
+        self.filled += bytes.len();
+    }
+
+    /// The memory; what was not written is zero.
+    pub fn finish(self) -> Pinned {
+        // SAFETY: the rest of the allocation.
+        unsafe {
+            let rest = self.memory.ptr.add(self.filled);
+            rest.write_bytes(0, self.memory.len - self.filled);
+        }
+        self.memory
     }
 }
 
@@ -482,6 +535,22 @@ impl Stream {
         let raw = self.raw()?;
         // SAFETY: the stream lives.
         unsafe { result::stream::synchronize(raw) }.map_err(CudaError::of("computing on the GPU"))
+    }
+
+    /// Has the driver begin what was put on the stream, without waiting for it: the one of Windows
+    /// (WDDM) gathers launches, and may hold them until something is asked of the stream.
+    ///
+    /// # Errors
+    /// What work of the stream ran into.
+    pub fn flush(&self) -> Result<(), CudaError> {
+        let raw = self.raw()?;
+        // SAFETY: the stream lives.
+        match unsafe { sys::cuStreamQuery(raw) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(()),
+            asked => asked
+                .result()
+                .map_err(CudaError::of("computing on the GPU")),
+        }
     }
 
     /// Marks this point of the stream.
@@ -624,28 +693,5 @@ impl Drop for Event {
             // SAFETY: created in `new`; destroying a pending event is allowed.
             let _ = unsafe { result::event::destroy(self.raw) };
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn identifiers_of_nvml_and_of_the_driver_are_compared() {
-        let mut bytes = [0; 16];
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = (i * 17) as u8 as std::ffi::c_char;
-        }
-        assert!(same_uuid(
-            "GPU-00112233-4455-6677-8899-aabbccddeeff",
-            &bytes
-        ));
-        assert!(!same_uuid(
-            "GPU-00112233-4455-6677-8899-aabbccddeefe",
-            &bytes
-        ));
-        assert!(!same_uuid("GPU-0011", &bytes));
-        assert!(!same_uuid("MIG-00112233", &bytes));
     }
 }

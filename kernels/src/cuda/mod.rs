@@ -21,13 +21,15 @@ mod device;
 mod error;
 mod graph;
 mod jobs;
+mod list;
 mod matrix;
 mod ops;
 
-pub use device::{Buffer, Event, Gpu, Pinned, Slice, Stream};
+pub use device::{Buffer, Event, Gpu, Pinned, Slice, Stream, Unfilled};
 pub use error::CudaError;
 pub use graph::Graph;
 pub use jobs::{AttentionShape, MAX_PICKS, MAX_TOP_K, Moment, Picks, Reuse, RouterJob, Rows};
+pub use list::{Listed, list, memory_of, supported_version};
 pub use matrix::{DeviceExpert, DeviceMatrix, Placement};
 pub use ops::Ops;
 
