@@ -1,13 +1,12 @@
 //! The experts of one token: hits on the card, misses fetched or computed on the CPU meanwhile.
 
-use std::sync::Arc;
-
 use octet_kernels::Scratch;
 use octet_kernels::cuda::{CudaError, DeviceExpert, Picks, RouterJob, Rows, Slice};
 
 use super::GpuModel;
 use super::forward::Pass;
 use super::graphs::Recipe;
+use super::in_use::InUse;
 use crate::checkpoint::ExpertId;
 use crate::error::EngineError;
 use crate::experts::{Claim, Miss, Place, RoutingStats};
@@ -127,14 +126,13 @@ impl GpuModel {
 
         let ids: Vec<ExpertId> = chosen.iter().map(|&expert| id(layer, expert)).collect();
         let ways = experts.ways(&ids);
-        let (mut hits, mut held) = (Picks::default(), Vec::new());
+        let (mut hits, mut in_use) = (Picks::default(), InUse::new(self));
         let (mut coming, mut on_cpu) = (Vec::new(), Vec::new());
         // Those that are here are taken first, lest they make room for the others.
         for (j, _) in ways.iter().enumerate().filter(|(_, way)| way.is_none()) {
             let claim = experts.demand_on_device(ids[j])?;
             if claim.is_ready() {
-                hits.push(j, claim.slot());
-                held.push(claim);
+                hits.push(j, Some(in_use.push(claim)));
             } else {
                 coming.push(Missing { j, claim });
             }
@@ -155,6 +153,9 @@ impl GpuModel {
         }
         self.prefetch_guess(pass, layer);
         self.compute_picks(pass, layer, &hits, 0)?;
+        if !hits.is_empty() && !(on_cpu.is_empty() && coming.is_empty()) {
+            self.compute.flush()?;
+        }
         if !on_cpu.is_empty() {
             self.compute_on_cpu(pass, &mut on_cpu, scratch)?;
             let again = |id: &ExpertId| before.contains(&id.expert);
@@ -163,16 +164,11 @@ impl GpuModel {
         }
         for Missing { j, mut claim } in coming {
             claim.wait()?;
-            let mut pick = Picks::default();
-            pick.push(j, claim.slot());
-            self.compute_picks(pass, layer, &pick, held.len())?;
-            held.push(claim);
+            let (mut pick, done) = (Picks::default(), in_use.len());
+            pick.push(j, Some(in_use.push(claim)));
+            self.compute_picks(pass, layer, &pick, done)?;
         }
-        let end = Arc::new(self.compute.record()?);
-        for slot in held.iter().filter_map(Claim::slot) {
-            self.slots.used(slot, &end);
-        }
-        Ok(())
+        Ok(in_use.release()?)
     }
 
     /// Routes the token, and guesses the next layer's experts from this layer's state.

@@ -10,7 +10,10 @@
 //!   Fetched ones are launched when their copy is complete, for which the engine's thread waits: so
 //!   a kernel never has to wait for the copy stream.
 //! - A copy into a slot waits, on the card, for the last kernels that read the slot: the engine's
-//!   thread leaves an event behind ([`Slots::used`]) before it gives the lease back.
+//!   thread leaves an event behind ([`Slots::used`]) before it gives the lease back, also where an
+//!   error ends the layer ([`in_use::InUse`]).
+//! - Before the engine's thread turns to the CPU's share or waits for a copy, it has the driver
+//!   begin what was launched ([`Stream::flush`]): Windows gathers launches.
 //! - Staging memory is written by one side only while the other is known to be done: what the card
 //!   reads (embeddings, row lists, the CPU's results) is rewritten only after a later wait of the
 //!   engine's thread for the compute stream, and what it writes is read only after one.
@@ -27,8 +30,10 @@
 mod decode;
 mod forward;
 mod graphs;
+mod in_use;
 mod prefill;
 mod slots;
+mod staging;
 mod weights;
 mod work;
 

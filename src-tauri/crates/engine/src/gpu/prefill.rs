@@ -2,12 +2,12 @@
 //! ones' copies under the work of this one.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use octet_kernels::cuda::{CudaError, DeviceExpert, RouterJob, Rows, Slice};
 
 use super::GpuModel;
 use super::forward::Pass;
+use super::in_use::InUse;
 use crate::checkpoint::ExpertId;
 use crate::error::EngineError;
 use crate::experts::{Claim, PROMPT_WINDOW, TierError};
@@ -64,10 +64,11 @@ impl GpuModel {
                 .pop_front()
                 .expect("BUG: a part of a chunk without a claim");
             claim.wait()?;
-            let slot = claim.slot().expect("BUG: a claim on the device has a slot");
+            let (id, mut in_use) = (claim.id(), InUse::new(self));
+            let slot = in_use.push(claim);
             self.compute_part(pass, part, &self.slots.expert(slot))?;
-            self.slots.used(slot, &Arc::new(self.compute.record()?));
-            experts.done_in_prompt(claim.id(), rank[usize::from(part.expert)]);
+            in_use.release()?;
+            experts.done_in_prompt(id, rank[usize::from(part.expert)]);
             rows_done += part.rows;
         }
         Ok(())

@@ -8,6 +8,7 @@ use octet_kernels::cuda::{
 };
 
 use super::Card;
+use super::staging::Staging;
 use crate::checkpoint::{Checkpoint, ExpertId};
 use crate::experts::Device;
 
@@ -20,8 +21,9 @@ pub struct Slots {
     name: String,
     checkpoint: Arc<Checkpoint>,
     copies: Stream,
-    /// Held while an expert's copies are queued, so that they stay together.
-    turn: Mutex<()>,
+    /// Held while an expert's copies are queued, so that they stay together. What is not pinned
+    /// goes through the ring, if there is one.
+    turn: Mutex<Option<Staging>>,
     memory: Buffer,
     stride: usize,
     /// A [`DeviceExpert`] a slot, for the kernels.
@@ -55,7 +57,7 @@ impl Slots {
             ops: Arc::clone(&card.ops),
             name: gpu.name().to_owned(),
             copies: Stream::new(gpu)?,
-            turn: Mutex::new(()),
+            turn: Mutex::new(Staging::new(gpu, checkpoint.expert_bytes())),
             memory: Buffer::new(gpu, "expert slots", n * stride)?,
             stride,
             experts: Buffer::new(gpu, "expert slots", n * size_of::<DeviceExpert>())?,
@@ -107,15 +109,24 @@ impl Slots {
         );
         let expert = DeviceExpert { w1, w2, w3 };
         let mut state = self.slot(slot);
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(used) = state.used.take() {
-            self.copies.wait(&used)?;
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let staging = match self.copies.gpu().is_pinned(bytes) {
+            true => &mut None,
+            false => &mut *turn,
+        };
+        if let Some(used) = &state.used {
+            // Only then forgotten: if this fails, the next copy has to wait for it still.
+            self.copies.wait(used)?;
+            state.used = None;
         }
         for (range, at) in placement.copies {
             let to = self.memory.slice();
             let to = to.part(slot * self.stride + at, range.len());
-            // SAFETY: the caller keeps `bytes`.
-            unsafe { self.copies.upload(&bytes[range], to)? };
+            match staging {
+                Some(staging) => staging.upload(&self.copies, &bytes[range], to)?,
+                // SAFETY: the caller keeps `bytes`.
+                None => unsafe { self.copies.upload(&bytes[range], to)? },
+            }
         }
         // Experts of one layout look the same in the same slot.
         if state.expert != expert {
