@@ -65,10 +65,7 @@ impl HardwareInfo {
 impl From<Hardware> for HardwareInfo {
     fn from(hardware: Hardware) -> Self {
         let gpu = match &hardware.gpu {
-            GpuStatus::Found(gpus) => gpus
-                .iter()
-                .find(|gpu| gpu.problem.is_none())
-                .or(gpus.first()),
+            GpuStatus::Found(gpus) => hardware.gpu.best().or(gpus.first()),
             GpuStatus::Absent { .. } => None,
         };
         let gpu_reason = match (&hardware.gpu, gpu) {

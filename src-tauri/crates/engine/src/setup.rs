@@ -38,48 +38,95 @@ struct OnCard {
     slots: Arc<Slots>,
 }
 
+/// Why a card was not used in the end.
+enum Failure {
+    /// It has too little VRAM; the plan without it.
+    NoRoom(Box<Plan>),
+    /// It, or its driver, failed.
+    Broken(EngineError),
+}
+
+impl Failure {
+    /// In the middle of a sentence.
+    fn reason(&self) -> String {
+        match self {
+            Self::NoRoom(_) => "it has less free VRAM than it seemed".to_owned(),
+            Self::Broken(error) => reason(error),
+        }
+    }
+}
+
 /// Why a card cannot be used, in the middle of a sentence.
-fn reason(error: EngineError) -> String {
+fn reason(error: &EngineError) -> String {
     match error {
-        EngineError::Device { reason } => reason,
+        EngineError::Device { reason } => reason.clone(),
         other => other.to_string(),
     }
 }
 
 impl Setup<'_> {
     /// Plans the memory and prepares the model by the plan, which says what became of it.
-    pub(crate) fn model(self) -> Result<Made, EngineError> {
+    pub(crate) fn model(mut self) -> Result<Made, EngineError> {
         let mut sizes = model_sizes(&self.checkpoint);
         if self.precision == Precision::Exact {
             // The output matrix stays as the file has it.
             sizes.trunk_resident_bytes = sizes.trunk_file_bytes;
         }
+        let mut passed_over = Vec::new();
+        loop {
+            let plan = make_plan(&sizes, &self.hardware, &self.options.plan)?;
+            let Placement::Cuda { uuid, name, .. } = &plan.device else {
+                return self.finish(plan, None, passed_over);
+            };
+            let (uuid, name) = (uuid.clone(), name.clone());
+            let opened = Card::open(&uuid).map_err(EngineError::from);
+            let failure = match opened.and_then(|card| self.on_card(&card, &sizes, &plan)) {
+                Ok((Some(on_card), plan)) => {
+                    return self.finish(plan, Some(on_card), passed_over);
+                }
+                Ok((None, plan)) => Failure::NoRoom(Box::new(plan)),
+                Err(error) => Failure::Broken(error),
+            };
+            // Another GPU comes before the CPU.
+            let why = failure.reason();
+            self.hardware.gpu.pass_over(&uuid, &why);
+            if self.hardware.gpu.best().is_none() {
+                return self.without_gpu(failure, &sizes, passed_over);
+            }
+            passed_over.push(format!("{name} is not used: {why}"));
+        }
+    }
+
+    /// The plan for when the last GPU has failed.
+    fn without_gpu(
+        self,
+        failure: Failure,
+        sizes: &ModelSizes,
+        passed_over: Vec<String>,
+    ) -> Result<Made, EngineError> {
         let request = &self.options.plan;
-        let plan = make_plan(&sizes, &self.hardware, request)?;
-        let Placement::Cuda { uuid, .. } = &plan.device else {
-            return self.finish(plan, None);
-        };
-        let opened = Card::open(uuid).map_err(EngineError::from);
-        match opened.and_then(|card| self.on_card(&card, &sizes, &plan)) {
-            Ok((on_card, plan)) => self.finish(plan, on_card),
-            Err(error @ EngineError::Plan(_)) => Err(error),
-            Err(error) if request.device == Device::Cuda => {
+        match failure {
+            Failure::NoRoom(plan) => self.finish(*plan, None, passed_over),
+            Failure::Broken(error @ EngineError::Plan(_)) => Err(error),
+            Failure::Broken(error) if request.device == Device::Cuda => {
+                let mut reasons = passed_over;
+                reasons.push(reason(&error));
                 Err(EngineError::Plan(PlanError::NoGpu {
-                    reason: reason(error),
+                    reason: reasons.join("; "),
                 }))
             }
-            Err(error) => {
+            Failure::Broken(error) => {
                 let request = PlanRequest {
                     device: Device::Cpu,
                     preset: Default::default(),
                     ..request.clone()
                 };
-                let mut plan = make_plan(&sizes, &self.hardware, &request)?;
+                let mut plan = make_plan(sizes, &self.hardware, &request)?;
                 plan.warnings.push(format!(
                     "Computes on the CPU, since the GPU cannot be used: {}",
-                    reason(error)
+                    reason(&error)
                 ));
-                self.finish(plan, None)
+                self.finish(plan, None, passed_over)
             }
         }
     }
@@ -150,7 +197,13 @@ impl Setup<'_> {
         Ok(OnCard { gpu, slots })
     }
 
-    fn finish(self, plan: Plan, on_card: Option<OnCard>) -> Result<Made, EngineError> {
+    fn finish(
+        self,
+        mut plan: Plan,
+        on_card: Option<OnCard>,
+        passed_over: Vec<String>,
+    ) -> Result<Made, EngineError> {
+        plan.warnings.extend(passed_over);
         let calibration = self.calibration(&plan, on_card.as_ref())?;
         let device = match &on_card {
             Some(OnCard { slots, .. }) => Some(DeviceOptions {

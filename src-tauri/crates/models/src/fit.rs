@@ -141,6 +141,7 @@ mod tests {
                 name: "Test GPU".to_owned(),
                 vram_total_bytes: 16 << 30,
                 vram_free_bytes: 15 << 30,
+                is_shared_with_system: false,
                 compute_capability: (8, 9),
                 driver_version: "550.0".to_owned(),
                 problem: None,

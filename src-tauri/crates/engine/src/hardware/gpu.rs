@@ -1,12 +1,19 @@
-//! NVIDIA GPUs as the driver's management library (NVML) reports them.
+//! NVIDIA GPUs as the driver's two libraries report them.
 //!
-//! NVML comes with the driver and needs neither CUDA nor a context on the GPU, so asking it
-//! costs no VRAM and works where nothing of NVIDIA's is installed: the library is then simply
-//! not found.
+//! The management library (NVML) knows every GPU of the machine and what is free of it, and needs no
+//! context on a GPU to say so. CUDA knows which of them this process may use (`CUDA_VISIBLE_DEVICES`,
+//! MIG instances). They number GPUs differently, so both are matched by identifier. A GPU whose memory
+//! NVML does not know is asked through CUDA, and so are all where NVML does not work.
 
-use nvml_wrapper::{Nvml, error::NvmlError};
+use std::cmp::Reverse;
+use std::collections::HashSet;
+
+use nvml_wrapper::{Device, Nvml, error::NvmlError};
+use octet_kernels::cuda::{self, CudaError, Listed};
 use serde::Serialize;
 use thiserror::Error;
+
+use crate::plan::CUDA_CONTEXT_BYTES;
 
 /// The oldest driver that loads the PTX 8.0 of the kernels (CUDA 12.0).
 const MIN_DRIVER: u32 = 525;
@@ -14,12 +21,25 @@ const MIN_DRIVER: u32 = 525;
 /// The oldest architecture the kernels are compiled for: Turing.
 const MIN_COMPUTE_CAPABILITY: (i32, i32) = (7, 5);
 
+/// The CUDA version that those drivers support, for where only CUDA can be asked.
+const MIN_CUDA: (i32, i32) = (12, 0);
+
+/// VRAM left to the system where it shares a GPU with this program: the larger of this and
+/// [`MARGIN_PERCENT`].
+const MIN_MARGIN_BYTES: u64 = 500_000_000;
+
+/// Of the installed VRAM.
+const MARGIN_PERCENT: u64 = 4;
+
+/// Names the GPUs that CUDA shows to a process.
+const VISIBLE_VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
+
 /// Whether there is an NVIDIA GPU, and if not, why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GpuStatus {
-    /// The GPUs in the order of NVML, which is that of the PCI bus; at least one. Each says for
-    /// itself whether it can be used.
+    /// The GPUs in the order of NVML, which is that of the PCI bus, then what CUDA alone lists; at
+    /// least one. Each says for itself whether it can be used.
     Found(Vec<Gpu>),
     /// No GPU to use.
     Absent {
@@ -33,7 +53,7 @@ pub enum GpuStatus {
 pub struct Gpu {
     /// Index in the order of NVML. CUDA may number the GPUs otherwise: match by `uuid`.
     pub index: u32,
-    /// The driver's identifier (`GPU-...`); empty if it gave none.
+    /// The driver's identifier (`GPU-...`, of a MIG instance `MIG-...`); empty if it gave none.
     pub uuid: String,
     /// Product name.
     pub name: String,
@@ -41,6 +61,9 @@ pub struct Gpu {
     pub vram_total_bytes: u64,
     /// VRAM that no program holds at the moment.
     pub vram_free_bytes: u64,
+    /// A display is attached to it, or the driver moves what does not fit to RAM without saying so
+    /// (WDDM, Windows' own driver model): some VRAM has to stay free, see [`Gpu::margin_bytes`].
+    pub is_shared_with_system: bool,
     /// CUDA compute capability, major and minor; (0, 0) if the driver did not say.
     pub compute_capability: (i32, i32),
     /// Version of the driver, as `525.60.13`.
@@ -66,6 +89,37 @@ impl GpuStatus {
             Self::Absent { .. } => &[],
         };
         gpus.iter().filter(|gpu| gpu.problem.is_none())
+    }
+
+    /// The one with the most VRAM to take, of those that can be used.
+    pub fn best(&self) -> Option<&Gpu> {
+        let most = |gpu: &&Gpu| {
+            let to_take = gpu.vram_free_bytes.saturating_sub(gpu.margin_bytes());
+            (to_take, Reverse(gpu.index))
+        };
+        self.usable().max_by_key(most)
+    }
+
+    /// Has the GPU `uuid` count as one that cannot be used, by `problem`.
+    pub(crate) fn pass_over(&mut self, uuid: &str, problem: &str) {
+        if let Self::Found(gpus) = self {
+            for gpu in gpus.iter_mut().filter(|gpu| gpu.uuid == uuid) {
+                gpu.problem = Some(problem.to_owned());
+            }
+        }
+    }
+}
+
+impl Gpu {
+    /// VRAM that has to stay free. With less of it a desktop stutters, and what a driver then moves
+    /// to RAM is slow from there on.
+    #[must_use]
+    pub fn margin_bytes(&self) -> u64 {
+        if self.is_shared_with_system {
+            MIN_MARGIN_BYTES.max(self.vram_total_bytes / 100 * MARGIN_PERCENT)
+        } else {
+            0
+        }
     }
 }
 
@@ -117,6 +171,25 @@ fn probe() -> Result<Vec<Gpu>, ProbeError> {
     if cfg!(target_os = "macos") {
         return Err(ProbeError::Macos);
     }
+    let listed = cuda::list();
+    match managed(&listed) {
+        Err(ProbeError::DriverTooOld { version }) => Err(ProbeError::DriverTooOld { version }),
+        // What can be computed on need not be managed.
+        Err(failure) => match listed {
+            Ok(listed) if !listed.is_empty() => {
+                let unmanaged = listed.iter().enumerate();
+                Ok(unmanaged
+                    .map(|(i, one)| by_cuda(one, i as u32, None))
+                    .collect())
+            }
+            _ => Err(failure),
+        },
+        found => found,
+    }
+}
+
+/// What NVML lists, and what CUDA lists beside it.
+fn managed(listed: &Result<Vec<Listed>, CudaError>) -> Result<Vec<Gpu>, ProbeError> {
     let nvml = Nvml::init().map_err(init_error)?;
     let version = nvml
         .sys_driver_version()
@@ -132,12 +205,20 @@ fn probe() -> Result<Vec<Gpu>, ProbeError> {
     if n_gpus == 0 {
         return Err(ProbeError::NoDevice { version });
     }
-    Ok((0..n_gpus)
-        .map(|index| match query(&nvml, index, &version) {
+    let mut gpus: Vec<Gpu> = (0..n_gpus)
+        .map(|index| match query(&nvml, index, &version, listed) {
             Ok(gpu) => gpu,
             Err(error) => unreadable(index, version.clone(), &error),
         })
-        .collect())
+        .collect();
+    if let Ok(listed) = listed {
+        let known: HashSet<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+        let others = listed
+            .iter()
+            .filter(|one| !known.iter().any(|uuid| one.is_named(uuid)));
+        gpus.extend(others.map(|one| by_cuda(one, n_gpus, Some((&nvml, &version)))));
+    }
+    Ok(gpus)
 }
 
 fn init_error(error: NvmlError) -> ProbeError {
@@ -183,21 +264,165 @@ fn check_driver(version: &str) -> Result<(), ProbeError> {
     }
 }
 
-fn query(nvml: &Nvml, index: u32, version: &str) -> Result<Gpu, NvmlError> {
+fn query(
+    nvml: &Nvml,
+    index: u32,
+    version: &str,
+    listed: &Result<Vec<Listed>, CudaError>,
+) -> Result<Gpu, NvmlError> {
     let device = nvml.device_by_index(index)?;
-    let memory = device.memory_info()?;
-    let capability = device.cuda_compute_capability()?;
-    let compute_capability = (capability.major, capability.minor);
-    Ok(Gpu {
+    let uuid = device.uuid().unwrap_or_default();
+    let by_cuda = match listed {
+        Ok(listed) => listed.iter().find(|one| one.is_named(&uuid)),
+        Err(_) => None,
+    };
+    let compute_capability = match (device.cuda_compute_capability(), by_cuda) {
+        (Ok(capability), _) => (capability.major, capability.minor),
+        (Err(_), Some(listed)) => listed.compute_capability,
+        (Err(error), None) => return Err(error),
+    };
+    let mut gpu = Gpu {
         index,
-        uuid: device.uuid().unwrap_or_default(),
         name: device.name()?,
-        vram_total_bytes: memory.total,
-        vram_free_bytes: memory.free,
+        vram_total_bytes: 0,
+        vram_free_bytes: 0,
+        is_shared_with_system: is_shared_with_system(Some(&device), by_cuda),
         compute_capability,
         driver_version: version.to_owned(),
         problem: capability_problem(compute_capability),
+        uuid,
+    };
+    let memory = memory_figure(&device)?;
+    if let Some((total_bytes, free_bytes)) = memory {
+        (gpu.vram_total_bytes, gpu.vram_free_bytes) = (total_bytes, free_bytes);
+    }
+    let hidden = listed.as_ref().map(|_| by_cuda.is_none());
+    if gpu.problem.is_none() {
+        gpu.problem = match hidden {
+            Ok(true) => Some(why_hidden(&device)),
+            Ok(false) if memory.is_none() => ask_memory(&mut gpu),
+            Ok(false) => None,
+            // Without CUDA's library nothing is computed on any GPU: that is said of all of them.
+            Err(CudaError::NoDriver) => None,
+            Err(error) => Some(format!("CUDA does not start: {error}")),
+        };
+    }
+    Ok(gpu)
+}
+
+/// VRAM in all and free, where NVML knows it: of some GPUs, as those that share the machine's
+/// memory, it does not.
+fn memory_figure(device: &Device<'_>) -> Result<Option<(u64, u64)>, NvmlError> {
+    match device.memory_info() {
+        Ok(memory) if memory.total > 0 => Ok(Some((memory.total, memory.free))),
+        Ok(_) | Err(NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why CUDA does not list a GPU that NVML does.
+fn why_hidden(device: &Device<'_>) -> String {
+    if device.mig_mode().is_ok_and(|mode| mode.current != 0) {
+        "it is split into MIG instances; CUDA computes in one of those".to_owned()
+    } else if std::env::var_os(VISIBLE_VARIABLE).is_some() {
+        format!("{VISIBLE_VARIABLE} hides it from this program")
+    } else {
+        "CUDA does not list it".to_owned()
+    }
+}
+
+/// A GPU, or a MIG instance, that NVML's list does not have; of an instance it still knows the
+/// memory.
+fn by_cuda(listed: &Listed, mut index: u32, nvml: Option<(&Nvml, &str)>) -> Gpu {
+    let instance = nvml.and_then(|(nvml, _)| nvml.device_by_uuid(listed.uuid_text("MIG")).ok());
+    let parent = instance.as_ref().and_then(|it| it.mig_parent_device().ok());
+    if let Some(of_parent) = parent.and_then(|parent| parent.index().ok()) {
+        index = of_parent;
+    }
+    let mut gpu = Gpu {
+        index,
+        uuid: listed.uuid_text(if instance.is_some() { "MIG" } else { "GPU" }),
+        name: listed.name.clone(),
+        vram_total_bytes: listed.total_bytes,
+        vram_free_bytes: 0,
+        is_shared_with_system: is_shared_with_system(None, Some(listed)),
+        compute_capability: listed.compute_capability,
+        driver_version: nvml.map_or_else(supported_cuda, |(_, version)| version.to_owned()),
+        problem: capability_problem(listed.compute_capability),
+    };
+    if gpu.problem.is_none() && nvml.is_none() {
+        gpu.problem = cuda_problem();
+    }
+    let memory = instance.and_then(|instance| memory_figure(&instance).ok().flatten());
+    match memory {
+        Some((total_bytes, free_bytes)) => {
+            (gpu.vram_total_bytes, gpu.vram_free_bytes) = (total_bytes, free_bytes);
+        }
+        None if gpu.problem.is_none() => gpu.problem = ask_memory(&mut gpu),
+        None => {}
+    }
+    gpu
+}
+
+/// Asks CUDA for the memory of `gpu`; why that cannot be done, if so.
+fn ask_memory(gpu: &mut Gpu) -> Option<String> {
+    match cuda::memory_of(&gpu.uuid) {
+        Ok((free_bytes, total_bytes)) => {
+            gpu.vram_total_bytes = total_bytes;
+            // The context that it took to ask is given back, and is planned for.
+            gpu.vram_free_bytes = free_bytes
+                .saturating_add(CUDA_CONTEXT_BYTES)
+                .min(total_bytes);
+            None
+        }
+        Err(error) => Some(format!("its memory cannot be read: {error}")),
+    }
+}
+
+/// What the driver supports, where its own version is not known.
+fn supported_cuda() -> String {
+    match cuda::supported_version() {
+        Ok((major, minor)) => format!("for CUDA {major}.{minor}"),
+        Err(_) => String::new(),
+    }
+}
+
+/// Why the driver cannot load the kernels, if so.
+fn cuda_problem() -> Option<String> {
+    let supported = cuda::supported_version().ok()?;
+    let (major, minor) = supported;
+    (supported < MIN_CUDA).then(|| {
+        format!(
+            "its driver supports CUDA {major}.{minor}, and {}.{} is needed; install driver \
+             {MIN_DRIVER} or newer",
+            MIN_CUDA.0, MIN_CUDA.1
+        )
     })
+}
+
+/// Whether the system draws with the GPU, or pages its memory.
+fn is_shared_with_system(device: Option<&Device<'_>>, listed: Option<&Listed>) -> bool {
+    let shows = device.is_some_and(|device| {
+        device.is_display_active().unwrap_or(false)
+            || device.is_display_connected().unwrap_or(false)
+    });
+    // Kernels have a time limit where a display waits for them.
+    shows || listed.is_some_and(|listed| listed.has_time_limit) || pages_silently(device, listed)
+}
+
+/// Whether the driver grants more VRAM than there is: all of Windows' own driver model (WDDM) do.
+#[cfg(windows)]
+fn pages_silently(device: Option<&Device<'_>>, listed: Option<&Listed>) -> bool {
+    use nvml_wrapper::enum_wrappers::device::DriverModel;
+    match device.map(Device::driver_model) {
+        Some(Ok(model)) => model.current == DriverModel::WDDM,
+        _ => !listed.is_some_and(|listed| listed.is_compute_only),
+    }
+}
+
+#[cfg(not(windows))]
+fn pages_silently(_device: Option<&Device<'_>>, _listed: Option<&Listed>) -> bool {
+    false
 }
 
 fn capability_problem(capability: (i32, i32)) -> Option<String> {
@@ -218,6 +443,7 @@ fn unreadable(index: u32, driver_version: String, error: &NvmlError) -> Gpu {
         name: format!("GPU {index}"),
         vram_total_bytes: 0,
         vram_free_bytes: 0,
+        is_shared_with_system: false,
         compute_capability: (0, 0),
         driver_version,
         problem: Some(format!("the NVIDIA driver could not read it: {error}")),

@@ -28,7 +28,7 @@ impl Planner<'_> {
             let pool = self.vram_pool(gpu, pool.limit_bytes, fewer.experts, prefetch);
             share_bytes(sizes, fewer) <= pool.left_bytes()
         });
-        let raised = (needed_bytes <= gpu.vram_free_bytes)
+        let raised = (needed_bytes <= self.vram_to_take(gpu))
             .then(|| format!("raise --vram to {}", at_least(needed_bytes)));
         let remedies = [
             raised,

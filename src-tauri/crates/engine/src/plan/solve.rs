@@ -1,7 +1,5 @@
 //! From request to plan: the device, then VRAM, then RAM.
 
-use std::cmp::Reverse;
-
 use crate::hardware::{Gpu, GpuStatus, Hardware};
 
 use super::pool::{Pool, item, sum};
@@ -109,10 +107,7 @@ fn choose_device<'a>(
             reason: "Computes on the CPU, as asked for".to_owned(),
         });
     }
-    let gpu = hardware
-        .gpu
-        .usable()
-        .max_by_key(|gpu| (gpu.vram_free_bytes, Reverse(gpu.index)));
+    let gpu = hardware.gpu.best();
     let reason = match (gpu, sizes.gpu_problem()) {
         (Some(gpu), Some(problem)) => format!("{problem}, so {} is not used", gpu.name),
         (Some(gpu), None) if request.gpu_backend_available => return Ok(Choice::Gpu(gpu)),
@@ -366,19 +361,36 @@ impl Planner<'_> {
 
     /// What the program may take of VRAM in all.
     fn vram_limit(&self, gpu: &Gpu, notes: &mut Notes) -> u64 {
-        let free_bytes = self.vram_free_bytes(gpu);
+        let (to_take, margin_bytes) = (self.vram_to_take(gpu), gpu.margin_bytes());
+        let margin = format_bytes(margin_bytes);
         match self.request.vram_budget {
-            Some(budget) if budget > free_bytes => {
+            Some(budget) if budget > to_take => {
+                let beside = match margin_bytes {
+                    0 => String::new(),
+                    _ => format!(" beside the {margin} that the system needs of it"),
+                };
                 notes.warnings.push(format!(
-                    "The VRAM budget is {}, but only {} are free; the plan keeps to those",
+                    "The VRAM budget is {}, but only {} are free{beside}; the plan keeps to those",
                     format_bytes(budget),
-                    format_bytes(free_bytes)
+                    format_bytes(to_take)
                 ));
-                free_bytes
+                to_take
             }
             Some(budget) => budget,
-            None => free_bytes,
+            None => {
+                if margin_bytes > 0 {
+                    notes.reasons.push(format!(
+                        "{margin} of VRAM are left to the system, which uses this GPU too"
+                    ));
+                }
+                to_take
+            }
         }
+    }
+
+    /// VRAM that is free beside the margin of the system.
+    pub(super) fn vram_to_take(&self, gpu: &Gpu) -> u64 {
+        self.vram_free_bytes(gpu).saturating_sub(gpu.margin_bytes())
     }
 
     /// VRAM that is free, or was before this program's own context took its part.

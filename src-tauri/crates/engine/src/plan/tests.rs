@@ -2,6 +2,7 @@
 
 mod properties;
 mod refusals;
+mod shared_gpu;
 mod step_down;
 
 use super::*;
@@ -58,6 +59,7 @@ fn gpu(total_bytes: u64, free_bytes: u64) -> Gpu {
         name: "Test GPU".to_owned(),
         vram_total_bytes: total_bytes,
         vram_free_bytes: free_bytes,
+        is_shared_with_system: false,
         compute_capability: (8, 6),
         driver_version: "550.54".to_owned(),
         problem: None,
