@@ -141,8 +141,12 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
     for offer in offers.iter().filter(available) {
         writeln!(
             out,
-            "Available: {}, {}, {}\n    {}{}\n    octet models pull {}",
+            "Available: {}{}, {}, {}\n    {}{}\n    octet models pull {}",
             offer.title,
+            match offer.is_recommended {
+                true => " (recommended for this machine)",
+                false => "",
+            },
             format_bytes(offer.size_bytes),
             offer.license.as_deref().unwrap_or("licence unknown"),
             offer.fit.summary,

@@ -57,6 +57,13 @@ pub enum ModelsError {
         /// Bytes there are.
         free_bytes: u64,
     },
+    /// A repository that Octet offers is not on the hub.
+    Withdrawn {
+        /// The repository.
+        repo: String,
+        /// Another one that Octet offers.
+        instead: String,
+    },
     /// The bytes that arrived are not those that were published, more than once.
     Checksum {
         /// The file.
@@ -142,7 +149,7 @@ impl ModelsError {
     pub fn code(&self) -> ProblemCode {
         match self {
             Self::Gated { .. } => ProblemCode::Gated,
-            Self::Missing { .. } => ProblemCode::Missing,
+            Self::Missing { .. } | Self::Withdrawn { .. } => ProblemCode::Missing,
             Self::Token { .. } => ProblemCode::Token,
             Self::Network { .. } => ProblemCode::Network,
             Self::Tls { .. } => ProblemCode::Tls,
@@ -177,6 +184,9 @@ impl ModelsError {
             }
             Self::Missing { what } => {
                 format!("the hub has no {what}, or it is private")
+            }
+            Self::Withdrawn { repo, .. } => {
+                format!("the hub does not have {repo}, though Octet offers it")
             }
             Self::Token { reason } => format!("the hub rejects the access token: {reason}"),
             Self::Network { host, reason } => format!("{host} cannot be reached: {reason}"),
@@ -255,6 +265,9 @@ impl ModelsError {
             Self::Missing { .. } => "check the spelling; if it is private, enter an access token \
                                      of an account that can read it"
                 .to_owned(),
+            Self::Withdrawn { instead, .. } => format!(
+                "nothing was downloaded and nothing is lost: choose {instead}, which Octet offers too"
+            ),
             Self::Token { .. } => "create a new token with read access on the hub's settings page, \
                                    and enter it in Octet"
                 .to_owned(),

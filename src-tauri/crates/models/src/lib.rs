@@ -48,6 +48,7 @@ mod import;
 mod library;
 mod manager;
 mod names;
+mod recommend;
 mod record;
 mod relocate;
 mod remote;

@@ -3,6 +3,7 @@
 mod queue;
 mod shelf;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use crate::hub::{Hub, parse_endpoint};
 use crate::import;
 use crate::library::Lease;
+use crate::names::RepoName;
 use crate::settings_file::{self, Chosen};
 use crate::token::{Token, TokenKeeper};
 use crate::transfer::blocking;
@@ -39,6 +41,8 @@ struct Shared {
     state: watch::Sender<ModelsState>,
     queue: Mutex<queue::Queue>,
     tasks: Mutex<shelf::Tasks>,
+    /// Of the catalogue, what the hub turned out not to have.
+    gone: Mutex<BTreeSet<RepoName>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -83,6 +87,7 @@ impl Manager {
                 state: watch::Sender::new(state),
                 queue: Mutex::new(queue),
                 tasks: Mutex::default(),
+                gone: Mutex::default(),
             }),
         };
         manager.refresh();

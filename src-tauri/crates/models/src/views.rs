@@ -171,6 +171,24 @@ pub struct Offer {
     pub disk: DiskNeed,
     /// What there is of it already.
     pub status: OfferStatus,
+    /// The one of the catalogue that suits this machine best.
+    pub is_recommended: bool,
+    /// What it is beside the model of the catalogue that comes nearest to it.
+    pub compared: Option<Comparison>,
+}
+
+/// A model beside another that differs in its bits alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct Comparison {
+    /// The other one's title.
+    pub to: String,
+    /// It answers better, and takes more; otherwise the other way round.
+    pub is_better: bool,
+    /// By how much they differ, in memory as on disk.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
+    pub bytes: u64,
 }
 
 /// What there is of an offered model.

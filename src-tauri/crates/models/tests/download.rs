@@ -461,3 +461,43 @@ async fn what_was_here_before_is_compared_and_fetched_only_where_it_is_bad() {
     let sent = bench.hub.sent_bytes();
     assert_eq!((sent.get(&good.name), sent[&bad.name]), (None, bad.size));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_of_the_catalogue_that_the_hub_lacks_gives_way_to_the_other_one() {
+    const GONE: &str = "tests/small-mixtral-3bit";
+    let mut bench = Bench::new().await;
+    let mut better = catalogue(&[], mixtral_check());
+    better[0].repo = GONE.parse().unwrap();
+    better[0].quality += 1;
+    bench.options.catalogue = catalogue(&[], mixtral_check());
+    bench.options.catalogue.extend(better);
+    bench.restart();
+    let plan = PlanRequest::default();
+    let recommended = async |bench: &Bench| {
+        let offers = bench.manager.offers(&plan).await;
+        assert_eq!(offers.len(), 2);
+        let mut marked = offers.into_iter().filter(|offer| offer.is_recommended);
+        marked.next().unwrap().repo
+    };
+    assert_eq!(recommended(&bench).await, GONE);
+    bench.manager.download(GONE).await.unwrap();
+    let DownloadEnd::Failed(problem) = bench.manager.wait(GONE).await.unwrap() else {
+        panic!("downloaded from nowhere");
+    };
+    assert_problem(&problem, ProblemCode::Missing);
+    assert!(problem.message.contains(GONE), "{problem:?}");
+    assert!(problem.hint.contains(MODEL), "{problem:?}");
+    assert!(!problem.hint.contains("spelling"), "{problem:?}");
+    assert_eq!(recommended(&bench).await, MODEL);
+
+    // Looked up, it says the same; and what is not of the catalogue may be misspelt.
+    let problem = bench.manager.look_up(GONE, &plan).await.unwrap_err();
+    assert!(problem.problem().hint.contains(MODEL), "{problem}");
+    let other = bench
+        .manager
+        .look_up("tests/none", &plan)
+        .await
+        .unwrap_err();
+    assert!(other.problem().hint.contains("spelling"), "{other}");
+    assert_eq!(bench.download().await, DownloadEnd::Gone);
+}

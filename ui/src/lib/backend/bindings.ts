@@ -312,6 +312,16 @@ export type ChatsChanged = {
 /**  The window is about to close: what was typed has to be put down now. */
 export type Closing = null;
 
+/**  A model beside another that differs in its bits alone. */
+export type Comparison = {
+	/**  The other one's title. */
+	to: string,
+	/**  It answers better, and takes more; otherwise the other way round. */
+	isBetter: boolean,
+	/**  By how much they differ, in memory as on disk. */
+	bytes: number,
+};
+
 /**  How much of the context a chat takes. */
 export type ContextUsage = {
 	/**  Tokens of the active branch. */
@@ -953,6 +963,10 @@ export type Offer = {
 	disk: DiskNeed,
 	/**  What there is of it already. */
 	status: OfferStatus,
+	/**  The one of the catalogue that suits this machine best. */
+	isRecommended: boolean,
+	/**  What it is beside the model of the catalogue that comes nearest to it. */
+	compared: Comparison | null,
 };
 
 /**  What there is of an offered model. */

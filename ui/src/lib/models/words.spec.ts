@@ -3,7 +3,7 @@ import type { Download, DownloadState, Offer } from '$lib/backend';
 import { HERMES, MIXTRAL } from '$lib/backend/fake/models';
 import { CATALOGUE } from '$lib/backend/fake/offers';
 import { i18n } from '$lib/i18n/index.svelte';
-import { damageOf, downloadText, licenseName, offerBadge, offerPlan, offerQuantization, quantizationText, repoIn, speedText, tokenizerText, verifyText, systemText } from './words';
+import { comparedText, damageOf, downloadText, licenseName, offerBadge, offerPlan, offerQuantization, quantizationText, repoIn, speedText, tokenizerText, verifyText, systemText } from './words';
 
 beforeEach(() => i18n.use('en'));
 
@@ -74,6 +74,16 @@ describe('an offer', () => {
     expect(tokenizerText({ ...offer, tokenizerFrom: ['a/b'] })).toBe('Tokenizer: a/b');
     expect(tokenizerText({ ...offer, tokenizerFrom: [offer.repo, 'c/d'] })).toBe('Tokenizer: included');
     expect(tokenizerText({ ...offer, tokenizerFrom: [] })).toBeNull();
+  });
+
+  it('says how it differs from the version next to it', () => {
+    const [two, three] = CATALOGUE;
+    if (!two || !three) throw new Error('the catalogue lacks a version');
+    expect(comparedText(three)).toBe(`Better answers than ${two.title}, slower, needs 4.7 GB more.`);
+    expect(comparedText(two)).toBe(`Faster than ${three.title} and needs 4.7 GB less; answers a little less well.`);
+    expect(comparedText({ ...two, compared: null })).toBeNull();
+    i18n.use('de');
+    expect(comparedText(three)).toBe(`Bessere Antworten als ${two.title}, langsamer, braucht 4,7 GB mehr.`);
   });
 
   it('names its licence as a person does', () => {

@@ -55,6 +55,13 @@ export function offerPlan({ fit }: Offer): string | null {
   return fit.expertsInRam >= all ? t('offers.planRam', { all }) : t('offers.planDisk', { inRam: fit.expertsInRam, all });
 }
 
+/** What it is beside the version that comes nearest to it; null where there is none. */
+export function comparedText({ compared }: Offer): string | null {
+  if (compared === null) return null;
+  const values = { other: compared.to, size: bytes(compared.bytes, i18n.locale) };
+  return compared.isBetter ? t('offers.better', values) : t('offers.lighter', values);
+}
+
 /** Where its tokenizer is looked for, in order. */
 export function tokenizerText({ repo, tokenizerFrom: [from, ...others] }: Offer): string | null {
   if (from === undefined) return null;
@@ -79,7 +86,10 @@ export function offerQuantization(text: string): string {
 }
 
 /** What the catalogue says in English of the models that are known here. */
-const KNOWN: Record<string, Key> = { 'lavawolfiee/Mixtral-8x7B-Instruct-v0.1-offloading-demo': 'offers.instruct' };
+const KNOWN: Record<string, Key> = {
+  'lavawolfiee/Mixtral-8x7B-Instruct-v0.1-offloading-demo': 'offers.instruct',
+  'lavawolfiee/Mixtral-8x7B-Instruct-v0.1-offloading-hqq-4bit-3bit': 'offers.instruct3'
+};
 
 export function aboutText({ repo, about }: Offer): { text: string; lang: string | undefined } {
   const key = KNOWN[repo];

@@ -23,9 +23,13 @@ class Library {
   /** Repositories under way, joined: the same text as long as the same ones are, so that lists stay as they are. */
   readonly #underWay: string = $derived((this.state?.downloads ?? []).map((download) => download.repo).join('\n'));
   readonly underWay: ReadonlySet<string> = $derived(new Set(this.#underWay.split('\n')));
-  /** What is neither here nor on its way. */
+  /** The one that suits this machine best. */
+  readonly recommended: Offer | null = $derived(this.offers.find((offer) => offer.isRecommended) ?? this.offers[0] ?? null);
+  /** What is neither here nor on its way, the best first. */
   readonly available: Offer[] = $derived(
-    this.offers.filter(({ repo }) => !this.underWay.has(repo) && !models.entries.some((entry) => entry.id === repo))
+    this.offers
+      .filter(({ repo }) => !this.underWay.has(repo) && !models.entries.some((entry) => entry.id === repo))
+      .sort((a, b) => Number(b.isRecommended) - Number(a.isRecommended))
   );
   /** Of all that arrives, 0 to 1; null when nothing does. */
   readonly share: number | null = $derived.by(() => {

@@ -402,6 +402,7 @@ impl Manager {
     }
 
     fn end(&self, repo: &RepoName, ended: Result<()>) {
+        let ended = ended.map_err(|error| self.instead_of(repo, error));
         let is_complete = ended.is_ok();
         {
             let root = self.folder();

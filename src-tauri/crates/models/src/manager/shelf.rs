@@ -15,6 +15,7 @@ use crate::hub::page;
 use crate::import::{self, ImportHow};
 use crate::library::{self, Found, by_name};
 use crate::names::RepoName;
+use crate::recommend::recommend;
 use crate::record::Ticket;
 use crate::remote::RemoteModel;
 use crate::transfer::{Meter, Stop, blocking, persist, seconds_left};
@@ -76,10 +77,14 @@ impl Manager {
         let plan = plan.clone();
         let offers = blocking(move || {
             let hardware = Hardware::detect(&manager.folder());
-            let catalogue = manager.shared.options.catalogue.iter();
-            catalogue
+            let catalogue = &manager.shared.options.catalogue;
+            let mut offers: Vec<Offer> = catalogue
+                .iter()
                 .map(|item| manager.offer(item, &hardware, &plan))
-                .collect()
+                .collect();
+            let gone = locked(&manager.shared.gone).clone();
+            recommend(catalogue, &mut offers, |item| gone.contains(&item.repo));
+            offers
         });
         offers.await.unwrap_or_default()
     }
@@ -104,6 +109,8 @@ impl Manager {
             fit: fit(&item.sizes, hardware, plan),
             disk: self.disk_need(&item.repo, size_bytes),
             status: self.status_of(&item.repo, hardware, plan),
+            is_recommended: false,
+            compared: None,
         }
     }
 
@@ -118,7 +125,8 @@ impl Manager {
         options.attempts = options.attempts.min(LOOK_UP_ATTEMPTS);
         let ask = || RemoteModel::inspect(&hub, &repo, "main");
         let model = persist(&options, &Stop::new(), |_| {}, ask).await;
-        let model = model.map_err(|failure| failure.into_error(&hub.host()))?;
+        let model =
+            model.map_err(|failure| self.instead_of(&repo, failure.into_error(&hub.host())))?;
         let (manager, plan) = (self.clone(), plan.clone());
         blocking(move || {
             let hardware = Hardware::detect(&manager.folder());
@@ -149,9 +157,31 @@ impl Manager {
                 fit: fit(&model.sizes, &hardware, &plan),
                 disk: manager.disk_need(&repo, model.bytes()),
                 status: manager.status_of(&repo, &hardware, &plan),
+                is_recommended: false,
+                compared: None,
             }
         })
         .await
+    }
+
+    /// `error` of `repo`; if that is of the catalogue and the hub does not have it, what to take
+    /// instead.
+    pub(super) fn instead_of(&self, repo: &RepoName, error: ModelsError) -> ModelsError {
+        let catalogue = &self.shared.options.catalogue;
+        let is_known = catalogue.iter().any(|item| item.repo == *repo);
+        match &error {
+            ModelsError::Missing { what } if is_known && what == repo.as_str() => {}
+            _ => return error,
+        }
+        let mut gone = locked(&self.shared.gone);
+        gone.insert(repo.clone());
+        match catalogue.iter().find(|item| !gone.contains(&item.repo)) {
+            Some(other) => ModelsError::Withdrawn {
+                repo: repo.to_string(),
+                instead: other.repo.to_string(),
+            },
+            None => error,
+        }
     }
 
     fn page(&self, repo: &RepoName) -> String {

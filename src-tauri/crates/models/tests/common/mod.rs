@@ -233,6 +233,7 @@ pub fn catalogue(sources: &[&str], check: TokenizerCheck) -> Vec<CatalogueItem> 
             max_positions: 512,
         },
         files: 13,
+        quality: 1,
         tokenizer: TokenizerSources {
             repos: sources.iter().map(|name| name.parse().unwrap()).collect(),
             check,

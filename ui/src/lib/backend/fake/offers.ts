@@ -15,7 +15,9 @@ const INSTRUCT: Offer = {
   tokenizerFrom: ['mobiuslabsgmbh/Mixtral-8x7B-Instruct-v0.1-hf-attn-4bit-moe-2bit-HQQ', 'mistralai/Mixtral-8x7B-Instruct-v0.1'],
   fit: { badge: 'fits', summary: 'fits (auto plan: 4 experts a layer on the GPU)', reason: null, expertsOnGpu: 4, expertsInRam: 256, totalExperts: 256, ramBytes: 9.4e9, vramBytes: 10.9e9 },
   disk: { neededBytes: 18.2e9, freeBytes: 143e9, isEnough: true },
-  status: 'available'
+  status: 'available',
+  isRecommended: true,
+  compared: { to: 'Mixtral 8x7B, 3-bit experts', isBetter: false, bytes: 4.7e9 }
 };
 
 const BASE: Offer = {
@@ -25,6 +27,8 @@ const BASE: Offer = {
   about: '',
   page: 'https://huggingface.co/ada/Mixtral-8x7B-v0.1-HQQ-3bit',
   sizeBytes: 22.9e9,
+  isRecommended: false,
+  compared: { to: INSTRUCT.title, isBetter: true, bytes: 4.7e9 },
   quantization: 'HQQ: 3-bit experts in groups of 32, 4-bit attention in groups of 64',
   fit: { badge: 'tight', summary: 'tight (auto plan: 3 experts a layer on the GPU)', reason: null, expertsOnGpu: 3, expertsInRam: 256, totalExperts: 256, ramBytes: 18.6e9, vramBytes: 11.1e9 }
 };
@@ -38,6 +42,8 @@ export const OTHER: Offer = {
   title: 'Nous-Hermes-2-Mixtral-8x7B-HQQ',
   about: '',
   license: null,
+  isRecommended: false,
+  compared: null,
   page: 'https://huggingface.co/ada/Nous-Hermes-2-Mixtral-8x7B-HQQ',
   quantization: null,
   tokenizerFrom: ['ada/Nous-Hermes-2-Mixtral-8x7B-HQQ'],
