@@ -153,7 +153,8 @@ impl GpuModel {
         }
         self.prefetch_guess(pass, layer);
         self.compute_picks(pass, layer, &hits, 0)?;
-        if !hits.is_empty() && !(on_cpu.is_empty() && coming.is_empty()) {
+        let waits = !on_cpu.is_empty() || !coming.is_empty();
+        if waits && !hits.is_empty() {
             self.compute.flush()?;
         }
         if !on_cpu.is_empty() {

@@ -52,12 +52,7 @@ impl Staging {
         queued
     }
 
-    fn queue(
-        &mut self,
-        stream: &Stream,
-        from: &[u8],
-        to: Slice<'_, u8>,
-    ) -> Result<(), CudaError> {
+    fn queue(&mut self, stream: &Stream, from: &[u8], to: Slice<'_, u8>) -> Result<(), CudaError> {
         let mut at = 0;
         while at < from.len() {
             let buffer = &mut self.buffers[self.next];
