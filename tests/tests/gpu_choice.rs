@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use octet_engine::checkpoint::ExpertId;
 use octet_engine::error::EngineError;
 use octet_engine::hardware::{Gpu, GpuStatus, Hardware};
-use octet_engine::model::{Logits, Session};
+use octet_engine::model::{Logits, PassProgress, PassWatch, Session};
 use octet_engine::plan::{Device, Misses, Placement, PlanRequest, make_plan};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
@@ -262,7 +262,7 @@ fn one_token(
     loaded: &Loaded,
     session: &mut Session,
     token: u32,
-    before_layer: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    before_layer: &mut PassWatch<'_>,
 ) -> Result<(), EngineError> {
     let tokens = [TokenId(token)];
     let done = loaded
@@ -307,9 +307,9 @@ fn launched_hits_begin_before_the_cpu_computes_its_share() {
     fake.set("FAIL", "query:1:soft");
     let mut copies = 0;
     let failed = (0..24).find_map(|token| {
-        let before_layer = &mut |layer| {
+        let before_layer = &mut |pass: PassProgress| {
             // The first layer's input is copied still.
-            copies = fake.counters().copies_up + u64::from(layer == 0);
+            copies = fake.counters().copies_up + u64::from(pass.layer == 0);
             ControlFlow::Continue(())
         };
         one_token(&loaded, &mut session, 31 * token % 384 + 5, before_layer).err()
@@ -356,7 +356,7 @@ fn a_slot_is_not_overwritten_while_it_is_read_though_its_layer_ended_with_an_err
     let mut session = loaded.model.session(64);
     let mut first_layer = |fails: bool| {
         session.kv.truncate(0);
-        let before = &mut |layer| match layer {
+        let before = &mut |pass: PassProgress| match pass.layer {
             0 => ControlFlow::Continue(()),
             _ => ControlFlow::Break(()),
         };
