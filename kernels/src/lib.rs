@@ -32,7 +32,7 @@ mod pool;
 mod product;
 mod scratch;
 
-pub use cpu::Level;
+pub use cpu::{Level, LevelError};
 pub use dense::{Q8Matrix, matmul_f16, matmul_q8};
 pub use layout::{Bits, GroupParam, LayoutError, QMatrix};
 pub use matmul::{Job, Precision, matmul};

@@ -51,24 +51,53 @@ impl Level {
     /// All levels, the slowest first.
     pub const ALL: [Level; 4] = [Level::Scalar, Level::Neon, Level::Avx2, Level::Avx512];
 
-    /// The fastest level here, or the one that the environment variable `OCTET_KERNELS` (`scalar`,
-    /// `neon`, `avx2`, `avx512`) limits it to. Read once; other values and levels that are not
-    /// here are ignored.
+    /// The fastest level here, or the one that [`Level::wanted`] limits it to. Read once; a value
+    /// that is an error there is ignored here.
     pub fn best() -> Self {
         static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let wanted = std::env::var("OCTET_KERNELS").unwrap_or_default();
             let here = |level: &Level| level.is_available();
-            let forced = match wanted.to_ascii_lowercase().as_str() {
-                "scalar" => Some(Level::Scalar),
-                "neon" => Some(Level::Neon),
-                "avx2" => Some(Level::Avx2),
-                "avx512" => Some(Level::Avx512),
-                _ => None,
-            };
             let best = Self::ALL.into_iter().rfind(here).unwrap_or(Level::Scalar);
-            forced.filter(here).unwrap_or(best)
+            Self::wanted().ok().flatten().unwrap_or(best)
         })
+    }
+
+    /// The level that the environment variable `OCTET_KERNELS` names (`scalar`, `neon`, `avx2`,
+    /// `avx512`), if it does.
+    ///
+    /// # Errors
+    /// [`LevelError`] for another value, or a level that this machine lacks.
+    pub fn wanted() -> Result<Option<Self>, LevelError> {
+        let Some(wanted) = std::env::var_os("OCTET_KERNELS") else {
+            return Ok(None);
+        };
+        Self::parse(&wanted.to_string_lossy())
+    }
+
+    fn parse(wanted: &str) -> Result<Option<Self>, LevelError> {
+        let level = match wanted.trim().to_ascii_lowercase().as_str() {
+            "" => return Ok(None),
+            "scalar" => Level::Scalar,
+            "neon" => Level::Neon,
+            "avx2" => Level::Avx2,
+            "avx512" => Level::Avx512,
+            _ => {
+                return Err(LevelError::Unknown {
+                    found: wanted.chars().take(40).collect(),
+                });
+            }
+        };
+        match level.is_available() {
+            true => Ok(Some(level)),
+            false => Err(LevelError::NotHere {
+                name: level.name(),
+                best: Self::ALL
+                    .into_iter()
+                    .rfind(|level| level.is_available())
+                    .unwrap_or(Level::Scalar)
+                    .name(),
+            }),
+        }
     }
 
     /// Whether this machine has it.
@@ -94,6 +123,32 @@ impl Level {
             Level::Avx512 => "AVX-512 VNNI",
         }
     }
+}
+
+/// Why the kernels that `OCTET_KERNELS` names cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LevelError {
+    /// There are none of this name.
+    #[error(
+        "OCTET_KERNELS is {found:?}; give scalar, neon, avx2 or avx512, or unset it to use the \
+         fastest"
+    )]
+    Unknown {
+        /// The value.
+        found: String,
+    },
+    /// This processor cannot run them.
+    #[error(
+        "OCTET_KERNELS asks for {name}, which this processor lacks; unset it to use the fastest \
+         that it has, {best}"
+    )]
+    NotHere {
+        /// Those asked for.
+        name: &'static str,
+        /// The fastest here.
+        best: &'static str,
+    },
 }
 
 /// What `group_input` reads: one group row and the tables of one token.
@@ -221,5 +276,25 @@ impl Kernels {
     /// The best table here.
     pub(crate) fn best() -> &'static Self {
         Self::of(Level::best())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_names_of_levels_that_are_here_are_taken() {
+        assert_eq!(Level::parse(""), Ok(None));
+        assert_eq!(Level::parse("Scalar"), Ok(Some(Level::Scalar)));
+        let unknown = Level::parse("sse9").expect_err("refused").to_string();
+        assert!(unknown.contains("\"sse9\"; give scalar, neon"), "{unknown}");
+        let (here, foreign) = match cfg!(target_arch = "aarch64") {
+            true => ("neon", "avx2"),
+            false => ("scalar", "neon"),
+        };
+        assert!(matches!(Level::parse(here), Ok(Some(_))));
+        let foreign = Level::parse(foreign).expect_err("refused").to_string();
+        assert!(foreign.contains("this processor lacks"), "{foreign}");
     }
 }
