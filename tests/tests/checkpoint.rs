@@ -377,6 +377,51 @@ fn a_tied_output_matrix_is_the_embedding_matrix() {
     assert_eq!(checkpoint.lm_head(), checkpoint.embed_tokens());
 }
 
+/// transformers ties the two after it has read them.
+#[test]
+fn an_output_matrix_in_the_file_is_not_used_where_the_configuration_ties_it() {
+    let dir = tempfile::tempdir().unwrap();
+    write_small(dir.path());
+    let untied = Checkpoint::open(dir.path()).unwrap();
+    assert_ne!(untied.lm_head(), untied.embed_tokens());
+    drop(untied);
+    let path = dir.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config["tie_word_embeddings"] = true.into();
+    fs::write(&path, config.to_string()).unwrap();
+    let tied = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(tied.lm_head(), tied.embed_tokens());
+}
+
+/// Each read opened the file anew, which costs as much as a small expert where a scanner looks on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_was_read_stays_open() {
+    let dir = tempfile::tempdir().unwrap();
+    write_small(dir.path());
+    let path = dir.path().join(EXPERT).canonicalize().unwrap();
+    let open = || {
+        let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        files
+            .filter(|file| fs::read_link(file.path()).is_ok_and(|to| to == path))
+            .count()
+    };
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(open(), 0);
+    let mut slot = vec![0; checkpoint.expert_bytes()];
+    for _ in 0..3 {
+        checkpoint.read_expert(FIRST, &mut slot).unwrap();
+        assert_eq!(open(), 1);
+    }
+    // It is read from the open file, whatever lies under its name now.
+    let before = slot.clone();
+    fs::rename(&path, dir.path().join("elsewhere")).unwrap();
+    checkpoint.read_expert(FIRST, &mut slot).unwrap();
+    assert_eq!(slot, before);
+    drop(checkpoint);
+    assert_eq!(open(), 0);
+}
+
 #[test]
 fn single_plain_zeros_and_scales_serve_all_groups() {
     let dir = tempfile::tempdir().unwrap();

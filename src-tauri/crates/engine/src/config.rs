@@ -6,7 +6,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::checkpoint::json::{UniqueMap, shorten};
+use crate::checkpoint::json::{UniqueMap, shorten, without_byte_order_mark};
 
 /// The shape and constants of a Mixtral model.
 ///
@@ -106,7 +106,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the field, what was expected and what was found.
     pub fn from_json(bytes: &[u8]) -> Result<Self, ConfigError> {
-        let UniqueMap(fields) = serde_json::from_slice::<UniqueMap<Value>>(bytes).map_err(|e| {
+        let json = without_byte_order_mark(bytes);
+        let UniqueMap(fields) = serde_json::from_slice::<UniqueMap<Value>>(json).map_err(|e| {
             ConfigError::Malformed {
                 message: e.to_string(),
             }
@@ -138,6 +139,38 @@ impl Config {
             eos_token_ids: fields.eos(vocab_size)?,
             tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
         })
+    }
+
+    /// Takes the end tokens of a `generation_config.json` too: a number, a list or null. Those that
+    /// the model has no row for cannot come and are left out.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; nothing is taken then.
+    pub fn add_end_tokens(&mut self, bytes: &[u8]) -> Result<(), ConfigError> {
+        const FIELD: &str = "eos_token_id";
+        let fields: serde_json::Map<String, Value> =
+            serde_json::from_slice(without_byte_order_mark(bytes)).map_err(|e| {
+                ConfigError::Malformed {
+                    message: e.to_string(),
+                }
+            })?;
+        let given: &[Value] = match fields.get(FIELD) {
+            None | Some(Value::Null) => &[],
+            Some(Value::Array(list)) => &list[..],
+            Some(one) => std::slice::from_ref(one),
+        };
+        let ids: Option<Vec<u64>> = given.iter().map(Value::as_u64).collect();
+        let ids = ids.ok_or_else(|| {
+            let found = fields.get(FIELD).unwrap_or(&Value::Null);
+            wrong(FIELD, "a token id or a list of them", found)
+        })?;
+        let rows = ids.into_iter().filter(|&id| id < self.vocab_size as u64);
+        for id in rows.filter_map(|id| u32::try_from(id).ok()) {
+            if !self.eos_token_ids.contains(&id) {
+                self.eos_token_ids.push(id);
+            }
+        }
+        Ok(())
     }
 
     /// Rows of the key and of the value projection: `n_kv_heads * head_dim`.

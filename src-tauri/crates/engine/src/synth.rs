@@ -15,7 +15,7 @@ use octet_kernels::Bits;
 use serde_json::Value;
 
 use crate::checkpoint::file::read_small;
-use crate::checkpoint::{CONFIG_FILE, CheckpointError, INDEX_FILE};
+use crate::checkpoint::{CONFIG_FILE, CheckpointError, INDEX_FILE, without_byte_order_mark};
 use crate::config::{Config, ConfigError};
 use crate::plan::format_bytes;
 use layout::FilePlan;
@@ -213,6 +213,7 @@ fn read_config(path: &Path, layers: Option<usize>) -> Result<(Config, Vec<u8>), 
         path: path.to_owned(),
         source,
     };
+    let bytes = without_byte_order_mark(&bytes).to_vec();
     let config = Config::from_json(&bytes).map_err(wrong)?;
     let Some(layers) = layers else {
         return Ok((config, bytes));

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use memmap2::Mmap;
 use octet_kernels::QMatrix;
@@ -11,16 +12,19 @@ use super::ExpertWeights;
 use super::error::CheckpointError;
 use super::file::{TensorFile, first_non_finite, io_error, open_regular, read_exact_at};
 use super::matrix::MatrixLayout;
+use super::open_files::Permit;
 use crate::config::Config;
 
 /// A mapped expert file and the place of its matrices.
 ///
-/// The file itself is not kept open: systems allow a process few open files, 256 on some.
+/// The file is opened when it is first read, and stays open as long as the system allows so many.
 #[derive(Debug)]
 pub(super) struct ExpertFile {
     path: PathBuf,
     len_bytes: u64,
     map: Mmap,
+    /// The file as it was at the first read that went well.
+    kept: OnceLock<(File, Permit)>,
     /// From the first to the last byte of the expert's tensors, in the file.
     data: Range<usize>,
     /// Ranges count from the beginning of `data`.
@@ -76,6 +80,7 @@ impl ExpertFile {
             path: file.path().to_owned(),
             len_bytes: file.len_bytes(),
             map,
+            kept: OnceLock::new(),
             data,
             w1,
             w2,
@@ -134,8 +139,36 @@ impl ExpertFile {
             buf.len()
         );
         let buf = &mut buf[..self.data.len()];
+        // A file that fails may be another one by now: a drive that was away, a mended download.
+        if let Some((file, _)) = self.kept.get()
+            && self.read_from(file, buf).is_ok()
+        {
+            return Ok(());
+        }
         let file = self.reopen()?;
-        read_exact_at(&file, buf, self.data.start as u64).map_err(io_error("read", &self.path))?;
+        self.read_from(&file, buf)?;
+        if self.kept.get().is_none()
+            && let Some(permit) = Permit::take()
+        {
+            // Another thread may have been first.
+            let _ = self.kept.set((file, permit));
+        }
+        Ok(())
+    }
+
+    fn read_from(&self, file: &File, buf: &mut [u8]) -> Result<(), CheckpointError> {
+        let found_bytes = file
+            .metadata()
+            .map_err(io_error("look at", &self.path))?
+            .len();
+        if found_bytes != self.len_bytes {
+            return Err(CheckpointError::Changed {
+                path: self.path.clone(),
+                expected_bytes: self.len_bytes,
+                found_bytes,
+            });
+        }
+        read_exact_at(file, buf, self.data.start as u64).map_err(io_error("read", &self.path))?;
         for tensor in self
             .matrices()
             .into_iter()
@@ -154,18 +187,11 @@ impl ExpertFile {
     }
 
     fn reopen(&self) -> Result<File, CheckpointError> {
-        let Some((file, found_bytes)) = open_regular(&self.path)? else {
-            return Err(CheckpointError::Gone {
+        match open_regular(&self.path)? {
+            Some((file, _)) => Ok(file),
+            None => Err(CheckpointError::Gone {
                 path: self.path.clone(),
-            });
-        };
-        if found_bytes != self.len_bytes {
-            return Err(CheckpointError::Changed {
-                path: self.path.clone(),
-                expected_bytes: self.len_bytes,
-                found_bytes,
-            });
+            }),
         }
-        Ok(file)
     }
 }

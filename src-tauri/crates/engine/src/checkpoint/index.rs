@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::json::{UniqueMap, shorten};
+use super::json::{UniqueMap, shorten, without_byte_order_mark};
 
 /// Tensor name to file name; every file name is a plain name inside the folder.
 #[derive(Debug)]
@@ -57,8 +57,10 @@ pub fn parse_index(bytes: &[u8]) -> Result<Index, IndexError> {
 
     let RawIndex {
         weight_map: UniqueMap(weight_map),
-    } = serde_json::from_slice(bytes).map_err(|e| IndexError::Malformed {
-        message: e.to_string(),
+    } = serde_json::from_slice(without_byte_order_mark(bytes)).map_err(|e| {
+        IndexError::Malformed {
+            message: e.to_string(),
+        }
     })?;
     for (tensor, file) in &weight_map {
         if !is_plain(file) {

@@ -49,6 +49,12 @@ pub(crate) fn in_key<E: Error>(key: &str, error: E) -> E {
     E::custom(format_args!("`{}`: {error}", shorten(key)))
 }
 
+/// `text` without the byte order mark that editors on Windows begin UTF-8 files with, and that JSON
+/// does not know.
+pub fn without_byte_order_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 /// At most 80 characters of text from a file, printable, for an error message.
 pub fn shorten(text: &str) -> String {
     const LIMIT: usize = 80;

@@ -24,6 +24,7 @@ mod header;
 mod index;
 pub(crate) mod json;
 mod matrix;
+mod open_files;
 mod summary;
 mod trunk;
 
@@ -41,7 +42,7 @@ pub use error::CheckpointError;
 pub use file::{TensorFile, read_small};
 pub use header::{Header, HeaderError, MAX_HEADER_BYTES, Shape, TensorInfo, parse_header};
 pub use index::{Index, IndexError, parse_index};
-pub use json::shorten;
+pub use json::{shorten, without_byte_order_mark};
 pub use summary::{QuantKind, QuantSummary};
 
 use crate::config::Config;
@@ -57,6 +58,7 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The smallest page of the systems supported.
 const PAGE_BYTES: usize = 4096;
 
+const GENERATION_FILE: &str = "generation_config.json";
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
@@ -119,6 +121,8 @@ pub struct FileTotals {
 pub struct Checkpoint {
     dir: PathBuf,
     config: Config,
+    /// What is left out of account, and why.
+    note: Option<String>,
     trunk: TrunkFile,
     /// Layer by layer, `n_experts` each.
     experts: Vec<ExpertFile>,
@@ -136,7 +140,8 @@ impl Checkpoint {
     /// [`CheckpointError`] names the file and tensor, what was expected and what was found. Of
     /// several faulty expert files the first one is reported.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
-        let (config, index) = read_config_and_index(dir)?;
+        let (mut config, index) = read_config_and_index(dir)?;
+        let note = read_end_tokens(dir, &mut config).err();
         let trunk_file = index.file(EMBED_TOKENS).ok_or_else(|| {
             let why = format!(
                 "{INDEX_FILE} does not place `{EMBED_TOKENS}` in any file; choose a folder with a \
@@ -154,10 +159,16 @@ impl Checkpoint {
         Ok(Self {
             dir: dir.to_owned(),
             config,
+            note,
             trunk,
             experts,
             expert_bytes,
         })
+    }
+
+    /// What of the folder is left out of account, and why.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// The folder.
@@ -398,6 +409,25 @@ fn read_config_and_index(dir: &Path) -> Result<(Config, Index), CheckpointError>
     let bytes = file::read_small(&path, MAX_INDEX_BYTES)?.ok_or_else(|| missing(INDEX_FILE))?;
     let index = parse_index(&bytes).map_err(|source| CheckpointError::Index { path, source })?;
     Ok((config, index))
+}
+
+/// Adds the end tokens of `generation_config.json`, or says why it is left out of account: the model
+/// runs without it.
+fn read_end_tokens(dir: &Path, config: &mut Config) -> Result<(), String> {
+    let path = dir.join(GENERATION_FILE);
+    let ignored = |why: String| {
+        format!(
+            "{} is ignored, so an answer may run on past its end: {why}; correct it, or remove it",
+            path.display()
+        )
+    };
+    let bytes = file::read_small(&path, MAX_CONFIG_BYTES).map_err(|e| ignored(e.to_string()))?;
+    let Some(bytes) = bytes else {
+        return Ok(());
+    };
+    config
+        .add_end_tokens(&bytes)
+        .map_err(|error| ignored(error.to_string()))
 }
 
 /// An expert's file and the full name of the tensor by which the index tells it.

@@ -55,9 +55,10 @@ impl TrunkFile {
         let file = TensorFile::open(path, EMBED_TOKENS)?;
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embed_tokens = Dense::find(&file, EMBED_TOKENS, (vocab, hidden))?;
-        let lm_head = match file.get(LM_HEAD) {
-            None if config.tie_word_embeddings => None,
-            _ => Some(Dense::find(&file, LM_HEAD, (vocab, hidden))?),
+        // Where the two are tied, transformers leaves one that is in the file unused.
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(Dense::find(&file, LM_HEAD, (vocab, hidden))?),
         };
         let final_norm = norm(&file, "model.norm.weight", hidden)?;
         let layers = (0..config.n_layers)
