@@ -11,7 +11,9 @@ mod tensors;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use octet_engine::checkpoint::{CONFIG_FILE, CheckpointError, TensorFile, read_small, shorten};
+use octet_engine::checkpoint::{
+    CONFIG_FILE, CheckpointError, TensorFile, read_small, shorten, without_byte_order_mark,
+};
 use octet_engine::config::Config;
 use serde_json::{Map, Value};
 
@@ -37,15 +39,13 @@ impl Source {
         files::refuse_other_formats(dir)?;
         let (config, config_json) = read_config(dir)?;
         let (files, places) = files::open(dir)?;
-        let source = Self {
+        Ok(Self {
             dir: dir.to_owned(),
             config,
             config_json,
             files,
             places,
-        };
-        source.refuse_other_names()?;
-        Ok(source)
+        })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -64,49 +64,51 @@ impl Source {
     pub(crate) fn files(&self) -> &[TensorFile] {
         &self.files
     }
+}
 
-    /// Refuses checkpoints whose tensor names show that they are of another kind.
-    fn refuse_other_names(&self) -> Result<(), QuantizeError> {
-        let refuse = |why: String| Err(refusal(&self.dir, why));
-        for name in self.places.keys() {
-            let shown = shorten(name);
-            if name.ends_with(".W_q") {
-                return refuse(format!(
-                    "it is HQQ-quantized already (`{shown}`); use it as it is, with octet chat \
-                     --model"
-                ));
-            }
-            let quantized = [
-                ".qweight",
-                ".qzeros",
-                ".scales",
-                ".weight_scale",
-                ".weight_packed",
-                ".absmax",
-                ".quant_map",
-            ];
-            if quantized.iter().any(|end| name.ends_with(end)) {
-                return refuse(format!(
-                    "it is quantized already (`{shown}`); choose the original with f32, f16 or \
-                     bf16 weights"
-                ));
-            }
-            if name == "tok_embeddings.weight" {
-                return refuse(
-                    "it is in Mistral's own layout; choose the version for transformers, whose \
-                     files are called model-00001-of-... and which has a \
-                     model.safetensors.index.json"
-                        .into(),
-                );
-            }
-            if name.contains(".lora_A.") || name.contains(".lora_B.") {
-                return refuse(format!(
-                    "it is an adapter (`{shown}`); merge it into its base model first"
-                ));
-            }
+/// Refuses checkpoints whose tensor names show that they are of another kind.
+fn refuse_other_names<'a>(
+    dir: &Path,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), QuantizeError> {
+    let refuse = |why: String| Err(refusal(dir, why));
+    for name in names {
+        let shown = shorten(name);
+        if name.ends_with(".W_q") {
+            return refuse(format!(
+                "it is HQQ-quantized already (`{shown}`); use it as it is, with octet chat --model"
+            ));
         }
-        Ok(())
+        let quantized = [
+            ".qweight",
+            ".qzeros",
+            ".scales",
+            ".weight_scale",
+            ".weight_scale_inv",
+            ".weight_packed",
+            ".absmax",
+            ".quant_map",
+        ];
+        if quantized.iter().any(|end| name.ends_with(end)) {
+            return refuse(format!(
+                "it is quantized already (`{shown}`); choose the original with f32, f16 or bf16 \
+                 weights"
+            ));
+        }
+        if name == "tok_embeddings.weight" {
+            return refuse(
+                "it is in Mistral's own layout; choose the version for transformers, whose files \
+                 are called model-00001-of-... and which has a model.safetensors.index.json"
+                    .into(),
+            );
+        }
+        if name.contains(".lora_") {
+            return refuse(format!(
+                "it is a LoRA adapter (`{shown}`); merge it into its base model first"
+            ));
+        }
     }
+    Ok(())
 }
 
 pub(crate) fn refusal(dir: &Path, why: impl Into<String>) -> QuantizeError {
@@ -120,16 +122,12 @@ pub(crate) fn refusal(dir: &Path, why: impl Into<String>) -> QuantizeError {
 fn read_config(dir: &Path) -> Result<(Config, Map<String, Value>), QuantizeError> {
     let path = dir.join(CONFIG_FILE);
     let Some(bytes) = read_small(&path, MAX_CONFIG_BYTES)? else {
-        let why = if dir.join("adapter_config.json").exists() {
-            "it is an adapter; merge it into its base model first".to_owned()
-        } else {
-            format!("{CONFIG_FILE} is missing; choose the folder of a Mixtral model")
-        };
+        let why = format!("{CONFIG_FILE} is missing; choose the folder of a Mixtral model");
         return Err(refusal(dir, why));
     };
     let config =
         Config::from_json(&bytes).map_err(|source| CheckpointError::Config { path, source })?;
-    let json: Map<String, Value> = serde_json::from_slice(&bytes)
+    let json: Map<String, Value> = serde_json::from_slice(without_byte_order_mark(&bytes))
         .map_err(|error| refusal(dir, format!("{CONFIG_FILE}: {error}")))?;
     if let Some(quantization) = json.get("quantization_config").filter(|v| !v.is_null()) {
         let method = quantization.get("quant_method").and_then(Value::as_str);

@@ -139,7 +139,38 @@ fn folders_without_a_safetensors_model_are_refused() {
     fs::write(dir.path().join("adapter_model.safetensors"), "").unwrap();
     says(&["config.json is missing"]);
     fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
-    says(&["adapter", "merge"]);
+    says(&["LoRA adapter", "merge"]);
+    // Also with the base model's configuration beside it, and as PyTorch saves it.
+    let config = Model::new(TINY, 1).config.to_string();
+    fs::write(dir.path().join("config.json"), &config).unwrap();
+    says(&["LoRA adapter", "merge"]);
+    fs::remove_file(dir.path().join("adapter_model.safetensors")).unwrap();
+    fs::remove_file(bin).unwrap();
+    fs::write(dir.path().join("adapter_model.bin"), "PK").unwrap();
+    says(&["LoRA adapter", "merge"]);
+}
+
+/// The demo format's expert files all have the same tensor names, which the index does not.
+#[test]
+fn a_quantized_model_of_this_format_is_named_as_such() {
+    let demo = octet_tests::fixture("tiny-2bit");
+    assert_says(&refusal_of(&demo), &["HQQ-quantized already", "octet chat"]);
+    // Whatever else is wrong with it: a file that has not arrived, a mark in front of the index.
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors.index.json"] {
+        let json = fs::read(demo.join(name)).unwrap();
+        fs::write(dir.path().join(name), [b"\xef\xbb\xbf", &json[..]].concat()).unwrap();
+    }
+    fs::write(dir.path().join("model-00001-of-00033.safetensors"), "").unwrap();
+    assert_says(&refusal_of(dir.path()), &["HQQ-quantized already"]);
+}
+
+#[test]
+fn a_merged_model_beside_its_adapters_configuration_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    Model::new(TINY, 1).write(dir.path(), Form::Separate, Dtype::BF16, 2);
+    fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
+    Plan::new(dir.path(), &options()).unwrap();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use octet_engine::checkpoint::{
     CheckpointError, INDEX_FILE, Index, TensorFile, parse_index, read_small, shorten,
 };
 
-use super::refusal;
+use super::{refusal, refuse_other_names};
 use crate::error::{QuantizeError, io_error};
 
 const MAX_INDEX_BYTES: u64 = 64 << 20;
@@ -26,6 +26,13 @@ pub(super) fn refuse_other_formats(dir: &Path) -> Result<(), QuantizeError> {
     }
     let names = names(dir)?;
     let has = |end: &str| names.iter().any(|name| name.ends_with(end));
+    let is_weights = |name: &&String| name.ends_with(".safetensors") || name.ends_with(".bin");
+    let is_adapter = |name: &String| name.starts_with("adapter_");
+    let mut weights = names.iter().filter(is_weights);
+    if has("adapter_config.json") && weights.all(is_adapter) {
+        let why = "it is a LoRA adapter (adapter_config.json); merge it into its base model first";
+        return Err(refusal(dir, why));
+    }
     if has(".safetensors") {
         return Ok(());
     }
@@ -55,7 +62,10 @@ pub(super) fn open(
         path: path.clone(),
         source,
     })?;
+    refuse_other_names(dir, index.tensors())?;
     let files = open_indexed(dir, &index)?;
+    let names = files.iter().flat_map(|file| file.header().tensors.keys());
+    refuse_other_names(dir, names.map(String::as_str))?;
     let mut places = BTreeMap::new();
     for (number, file) in files.iter().enumerate() {
         let name = file.path().file_name().and_then(|name| name.to_str());
@@ -119,6 +129,7 @@ fn open_single(dir: &Path) -> Result<(Vec<TensorFile>, BTreeMap<String, usize>),
         ));
     };
     let file = TensorFile::open(dir.join(only), "model.embed_tokens.weight")?;
+    refuse_other_names(dir, file.header().tensors.keys().map(String::as_str))?;
     let places = file
         .header()
         .tensors
