@@ -33,7 +33,7 @@ pub fn model_with_tokenizer(name: &str) -> tempfile::TempDir {
     dir
 }
 
-/// Three special tokens and one token a byte.
+/// Three special tokens, the second of which begins a text, and one token a byte.
 fn byte_tokenizer() -> serde_json::Value {
     // GPT-2's names of bytes: printable ones stand for themselves, the others come after 255.
     let printable = |b: u32| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
@@ -56,8 +56,14 @@ fn byte_tokenizer() -> serde_json::Value {
         json!({"id": id, "content": content, "special": true, "single_word": false,
                "lstrip": false, "rstrip": false, "normalized": false})
     };
+    let sequence = json!({"Sequence": {"id": "A", "type_id": 0}});
     json!({
         "version": "1.0",
+        "post_processor": {
+            "type": "TemplateProcessing", "pair": [],
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, sequence],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        },
         "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
         "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},

@@ -41,6 +41,7 @@ fn request(input: Input, new: usize) -> Request {
         stop: Vec::new(),
         // Random weights may end at any token.
         ignore_eos: true,
+        began_at_ms: None,
     }
 }
 

@@ -98,6 +98,7 @@ fn answer(engine: &Engine, messages: Vec<Message>, new: usize) -> (String, Vec<T
         max_new_tokens: Some(new),
         stop: Vec::new(),
         ignore_eos: true,
+        began_at_ms: None,
     });
     let (mut all, mut ids) = (String::new(), Vec::new());
     while let Some(event) = generation.next_blocking() {

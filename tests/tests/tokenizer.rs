@@ -178,9 +178,26 @@ fn text_never_encodes_to_special_tokens() {
         assert!(ids.iter().all(|id| id.0 > 2), "{text:?} gave {ids:?}");
         assert_eq!(tokenizer.decode(&ids), text);
     }
-    let prompt = tokenizer.encode_prompt("</s>").unwrap();
-    assert_eq!(prompt[0], BOS);
-    assert_eq!(prompt[1..], tokenizer.encode_text("</s>").unwrap());
+}
+
+/// `octet tokenize --text` and `octet generate --prompt` went by two rules.
+#[test]
+fn a_prompt_has_the_ids_of_its_markup_behind_one_bos() {
+    let tokenizer = mixtral();
+    for text in ["Hello", "a</s>b", "[INST] x [/INST]", ""] {
+        let markup = tokenizer.encode_markup(text).unwrap();
+        assert_eq!(
+            tokenizer.encode_prompt(text).unwrap(),
+            [vec![BOS], markup].concat()
+        );
+    }
+    let with_bos = tokenizer.encode_prompt("<s>Hello</s>").unwrap();
+    assert_eq!(with_bos, tokenizer.encode_markup("<s>Hello</s>").unwrap());
+    assert_eq!((count(&with_bos, BOS), count(&with_bos, EOS)), (1, 1));
+    // A tokenizer that is told not to begin with BOS does not.
+    let config = json!({"bos_token": "<s>", "add_bos_token": false}).to_string();
+    let without = mixtral_with(&[("tokenizer_config.json", &config)]).unwrap();
+    assert_eq!(count(&without.encode_prompt("Hello").unwrap(), BOS), 0);
 }
 
 #[test]
@@ -217,6 +234,7 @@ fn a_trailing_answer_is_left_open_or_closed() {
     assert_eq!(count(&open, EOS), 0);
     let closing = ChatOptions {
         continue_last: false,
+        ..ChatOptions::default()
     };
     let closed = tokenizer.encode_chat_with(&messages, &closing).unwrap();
     assert_eq!(closed, [open, vec![EOS]].concat());
@@ -240,12 +258,12 @@ fn roles_out_of_order_are_refused() {
     };
     assert_eq!(at(&[assistant("a")]), (0, Role::Assistant, Role::User));
     assert_eq!(
-        at(&[user("a"), user("b")]),
-        (1, Role::User, Role::Assistant)
-    );
-    assert_eq!(
         at(&[user("a"), system("b")]),
         (1, Role::System, Role::Assistant)
+    );
+    assert_eq!(
+        at(&[user("a"), user("b"), assistant("c"), system("d")]),
+        (3, Role::System, Role::User)
     );
     assert_eq!(
         at(&[system("a"), assistant("b")]),
@@ -261,7 +279,7 @@ fn published_mixtral_templates_give_the_reference_ids() {
                 {{ m['content'] + eos_token }}{% else %}{{ raise_exception('no system') }}\
                 {% endif %}{% endfor %}";
     let spaced = "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}\
-                  {{ ' [INST] ' + m['content'] + ' [/INST]' }}{% else %}\
+                  {{ ' [INST] ' + m['content'] + ' [/INST]' }}{% elif m['role'] == 'assistant' %}\
                   {{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}";
     for template in [bare, spaced] {
         let tokenizer = mixtral_with_template(template);
@@ -404,8 +422,8 @@ fn templates_see_what_the_reference_environment_offers() {
         render("{{ messages | tojson }}"),
         r#"[{"role": "user", "content": "a <b> \"c\""}]"#
     );
-    assert_eq!(render("{% if tools is none %}none{% endif %}"), "none");
-    assert_eq!(render("{{ strftime_now is defined }}"), "False");
+    assert_eq!(render("{{ tools is defined }}"), "False");
+    assert_eq!(render("{{ strftime_now is defined }}"), "True");
     assert_eq!(render("{{ messages[0].get('name', 'nobody') }}"), "nobody");
     assert_eq!(render("{{ messages[0].content.split(' ')[1] }}"), "<b>");
     assert_eq!(render("{{ '--x-'.lstrip('-') }}"), "x-");
@@ -675,4 +693,104 @@ fn threads_can_share_a_tokenizer() {
     let tokenizer = open_json(&small_json()).unwrap();
     shareable(&tokenizer);
     shareable(&tokenizer.decoder());
+}
+
+/// The id of `<s>`, `</s>` and `<unk>` are 0, 1 and 2.
+fn folder_with(files: &[(&str, &Value)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, json) in files {
+        std::fs::write(folder.path().join(name), json.to_string()).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn where_no_file_of_the_tokenizer_tells_bos_the_models_does_and_that_is_said() {
+    let (json, model) = (small_json(), json!({"bos_token_id": 0, "eos_token_id": 1}));
+    let open = |more: &[(&str, &Value)]| {
+        let files = [&[("tokenizer.json", &json), ("config.json", &model)], more].concat();
+        Tokenizer::open(folder_with(&files).path()).unwrap()
+    };
+    let tokenizer = open(&[]);
+    assert_eq!(tokenizer.bos(), Some(TokenId(0)));
+    let note = tokenizer.note().unwrap();
+    assert!(
+        note.contains("\"<s>\"") && note.contains("config.json"),
+        "{note}"
+    );
+    assert_eq!(tokenizer.encode_prompt("a").unwrap()[0], TokenId(0));
+    assert_eq!(tokenizer.encode_chat(&[user("a")]).unwrap()[0], TokenId(0));
+    // What the tokenizer's own files say comes first, also that there is none.
+    for (config, bos) in [
+        (json!({"bos_token": "</s>"}), Some(TokenId(1))),
+        (json!({"bos_token": null}), None),
+    ] {
+        for file in ["tokenizer_config.json", "special_tokens_map.json"] {
+            let tokenizer = open(&[(file, &config)]);
+            assert_eq!(tokenizer.bos(), bos, "{config}");
+            assert_eq!(tokenizer.note(), None);
+        }
+    }
+    let template = json!({"type": "TemplateProcessing", "pair": [], "special_tokens": {
+                          "</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
+                          "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}},
+                                     {"Sequence": {"id": "A", "type_id": 0}}]});
+    let mut own_rule = small_json();
+    own_rule["post_processor"] = template;
+    let files = [("tokenizer.json", &own_rule), ("config.json", &model)];
+    let tokenizer = Tokenizer::open(folder_with(&files).path()).unwrap();
+    assert_eq!(
+        (tokenizer.bos(), tokenizer.note()),
+        (Some(TokenId(1)), None)
+    );
+    // A token that the tokenizer lacks is no BOS, and neither is what is no id.
+    for model in [
+        json!({"bos_token_id": 9999}),
+        json!({"bos_token_id": "x"}),
+        json!({}),
+    ] {
+        let files = [("tokenizer.json", &json), ("config.json", &model)];
+        let tokenizer = Tokenizer::open(folder_with(&files).path()).unwrap();
+        assert_eq!((tokenizer.bos(), tokenizer.note()), (None, None), "{model}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_passed_over() {
+    let marked = |json: &Value| format!("\u{feff}{json}");
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({"bos_token": "<s>"});
+    for (name, text) in [
+        ("tokenizer.json", marked(&small_json())),
+        ("tokenizer_config.json", marked(&config)),
+        (
+            "special_tokens_map.json",
+            marked(&json!({"unk_token": "<unk>"})),
+        ),
+        ("config.json", marked(&json!({"bos_token_id": 0}))),
+        ("chat_template.jinja", "\u{feff}{{ bos_token }}x".to_owned()),
+    ] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    let ids = tokenizer.encode_chat(&[user("a")]).unwrap();
+    assert_eq!(ids, tokenizer.encode_markup("<s>x").unwrap());
+}
+
+#[test]
+fn a_token_that_was_added_later_may_lie_beyond_the_model() {
+    let mut json = small_json();
+    let own = json["model"]["vocab"].as_object().unwrap().len();
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    added.push(
+        json!({"id": own, "content": "[PAD]", "single_word": false, "lstrip": false,
+                      "rstrip": false, "normalized": false, "special": true}),
+    );
+    let tokenizer = open_json(&json).unwrap();
+    assert_eq!(tokenizer.vocab_size(), own + 1);
+    assert!(tokenizer.fits(own) && !tokenizer.fits(own - 1));
+    let pad = TokenId(own as u32);
+    assert_eq!(tokenizer.special_token("[PAD]"), Some(pad));
+    assert_eq!(tokenizer.token_text(pad).as_deref(), Some("[PAD]"));
+    assert!(!mixtral().fits(512));
 }

@@ -14,7 +14,7 @@ use octet_store::{
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
-use super::request::{conversation, request};
+use super::request::request;
 use super::{Begun, GenerationEvent, Generations, QueueReason, Sink, Stop};
 use crate::error::{ApiError, ErrorCode, Result};
 use crate::experts::{Activity, fastest};
@@ -86,7 +86,7 @@ impl Answering<'_> {
         let sampling = sampling.clone();
         let request = blocking(move || {
             let chat = store.chat(chat)?;
-            Ok(request(conversation(&chat, leaf, &sampling), &sampling))
+            Ok(request(&chat, leaf, &sampling))
         })
         .await?;
         let context_length = ready.engine.plan().ctx;

@@ -10,8 +10,8 @@ use octet_store::{Chat, Message, MessageId, Role};
 
 /// What the model sees: the system text, then the branch that ends with `leaf`.
 ///
-/// Messages of the same side in a row (an answer between them was deleted) become one, for
-/// prompts alternate. An empty leaf, the answer to be made, is left out.
+/// An empty leaf, the answer to be made, is left out. There may be messages of the same side in a
+/// row, where the answer between them was deleted.
 pub(super) fn conversation(chat: &Chat, leaf: MessageId, sampling: &SamplingSettings) -> Vec<Said> {
     let by_id: HashMap<MessageId, &Message> = chat.messages.iter().map(|m| (m.id, m)).collect();
     let mut branch: Vec<&Message> = std::iter::successors(by_id.get(&leaf).copied(), |message| {
@@ -34,19 +34,14 @@ pub(super) fn conversation(chat: &Chat, leaf: MessageId, sampling: &SamplingSett
             Role::User => prompt::Role::User,
             Role::Assistant => prompt::Role::Assistant,
         };
-        match said.last_mut().filter(|last: &&mut Said| last.role == role) {
-            Some(last) => {
-                last.content.push_str("\n\n");
-                last.content.push_str(&message.text);
-            }
-            None => said.push(Said::new(role, &message.text)),
-        }
+        said.push(Said::new(role, &message.text));
     }
     said
 }
 
-/// The engine's request.
-pub(super) fn request(messages: Vec<Said>, sampling: &SamplingSettings) -> Request {
+/// The engine's request for the answer to `leaf`.
+pub(super) fn request(chat: &Chat, leaf: MessageId, sampling: &SamplingSettings) -> Request {
+    let messages = conversation(chat, leaf, sampling);
     Request {
         input: Input::Messages(messages),
         sampling: SamplingParams {
@@ -61,5 +56,6 @@ pub(super) fn request(messages: Vec<Said>, sampling: &SamplingSettings) -> Reque
         max_new_tokens: sampling.max_tokens.map(|tokens| tokens as usize),
         stop: sampling.stop.clone(),
         ignore_eos: false,
+        began_at_ms: Some(chat.created_at.ms()),
     }
 }

@@ -1,11 +1,13 @@
 //! The command line.
 
-use std::io::{ErrorKind, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use octet_engine::checkpoint::shorten;
 use octet_engine::generate::{Input, Request};
 use octet_engine::hardware::cuda_is_available;
 use octet_engine::plan::{Device, Eviction, Misses, PlanRequest, Preset, parse_bytes};
@@ -15,10 +17,9 @@ use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
 use octet_kernels::Bits;
 use octet_models::{ModelsError, RepoName};
-use serde::Deserialize;
-use serde_json::Value;
 
 use crate::UsageError;
+use crate::messages::read_messages;
 use crate::output::note_threads;
 
 /// Mixtral 8x7B on the machine you have.
@@ -202,7 +203,7 @@ pub struct SamplingArgs {
     /// Most new tokens
     #[arg(long, value_name = "N", value_parser = whole, allow_negative_numbers = true)]
     max_new_tokens: Option<usize>,
-    /// Text that ends the answer; can be given several times
+    /// Text or special token that ends the answer; can be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Go on where the model would end
@@ -233,6 +234,7 @@ impl SamplingArgs {
             max_new_tokens,
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
+            began_at_ms: None,
         })
     }
 }
@@ -266,6 +268,9 @@ pub struct GenerateArgs {
     pub sampling: SamplingArgs,
     #[command(flatten)]
     pub input: InputArgs,
+    /// Day on which the conversation began, for chat templates that name it (default: today)
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = date)]
+    pub date: Option<i64>,
     /// Print JSON at the end instead of text as it comes
     #[arg(long)]
     pub json: bool,
@@ -277,7 +282,7 @@ pub struct InputArgs {
     /// A message to answer, laid out as the model's chat format wants it
     #[arg(long, value_name = "TEXT")]
     message: Option<String>,
-    /// Text to go on from, as it is
+    /// Text to go on from; special tokens in it stand for themselves, and BOS is put before it
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Conversation: a JSON list of {"role": "...", "content": "..."}; - reads standard input
@@ -312,6 +317,9 @@ pub struct TokenizeArgs {
     pub tokenizer: PathBuf,
     #[command(flatten)]
     pub input: TextArgs,
+    /// Day on which the conversation began, for chat templates that name it (default: today)
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = date)]
+    pub date: Option<i64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -323,7 +331,8 @@ pub struct TextArgs {
     /// Conversation: a JSON list of {"role": "...", "content": "..."}; - reads standard input
     #[arg(long, value_name = "FILE")]
     pub messages: Option<PathBuf>,
-    /// Plain text, encoded without BOS
+    /// Text in which special tokens stand for themselves, as in generate --prompt; without the BOS
+    /// that is put before it there
     #[arg(long, value_name = "TEXT")]
     pub text: Option<String>,
 }
@@ -495,7 +504,8 @@ fn tokens(text: &str) -> Result<Tokens, String> {
     let one = |part: &str| match part.trim().parse() {
         Ok(id) => Ok(TokenId(id)),
         Err(_) => Err(format!(
-            "{part:?} is not a token id; write ids as in 1,22557,28725"
+            "{:?} is not a token id; write ids as in 1,22557,28725",
+            shorten(part)
         )),
     };
     text.split(',')
@@ -520,6 +530,15 @@ fn number<T: std::str::FromStr + PartialOrd + std::fmt::Display>(
 
 fn whole(text: &str) -> Result<usize, String> {
     number(text, 0, None)
+}
+
+/// The beginning of a day here, in milliseconds since 1970.
+fn date(text: &str) -> Result<i64, String> {
+    let day: Result<Date, _> = text.parse();
+    let began = day.and_then(|day| day.to_zoned(TimeZone::system()));
+    began
+        .map(|began| began.timestamp().as_millisecond())
+        .map_err(|_| "give a day, as in 2026-11-27".to_owned())
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -593,71 +612,6 @@ fn eviction(text: &str) -> Result<Eviction, String> {
     }
 }
 
-/// A conversation from a JSON file, or from standard input (`-`): a list of messages, or an object
-/// that has one.
-pub fn read_messages(path: &Path) -> anyhow::Result<Vec<Message>> {
-    let (shown, read) = if path == Path::new("-") {
-        let mut text = Vec::new();
-        let read = std::io::stdin().read_to_end(&mut text);
-        ("standard input".to_owned(), read.map(|_| text))
-    } else {
-        (path.display().to_string(), std::fs::read(path))
-    };
-    let text = read.map_err(|error| match error.kind() {
-        ErrorKind::NotFound => anyhow::anyhow!("there is no file {shown}"),
-        _ => anyhow::anyhow!("{shown}: {error}"),
-    })?;
-    parse_messages(&text).map_err(|why| {
-        anyhow::anyhow!(
-            "{shown}: {why}; expected a JSON list of {{\"role\": \"user\" | \"assistant\" | \
-             \"system\", \"content\": \"...\"}}"
-        )
-    })
-}
-
-fn parse_messages(text: &[u8]) -> Result<Vec<Message>, String> {
-    // Editors on Windows begin UTF-8 files with a byte order mark, which JSON does not know.
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    if text.trim_ascii().is_empty() {
-        return Err("the file is empty".to_owned());
-    }
-    let value: Value =
-        serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
-    let list = match value {
-        Value::Object(mut object) => object.remove("messages"),
-        value => Some(value),
-    };
-    let Some(Value::Array(list)) = list else {
-        return Err("there is no list of messages".to_owned());
-    };
-    let message = |(index, value): (usize, Value)| {
-        let wrong = |what: String| format!("message {} of the list: {what}", index + 1);
-        let content = match value.get("content") {
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => return Err(wrong(format!("content is {}, not text", kind(other)))),
-            None => return Err(wrong("content is missing".to_owned())),
-        };
-        let role = value
-            .get("role")
-            .ok_or_else(|| wrong("role is missing".to_owned()))?;
-        let role = Role::deserialize(role).map_err(|_| wrong(format!("role is {role}")))?;
-        Ok(Message { role, content })
-    };
-    list.into_iter().enumerate().map(message).collect()
-}
-
-/// What a JSON value is, in words.
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -695,40 +649,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_messages_is_told_by_its_place() {
-        let good = r#"[{"role": "user", "content": "Hi"}]"#;
-        let with_mark = format!("\u{feff}{good}");
-        let object = format!(r#"{{"messages": {good}}}"#);
-        for text in [good, &with_mark, &object] {
-            let messages = parse_messages(text.as_bytes()).expect(text);
-            assert_eq!(messages, [Message::new(Role::User, "Hi")]);
+    fn days_are_read_or_refused() {
+        let (one, next) = (date("2026-11-27"), date("2026-11-28"));
+        let apart = next.expect("a day") - one.expect("a day");
+        assert!((23..=25).contains(&(apart / 3_600_000)), "{apart}");
+        for text in ["27.11.2026", "2026-13-01", "", "today"] {
+            assert!(date(text).expect_err("refused").contains("as in"), "{text}");
         }
-        let first = r#"{"role": "user", "content": "Hi"}"#;
-        for (second, expected) in [
-            (
-                r#"{"role": "tool", "content": "x"}"#,
-                "message 2 of the list: role is \"tool\"",
-            ),
-            (
-                r#"{"role": "user", "content": []}"#,
-                "message 2 of the list: content is a list",
-            ),
-            (
-                r#"{"content": "x"}"#,
-                "message 2 of the list: role is missing",
-            ),
-            ("7", "message 2 of the list: content is missing"),
-            ("{", "line 2 column"),
-        ] {
-            let text = format!("[{first},\n{second}]");
-            let message = parse_messages(text.as_bytes()).expect_err("refused");
-            assert!(message.contains(expected), "{message}");
-        }
-        assert!(
-            parse_messages(b"3")
-                .expect_err("refused")
-                .contains("no list")
-        );
     }
 
     #[test]
@@ -737,5 +664,7 @@ mod tests {
         assert_eq!(ids.0, [TokenId(1), TokenId(2), TokenId(3)]);
         assert!(tokens("1,x").err().expect("refused").contains("\"x\""));
         assert!(tokens("").is_err() && tokens("-1").is_err());
+        let long = tokens(&"x".repeat(100_000)).err().expect("refused");
+        assert!(long.len() < 200, "{long}");
     }
 }

@@ -10,7 +10,7 @@ use rustyline::error::ReadlineError;
 
 use crate::args::ChatArgs;
 use crate::generate::{Current, follow, summary};
-use crate::output::{note, stdout};
+use crate::output::{dim, note, stdout};
 
 const HELP: &str = "\
 /help              this list
@@ -25,7 +25,8 @@ const HELP: &str = "\
 Ctrl-C stops an answer. End a line with \\ to continue it on the next.";
 
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
-    let template = args.sampling.request(Input::Messages(Vec::new()), None)?;
+    let mut template = args.sampling.request(Input::Messages(Vec::new()), None)?;
+    template.began_at_ms = Some(now_ms());
     let loaded = args.engine.load()?;
     if loaded.tokenizer.is_none() {
         let dir = args.engine.model_dir()?;
@@ -35,11 +36,11 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
         );
     }
     let engine = Engine::start(loaded);
+    for warning in &engine.plan().warnings {
+        note(warning);
+    }
     if io::stdout().is_terminal() {
         greet(&args)?;
-        for warning in &engine.plan().warnings {
-            say(&format!("Note: {warning}"))?;
-        }
     }
     let mut chat = Chat {
         system: args.system,
@@ -65,12 +66,14 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
             ("/quit" | "/exit", _) => break,
             ("/new", _) => {
                 chat.turns.clear();
+                template.began_at_ms = Some(now_ms());
                 say("A new conversation.")?
             }
             ("/system", text) => {
                 let text = text.trim();
                 chat.system = (!text.is_empty()).then(|| text.to_owned());
                 chat.turns.clear();
+                template.began_at_ms = Some(now_ms());
                 say(if text.is_empty() {
                     "No system text."
                 } else {
@@ -122,7 +125,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
                     DoneReason::Eos | DoneReason::Stop => None,
                 };
                 if let Some(end) = end {
-                    say(end)?;
+                    dim(end);
                 }
                 chat.turns.push(Message::new(Role::Assistant, answer.text));
             }
@@ -135,6 +138,10 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
 }
 
 /// Says who is there.
@@ -225,6 +232,8 @@ fn read(editor: &mut DefaultEditor) -> anyhow::Result<Option<String>> {
                 say("(Ctrl-D leaves)")?;
                 text.clear();
             }
+            // A last line that was to go on is sent as far as it goes.
+            Err(ReadlineError::Eof) if !text.is_empty() => return Ok(Some(text)),
             Err(ReadlineError::Eof) => return Ok(None),
             // The bad bytes have been taken from the input: what follows may be good.
             Err(ReadlineError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {

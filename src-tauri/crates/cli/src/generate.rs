@@ -23,9 +23,10 @@ pub struct Answer {
 }
 
 pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
-    let request = args
+    let mut request = args
         .sampling
         .request(args.input.input()?, Some(MAX_NEW_TOKENS))?;
+    request.began_at_ms = args.date;
     let loaded = args.engine.load()?;
     let has_tokenizer = loaded.tokenizer.is_some();
     for warning in &loaded.plan.warnings {

@@ -12,7 +12,7 @@ use octet_engine::tokenizer::Tokenizer;
 use serde_json::json;
 
 use crate::args::InspectArgs;
-use crate::output::{count, stdout};
+use crate::output::{count, note, stdout};
 
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let dir = args.engine.model_dir()?;
@@ -25,6 +25,9 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
         checkpoint.quant_summary(),
         checkpoint.files(),
     );
+    if let Some(text) = checkpoint.note() {
+        note(text);
+    }
     let given = match args.engine.tokenizer() {
         Some(path) => Some((path, tokenizer_tokens(path, c.vocab_size)?)),
         None => None,
@@ -111,11 +114,15 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tokens of the tokenizer in `path`, which must not be more than the model's.
+/// Tokens of the tokenizer in `path`, which has to be the model's.
 fn tokenizer_tokens(path: &Path, model: usize) -> anyhow::Result<usize> {
-    let tokenizer = Tokenizer::open(path)?.vocab_size();
-    if tokenizer > model {
+    let opened = Tokenizer::open(path)?;
+    let tokenizer = opened.vocab_size();
+    if !opened.fits(model) {
         return Err(EngineError::TokenizerMismatch { tokenizer, model }.into());
+    }
+    if let Some(text) = opened.note() {
+        note(text);
     }
     Ok(tokenizer)
 }

@@ -6,6 +6,7 @@ mod chat;
 mod generate;
 mod inspect;
 mod logits;
+mod messages;
 mod models;
 mod output;
 mod peak_rss;
@@ -20,7 +21,8 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use octet_engine::checkpoint::shorten;
 
 use args::{Cli, Command};
 use octet_engine::EngineError;
@@ -46,6 +48,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    if let Err(error) = octet_kernels::Level::wanted() {
+        complain(&error.to_string());
+        return ExitCode::from(1);
+    }
     let result = match cli.command {
         Command::Inspect(args) => inspect::run(&args),
         Command::Logits(args) => logits::run(&args),
@@ -97,6 +103,22 @@ fn complain(message: &str) {
     output::note(&line.join(" "));
 }
 
+/// What clap says, with what was given cut where it is long.
+fn with_short_values(error: &clap::Error) -> String {
+    let kinds = [
+        ContextKind::InvalidValue,
+        ContextKind::InvalidArg,
+        ContextKind::InvalidSubcommand,
+    ];
+    let mut text = error.to_string();
+    for kind in kinds {
+        if let Some(ContextValue::String(given)) = error.get(kind) {
+            text = text.replace(given.as_str(), &shorten(given));
+        }
+    }
+    text
+}
+
 /// Help and version as they are; a mistake in one line.
 fn usage(error: &clap::Error) -> ExitCode {
     match error.kind() {
@@ -109,7 +131,7 @@ fn usage(error: &clap::Error) -> ExitCode {
             ExitCode::from(USAGE)
         }
         _ => {
-            let text = error.to_string();
+            let text = with_short_values(error);
             let what: Vec<&str> = text
                 .lines()
                 .take_while(|line| !line.starts_with("Usage:") && !line.contains("'--help'"))

@@ -99,19 +99,26 @@ impl Loaded {
         watch: &mut Watch<'_>,
     ) -> Result<Self, EngineError> {
         report(watch, LoadStage::Checking, 0, 0)?;
+        octet_kernels::Level::wanted()?;
         let checkpoint = Arc::new(Checkpoint::open(dir)?);
         let total = checkpoint.files().bytes;
         report(watch, LoadStage::Tokenizer, 0, total)?;
         let tokenizer = open_tokenizer(dir, options.tokenizer.as_deref())?;
         if let Some(tokenizer) = &tokenizer {
             let (tokens, model) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
-            if tokens > model {
+            if !tokenizer.fits(model) {
                 return Err(EngineError::TokenizerMismatch {
                     tokenizer: tokens,
                     model,
                 });
             }
         }
+        let notes: Vec<String> = checkpoint
+            .note()
+            .into_iter()
+            .chain(tokenizer.as_ref().and_then(Tokenizer::note))
+            .map(str::to_owned)
+            .collect();
         report(watch, LoadStage::Trunk, 0, total)?;
         checkpoint.check_lm_head()?;
         let hardware = Hardware::detect(dir);
@@ -133,7 +140,8 @@ impl Loaded {
                 false => Precision::Fast,
             },
         };
-        let (model, plan, calibration) = setup.model()?;
+        let (model, mut plan, calibration) = setup.model()?;
+        plan.warnings.extend(notes);
         Ok(Self {
             model,
             tokenizer,

@@ -29,6 +29,9 @@ pub enum EngineError {
     /// Bad sampling settings, or logits that are no numbers.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// The kernels asked for are not to be had.
+    #[error(transparent)]
+    Kernels(#[from] octet_kernels::LevelError),
     /// An expert could not be had.
     #[error(transparent)]
     Tier(#[from] TierError),
@@ -41,11 +44,13 @@ pub enum EngineError {
         /// What it reported.
         reason: String,
     },
-    /// A token beyond the vocabulary.
-    #[error("there is no token {token}: this model's go from 0 to {}", .vocab_size - 1)]
+    /// A token that the model has no embedding for.
+    #[error("there is no token {token}{text}: this model's go from 0 to {}", .vocab_size - 1)]
     UnknownToken {
         /// The token.
         token: u32,
+        /// Its text in brackets, where that is known.
+        text: String,
         /// Tokens the model knows.
         vocab_size: usize,
     },
@@ -65,6 +70,15 @@ pub enum EngineError {
     /// Text was given but the model folder has no tokenizer.
     #[error("{dir} has no tokenizer.json")]
     NoTokenizer {
+        /// The model folder.
+        dir: String,
+    },
+    /// Stop strings were given but the model folder has no tokenizer.
+    #[error(
+        "{dir} has no tokenizer.json, without which no stop string can be found: add the model's \
+         own, or give no stop strings"
+    )]
+    StopNeedsTokenizer {
         /// The model folder.
         dir: String,
     },
@@ -140,13 +154,14 @@ impl EngineError {
         match self {
             Self::Checkpoint(_) => "checkpoint",
             Self::Plan(_) | Self::TooFewSlots { .. } => "memory",
-            Self::Tokenizer(_) | Self::NoTokenizer { .. } | Self::TokenizerMismatch { .. } => {
-                "tokenizer"
-            }
+            Self::Tokenizer(_)
+            | Self::NoTokenizer { .. }
+            | Self::StopNeedsTokenizer { .. }
+            | Self::TokenizerMismatch { .. } => "tokenizer",
             Self::Prompt(_) | Self::EmptyPrompt | Self::UnknownToken { .. } => "prompt",
             Self::Sampling(_) => "sampling",
             Self::Tier(_) => "experts",
-            Self::Tensor(_) | Self::Unloaded => "engine",
+            Self::Tensor(_) | Self::Unloaded | Self::Kernels(_) => "engine",
             Self::Device { .. } => "device",
             Self::ContextFull { .. } => "context_full",
             Self::Cancelled => "cancelled",

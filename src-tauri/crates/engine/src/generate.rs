@@ -14,7 +14,7 @@ use crate::error::EngineError;
 use crate::experts::ExpertStats;
 use crate::model::{Logits, Mixtral, PREFILL_CHUNK, Session};
 use crate::progress::{PromptProgress, Report};
-use crate::prompt::{Message, Role};
+use crate::prompt::{ChatOptions, Message, Role};
 use crate::sampling::{Sampler, SamplingParams};
 use crate::stream_text::StopMatcher;
 use crate::tokenizer::{TokenId, Tokenizer};
@@ -29,7 +29,7 @@ const ROOM_TO_ADVISE: usize = 512;
 pub enum Input {
     /// A conversation, rendered by the chat template.
     Messages(Vec<Message>),
-    /// Plain text behind a BOS.
+    /// Text behind a BOS, in which special-token strings stand for the tokens.
     Prompt(String),
     /// Token ids as they are; needs no tokenizer.
     Tokens(Vec<TokenId>),
@@ -46,12 +46,17 @@ pub struct Request {
     /// New tokens at most; `None`: until the model ends or the context is full.
     #[serde(default)]
     pub max_new_tokens: Option<usize>,
-    /// Texts that end the answer and are not part of it.
+    /// Texts that end the answer and are not part of it. The text of a special token stands for
+    /// that token too, which is shown nowhere. Needs a tokenizer.
     #[serde(default)]
     pub stop: Vec<String>,
     /// Go on where the model would end (for measurements).
     #[serde(default)]
     pub ignore_eos: bool,
+    /// When the conversation began, in milliseconds since 1970, for chat templates that tell the
+    /// model the date; `None`: now.
+    #[serde(default)]
+    pub began_at_ms: Option<i64>,
 }
 
 /// Why an answer ended.
@@ -238,9 +243,14 @@ impl Generator<'_> {
             .seed
             .unwrap_or_else(|| rand::random::<u32>().into());
         let mut sampler = Sampler::new(request.sampling.clone(), seed)?;
+        if self.tokenizer.is_none() && !request.stop.is_empty() {
+            return Err(EngineError::StopNeedsTokenizer {
+                dir: self.model.checkpoint().dir().display().to_string(),
+            });
+        }
         let mut answer = Answer::new(self.tokenizer, request);
 
-        let mut prompt = Prompt::new(self.tokenizer, self.model, &request.input)?;
+        let mut prompt = Prompt::new(self.tokenizer, self.model, request)?;
         let room = request
             .max_new_tokens
             .unwrap_or(capacity)
@@ -303,6 +313,9 @@ impl Generator<'_> {
                 tracing::trace!(n = stats.new_tokens, "sampled");
                 if !request.ignore_eos && self.ends(id) {
                     break DoneReason::Eos;
+                }
+                if answer.stops_at(id) {
+                    break DoneReason::Stop;
                 }
                 history.push(id);
                 let (text, stopped) = answer.push(id);
@@ -420,6 +433,7 @@ impl Generator<'_> {
 struct Prompt<'a> {
     tokenizer: Option<&'a Tokenizer>,
     messages: Vec<Message>,
+    options: ChatOptions,
     ids: Vec<TokenId>,
 }
 
@@ -427,23 +441,40 @@ impl<'a> Prompt<'a> {
     fn new(
         tokenizer: Option<&'a Tokenizer>,
         model: &Mixtral,
-        input: &Input,
+        request: &Request,
     ) -> Result<Self, EngineError> {
         let need = || {
             let dir = model.checkpoint().dir().display().to_string();
             tokenizer.ok_or(EngineError::NoTokenizer { dir })
         };
-        let (messages, ids) = match input {
-            Input::Messages(messages) => (messages.clone(), need()?.encode_chat(messages)?),
+        let options = ChatOptions {
+            began_at_ms: request.began_at_ms,
+            ..ChatOptions::default()
+        };
+        let (messages, ids) = match &request.input {
+            Input::Messages(messages) => {
+                let ids = need()?.encode_chat_with(messages, &options)?;
+                (messages.clone(), ids)
+            }
             Input::Prompt(text) => (Vec::new(), need()?.encode_prompt(text)?),
             Input::Tokens(ids) => (Vec::new(), ids.clone()),
         };
         if ids.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
+        let rows = model.config().vocab_size;
+        if let Some(&id) = ids.iter().find(|id| id.0 as usize >= rows) {
+            let text = tokenizer.and_then(|tokenizer| tokenizer.token_text(id));
+            return Err(EngineError::UnknownToken {
+                token: id.0,
+                text: text.map_or_else(String::new, |text| format!(" ({text:?})")),
+                vocab_size: rows,
+            });
+        }
         Ok(Self {
             tokenizer,
             messages,
+            options,
             ids,
         })
     }
@@ -454,7 +485,8 @@ impl<'a> Prompt<'a> {
         let Some(tokenizer) = self.tokenizer else {
             return Ok(0);
         };
-        let encode = |messages: &[Message]| tokenizer.encode_chat(messages);
+        let options = &self.options;
+        let encode = |messages: &[Message]| tokenizer.encode_chat_with(messages, options);
         Ok(drop_oldest(
             &mut self.messages,
             &mut self.ids,
@@ -474,6 +506,8 @@ fn continues(messages: &[Message]) -> bool {
 struct Answer {
     decoder: Option<crate::stream_text::StreamDecoder>,
     stop: StopMatcher,
+    /// The special tokens among the stop strings.
+    stop_tokens: Vec<TokenId>,
 }
 
 impl Answer {
@@ -488,7 +522,17 @@ impl Answer {
         Self {
             decoder,
             stop: StopMatcher::new(&request.stop),
+            stop_tokens: tokenizer.map_or_else(Vec::new, |tokenizer| {
+                let stop = request.stop.iter();
+                stop.filter_map(|text| tokenizer.special_token(text))
+                    .collect()
+            }),
         }
+    }
+
+    /// Whether `id` is a special token that ends the answer.
+    fn stops_at(&self, id: TokenId) -> bool {
+        self.stop_tokens.contains(&id)
     }
 
     /// Takes a token; text that is now certain, and whether a stop string came.

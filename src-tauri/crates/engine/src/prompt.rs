@@ -7,39 +7,39 @@
 //! (`mistral_common`, v1).
 //!
 //! # A checkpoint's own template
-//! A Jinja template from `tokenizer_config.json` or `chat_template.jinja` decides the layout,
-//! with one exception: a template that differs from the built-in format in white space only is
-//! one of the published Mixtral templates, most of which miss the reference tokenizer's spacing,
-//! and the built-in format is used instead.
+//! A Jinja template from `tokenizer_config.json` or `chat_template.jinja` decides the layout
+//! ([`template`]), with one exception: a template that differs from the built-in format in white
+//! space only is one of the published Mixtral templates, most of which miss the reference
+//! tokenizer's spacing, and the built-in format is used instead. A template that has a place of its
+//! own for the system text is followed.
 //!
-//! Templates see `messages`, `bos_token`, `eos_token`, `add_generation_prompt`, `tools` and
-//! `documents` (both `none`), `raise_exception` and the common methods of Python strings and
-//! dicts. `strftime_now` is left undefined: the same conversation always gives the same ids.
+//! # Turns of the same side in a row
+//! A template may have a layout for them. Where it refuses them, as the built-in format does, they
+//! become one turn, a blank line between them.
 //!
 //! # Messages cannot contain special tokens
-//! Special-token strings inside a message are replaced, before a template sees it, by single
-//! private-use characters that occur nowhere else, and turned back into ordinary text
-//! afterwards. A template may copy, trim, split, replace or test contents; only one that makes
-//! special tokens out of them, or whose special tokens depend on their characters, is refused.
+//! Special-token strings inside a message reach a template as stand-ins ([`shield`]). A template
+//! may copy, trim, split, replace or test contents; only one that makes special tokens out of them,
+//! or whose special tokens depend on their characters, is refused.
+
+mod generation_tag;
+mod python;
+mod shield;
+mod template;
 
 use std::borrow::Cow;
-use std::collections::HashSet;
-use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
-use minijinja::value::{Rest, ValueKind, from_args};
-use minijinja::{AutoEscape, Environment, ErrorKind, State, Value, context};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use self::shield::Shield;
+pub(crate) use self::template::ChatTemplate;
+use self::template::{Failure, Input};
 use crate::tokenizer::{Span, SpecialTokens, TokenId, TokenizerError};
-
-/// Published chat templates have up to 20 kB.
-const MAX_TEMPLATE_BYTES: usize = 1 << 16;
-/// Instructions of a template's program. A message takes some tens.
-const MAX_TEMPLATE_STEPS: u64 = 10_000_000;
-/// Of a text that a template's `replace` gives.
-const MAX_RENDERED_BYTES: usize = 1 << 24;
-/// A template of [`MAX_TEMPLATE_BYTES`] that is nothing but one nested expression fits.
-const TEMPLATE_STACK_BYTES: usize = 256 << 20;
 
 /// Who wrote a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -88,12 +88,25 @@ pub struct ChatOptions {
     /// Leave a trailing assistant message open, so that the model continues it. Otherwise it is
     /// closed with EOS like the earlier ones. On by default.
     pub continue_last: bool,
+    /// When the conversation began, in milliseconds since 1970, for templates that tell the model
+    /// the date; `None`: now.
+    pub began_at_ms: Option<i64>,
+}
+
+impl ChatOptions {
+    /// When the conversation began, in local time.
+    fn began(&self) -> DateTime {
+        let given = self.began_at_ms.map(Timestamp::from_millisecond);
+        let began = given.and_then(Result::ok).unwrap_or_else(Timestamp::now);
+        began.to_zoned(TimeZone::system()).datetime()
+    }
 }
 
 impl Default for ChatOptions {
     fn default() -> Self {
         Self {
             continue_last: true,
+            began_at_ms: None,
         }
     }
 }
@@ -125,10 +138,27 @@ pub enum PromptError {
     /// An earlier answer cannot be closed.
     #[error("the tokenizer has no end-of-text token to close an assistant message with")]
     NoEos,
-    /// The checkpoint's template does not compile, failed, or refused the conversation.
-    #[error("the checkpoint's chat template failed: {message}")]
+    /// The checkpoint's template does not compile, or cannot be carried out.
+    #[error(
+        "the chat template in {} cannot be used: {message}; correct it, or remove it to use the \
+         built-in Mixtral format",
+        path.display()
+    )]
     Template {
-        /// The template engine's or the template's own message.
+        /// The file that holds it.
+        path: PathBuf,
+        /// The template engine's message.
+        message: String,
+    },
+    /// The checkpoint's template refuses the conversation.
+    #[error(
+        "the chat template in {} refuses these messages: {message}; change them, or the template",
+        path.display()
+    )]
+    TemplateRefused {
+        /// The file that holds it.
+        path: PathBuf,
+        /// The template's own message.
         message: String,
     },
     /// The checkpoint's template mixes message text and special tokens.
@@ -163,46 +193,51 @@ pub enum PromptError {
     Tokenizer(#[from] TokenizerError),
 }
 
-/// Messages in a valid order.
-pub(crate) struct Conversation<'a> {
-    messages: &'a [Message],
-    system: Option<&'a str>,
-    /// User and assistant messages in turn, the user's first.
-    turns: &'a [Message],
+/// Messages of the same side in a row, as one turn.
+struct Turn<'a> {
+    role: Role,
+    /// Of those with any; at least one.
+    contents: Vec<&'a str>,
+    n_messages: usize,
 }
 
-impl<'a> Conversation<'a> {
-    pub(crate) fn new(messages: &'a [Message]) -> Result<Self, PromptError> {
-        let (system, turns) = match messages {
-            [] => return Err(PromptError::Empty),
-            [only] if only.role == Role::System => return Err(PromptError::SystemOnly),
-            [first, turns @ ..] if first.role == Role::System => {
-                (Some(first.content.as_str()), turns)
+/// `messages` with those of the same side in a row together.
+fn turns(messages: &[Message]) -> Vec<Turn<'_>> {
+    let mut turns: Vec<Turn<'_>> = Vec::new();
+    for Message { role, content } in messages {
+        match turns.last_mut() {
+            Some(turn) if turn.role == *role && *role != Role::System => {
+                turn.n_messages += 1;
+                if turn.contents == [""] {
+                    turn.contents[0] = content;
+                } else if !content.is_empty() {
+                    turn.contents.push(content);
+                }
             }
-            turns => (None, turns),
-        };
-        for (turn, message) in turns.iter().enumerate() {
-            let expected = [Role::User, Role::Assistant][turn % 2];
-            if message.role != expected {
-                return Err(PromptError::RoleOrder {
-                    index: messages.len() - turns.len() + turn,
-                    found: message.role,
-                    expected,
-                });
-            }
+            _ => turns.push(Turn {
+                role: *role,
+                contents: vec![content],
+                n_messages: 1,
+            }),
         }
-        Ok(Self {
-            messages,
-            system,
-            turns,
-        })
     }
+    turns
+}
 
-    /// The assistant message that the model is to continue.
-    fn open_answer(&self, options: &ChatOptions) -> Option<&'a Message> {
-        let last = self.turns.last()?;
-        (options.continue_last && last.role == Role::Assistant).then_some(last)
-    }
+/// `messages` with those of the same side in a row made one; `None` if there are none.
+fn merged(messages: &[Message]) -> Option<Vec<Message>> {
+    let turns = turns(messages);
+    let one = |turn: Turn<'_>| Message::new(turn.role, turn.contents.join(BETWEEN));
+    (turns.len() < messages.len()).then(|| turns.into_iter().map(one).collect())
+}
+
+/// Between messages that become one turn.
+const BETWEEN: &str = "\n\n";
+
+/// The assistant message that the model is to continue.
+fn open_answer<'a>(messages: &'a [Message], options: &ChatOptions) -> Option<&'a Message> {
+    let last = messages.last()?;
+    (options.continue_last && last.role == Role::Assistant).then_some(last)
 }
 
 /// What the formats need to know of the tokenizer.
@@ -211,55 +246,92 @@ pub(crate) struct Frame<'a> {
     pub(crate) bos: Option<TokenId>,
     pub(crate) eos: Option<TokenId>,
     pub(crate) prepends_space: bool,
+    /// The special tokens' texts by the names that templates give them.
+    pub(crate) names: &'a Map<String, Value>,
 }
 
 /// The layout of a tokenizer's conversations.
 #[derive(Debug)]
 pub(crate) enum ChatFormat {
-    Mixtral,
-    /// Source of a Jinja template.
-    Template(String),
+    /// The built-in format, which the template, if there is one, differs from in white space only.
+    Mixtral(Option<ChatTemplate>),
+    Template(ChatTemplate),
 }
 
 impl ChatFormat {
-    pub(crate) fn detect(
-        template: Option<String>,
-        specials: &SpecialTokens,
-        bos: Option<TokenId>,
-        eos: Option<TokenId>,
-    ) -> Self {
-        let Some(source) = template else {
-            return Self::Mixtral;
-        };
-        let marks_are_text = specials.find_all("[INST][/INST]").is_empty();
-        let (bos, eos) = (specials.text_of(bos), specials.text_of(eos));
-        let probe = [(Role::User, "1"), (Role::Assistant, "2"), (Role::User, "3")];
-        let probe = probe.map(|(role, content)| Message::new(role, content));
-        let rendered = render(&source, &probe, bos, eos, true).unwrap_or_default();
-        let without_space: String = rendered.split_whitespace().collect();
-        let mixtral = format!("{bos}[INST]1[/INST]2{eos}[INST]3[/INST]");
-        if marks_are_text && without_space == mixtral {
-            Self::Mixtral
-        } else {
-            Self::Template(source)
+    pub(crate) fn detect(template: Option<ChatTemplate>, frame: &Frame<'_>) -> Self {
+        match template {
+            Some(template) if !is_mixtral(&template, frame) => Self::Template(template),
+            template => Self::Mixtral(template),
         }
     }
 
     pub(crate) fn spans<'a>(
         &self,
-        conversation: &Conversation<'a>,
+        messages: &'a [Message],
         options: &ChatOptions,
         frame: &Frame<'_>,
     ) -> Result<Vec<Span<'a>>, PromptError> {
-        match self {
-            Self::Mixtral => mixtral_spans(conversation, options, frame),
-            Self::Template(source) => template_spans(source, conversation, options, frame),
+        if messages.is_empty() {
+            return Err(PromptError::Empty);
+        }
+        let template = match self {
+            Self::Mixtral(template) => {
+                let is_in_a_row = turns(messages).len() < messages.len();
+                // Only the template knows whether it takes turns in a row.
+                return match template.as_ref().filter(|_| is_in_a_row) {
+                    Some(template) => template_spans(template, messages, options, frame)
+                        .or_else(|_| mixtral_spans(messages, options, frame)),
+                    None => mixtral_spans(messages, options, frame),
+                };
+            }
+            Self::Template(template) => template,
+        };
+        let refused = match template_spans(template, messages, options, frame) {
+            Err(refused @ PromptError::TemplateRefused { .. }) => refused,
+            done => return done,
+        };
+        let Some(merged) = merged(messages) else {
+            return Err(refused);
+        };
+        match template_spans(template, &merged, options, frame) {
+            Err(PromptError::TemplateRefused { .. }) => Err(refused),
+            done => done,
         }
     }
 }
 
+/// Whether `template` is the built-in format but for white space. It may refuse or drop the system
+/// text, which the built-in format has a place for.
+fn is_mixtral(template: &ChatTemplate, frame: &Frame<'_>) -> bool {
+    const SYSTEM: &str = "4";
+    let (bos, eos) = (
+        frame.specials.text_of(frame.bos),
+        frame.specials.text_of(frame.eos),
+    );
+    let turns = [(Role::User, "1"), (Role::Assistant, "2"), (Role::User, "3")];
+    let turns = turns.map(|(role, content)| Message::new(role, content));
+    let with_system = [&[Message::new(Role::System, SYSTEM)], &turns[..]].concat();
+    let without_space = |messages: &[Message]| {
+        let input = Input {
+            messages,
+            add_generation_prompt: true,
+            tokens: frame.names,
+            began: DateTime::default(),
+        };
+        let rendered = template.render(&input).ok()?;
+        Some(rendered.split_whitespace().collect::<String>())
+    };
+    let built_in = |system: &str| format!("{bos}[INST]{system}1[/INST]2{eos}[INST]3[/INST]");
+    let marks_are_text = frame.specials.find_all("[INST][/INST]").is_empty();
+    marks_are_text
+        && without_space(&turns) == Some(built_in(""))
+        && without_space(&with_system)
+            .is_none_or(|text| text == built_in(SYSTEM) || !text.contains(SYSTEM))
+}
+
 fn mixtral_spans<'a>(
-    conversation: &Conversation<'a>,
+    messages: &'a [Message],
     options: &ChatOptions,
     frame: &Frame<'_>,
 ) -> Result<Vec<Span<'a>>, PromptError> {
@@ -270,73 +342,103 @@ fn mixtral_spans<'a>(
     } else {
         " [INST] "
     };
-    let open_answer = conversation.open_answer(options);
+    let (system, messages) = match messages {
+        [first, rest @ ..] if first.role == Role::System => (Some(first.content.as_str()), rest),
+        _ => (None, messages),
+    };
+    if messages.is_empty() {
+        return Err(PromptError::SystemOnly);
+    }
+    let is_open = open_answer(messages, options).is_some();
+    let text = |text: &'a str| Span::Text(Cow::Borrowed(text));
 
+    let turns = turns(messages);
+    let last = turns.len() - 1;
     let mut spans = Vec::from_iter(frame.bos.and_then(special));
-    for (turn, message) in conversation.turns.iter().enumerate() {
-        let content = Span::Text(Cow::Borrowed(message.content.as_str()));
-        if message.role == Role::User {
+    let mut index = usize::from(system.is_some());
+    for (place, turn) in turns.iter().enumerate() {
+        let expected = [Role::User, Role::Assistant][place % 2];
+        if turn.role != expected {
+            return Err(PromptError::RoleOrder {
+                index,
+                found: turn.role,
+                expected,
+            });
+        }
+        index += turn.n_messages;
+        let said = turn
+            .contents
+            .iter()
+            .enumerate()
+            .flat_map(|(place, content)| {
+                let between = (place > 0).then(|| text(BETWEEN));
+                between.into_iter().chain([text(content)])
+            });
+        if turn.role == Role::User {
             spans.extend(frame.specials.spans(user_start));
-            if let (0, Some(system)) = (turn, conversation.system) {
-                spans.push(Span::Text(Cow::Owned(format!("{system}\n\n"))));
+            if let (0, Some(system)) = (place, system) {
+                spans.extend([text(system), text(BETWEEN)]);
             }
-            spans.push(content);
+            spans.extend(said);
             spans.extend(frame.specials.spans(" [/INST]"));
             continue;
         }
-        if !message.content.is_empty() {
-            spans.push(Span::Text(Cow::Borrowed(" ")));
-            spans.push(content);
+        if turn.contents != [""] {
+            spans.push(text(" "));
+            spans.extend(said);
         }
-        let is_open = open_answer.is_some() && turn + 1 == conversation.turns.len();
-        if !is_open {
+        if !(is_open && place == last) {
             spans.push(frame.eos.and_then(special).ok_or(PromptError::NoEos)?);
         }
     }
     Ok(spans)
 }
 
-fn template_spans<'a>(
-    source: &str,
-    conversation: &Conversation<'a>,
+fn template_spans(
+    template: &ChatTemplate,
+    messages: &[Message],
     options: &ChatOptions,
     frame: &Frame<'_>,
-) -> Result<Vec<Span<'a>>, PromptError> {
-    let open_answer = conversation.open_answer(options);
+) -> Result<Vec<Span<'static>>, PromptError> {
+    let open_answer = open_answer(messages, options);
     let open_text = open_answer.map_or("", |message| message.content.trim());
     let messages = match open_answer {
         // Nothing to continue: the answer starts here.
-        Some(_) if open_text.is_empty() => {
-            &conversation.messages[..conversation.messages.len() - 1]
-        }
-        _ => conversation.messages,
+        Some(_) if open_text.is_empty() => &messages[..messages.len() - 1],
+        _ => messages,
     };
-    let shield = Shield::new(source, messages, frame.specials)?;
-    let (bos, eos) = (
-        frame.specials.text_of(frame.bos),
-        frame.specials.text_of(frame.eos),
-    );
-    let layout = |mut messages: Vec<Message>| -> Result<String, PromptError> {
-        let asks = messages.last().is_some_and(|last| last.role == Role::User);
-        let cut = messages
-            .last_mut()
-            .filter(|_| open_answer.is_some() && !asks)
-            .map(|last| shield.mark_end(last));
-        let text =
-            render(source, &messages, bos, eos, asks).map_err(|error| PromptError::Template {
-                message: describe(&error),
-            })?;
-        match cut {
-            Some(trailing) => {
-                shield
-                    .cut_at_mark(&text, &trailing)
-                    .ok_or(PromptError::TemplateCannotContinue {
+    if messages.is_empty() {
+        return Err(PromptError::Empty);
+    }
+    let shield = Shield::new(&template.source, messages, frame.specials)?;
+    let began = options.began();
+    let layout =
+        |mut messages: Vec<Message>| -> Result<String, PromptError> {
+            let answered = messages
+                .last()
+                .is_some_and(|last| last.role == Role::Assistant);
+            let cut = messages
+                .last_mut()
+                .filter(|_| open_answer.is_some() && answered)
+                .map(|last| shield.mark_end(last));
+            let input = Input {
+                messages: &messages,
+                add_generation_prompt: !answered,
+                tokens: frame.names,
+                began,
+            };
+            let text = template
+                .render(&input)
+                .map_err(|failure: Failure| failure.of(&template.path))?;
+            match cut {
+                Some(trailing) => shield.cut_at_mark(&text, &trailing).ok_or(
+                    PromptError::TemplateCannotContinue {
                         index: messages.len() - 1,
-                    })
+                    },
+                ),
+                None => Ok(text),
             }
-            None => Ok(text),
-        }
-    };
+        };
 
     let text = layout(shield.shielded(messages, frame.specials))?;
     let found = frame.specials.find_all(&text);
@@ -364,308 +466,4 @@ fn template_spans<'a>(
         shield.open(&text[done..], frame.specials).into(),
     ));
     Ok(spans)
-}
-
-/// The private-use characters that stand-ins are taken from.
-const STAND_INS: RangeInclusive<char> = '\u{100000}'..='\u{10FFFD}';
-
-/// Stand-ins for the special-token strings that occur in messages.
-struct Shield {
-    /// A character that occurs nowhere, for each special token by its place.
-    stand_ins: Vec<char>,
-    /// Another one, for characters of no meaning.
-    neutral: char,
-    /// Another one, for the end of the last message.
-    end: char,
-}
-
-impl Shield {
-    fn new(
-        source: &str,
-        messages: &[Message],
-        specials: &SpecialTokens,
-    ) -> Result<Self, PromptError> {
-        let private = STAND_INS;
-        let contents = messages.iter().map(|message| message.content.as_str());
-        let tokens = specials.tokens.iter().map(|token| token.content.as_str());
-        let used: HashSet<char> = contents
-            .chain(tokens)
-            .chain([source])
-            .flat_map(str::chars)
-            .filter(|character| private.contains(character))
-            .collect();
-        let mut free = private
-            .clone()
-            .filter(|character| !used.contains(character));
-        let stand_ins: Vec<char> = free.by_ref().take(specials.tokens.len()).collect();
-        match (free.next(), free.next()) {
-            (Some(neutral), Some(end)) => Ok(Self {
-                stand_ins,
-                neutral,
-                end,
-            }),
-            _ => Err(PromptError::NoFreeCharacter {
-                tried: private.count(),
-            }),
-        }
-    }
-
-    /// Messages in which every special-token string is its stand-in.
-    fn shielded(&self, messages: &[Message], specials: &SpecialTokens) -> Vec<Message> {
-        let shield = |content: &str| {
-            let spans = specials.spans(content);
-            spans.iter().fold(String::new(), |mut shielded, span| {
-                match span {
-                    Span::Text(text) => shielded.push_str(text),
-                    Span::Special(index) => shielded.push(self.stand_ins[*index]),
-                }
-                shielded
-            })
-        };
-        map_contents(messages, shield)
-    }
-
-    /// Messages in which no character can be part of a special token.
-    fn neutral(&self, messages: &[Message], specials: &SpecialTokens) -> Vec<Message> {
-        let tokens = specials.tokens.iter();
-        let meaningful: HashSet<char> = tokens.flat_map(|token| token.content.chars()).collect();
-        let neutralize = |character| {
-            if meaningful.contains(&character) {
-                self.neutral
-            } else {
-                character
-            }
-        };
-        map_contents(messages, |content| {
-            content.chars().map(neutralize).collect()
-        })
-    }
-
-    /// Marks where a message's text ends; returns the white space that comes after the mark.
-    fn mark_end(&self, message: &mut Message) -> String {
-        let trailing = message.content.split_off(message.content.trim_end().len());
-        message.content.push(self.end);
-        message.content.push_str(&trailing);
-        trailing
-    }
-
-    /// The text up to the mark and the white space after it, if the template kept that.
-    fn cut_at_mark(&self, text: &str, trailing: &str) -> Option<String> {
-        let (before, after) = text.rsplit_once(self.end)?;
-        let kept = if after.starts_with(trailing) {
-            trailing
-        } else {
-            ""
-        };
-        Some(before.replace(self.end, "") + kept)
-    }
-
-    /// Turns stand-ins back into the text they stand for.
-    fn open(&self, text: &str, specials: &SpecialTokens) -> String {
-        let mut opened = String::with_capacity(text.len());
-        let is_stand_in = |character| STAND_INS.contains(&character);
-        for character in text.chars() {
-            let place = is_stand_in(character)
-                .then(|| self.stand_ins.iter().position(|&one| one == character));
-            match place.flatten() {
-                Some(index) => opened.push_str(&specials.tokens[index].content),
-                None => opened.push(character),
-            }
-        }
-        opened
-    }
-}
-
-fn map_contents(messages: &[Message], map: impl Fn(&str) -> String) -> Vec<Message> {
-    let mapped = |message: &Message| Message::new(message.role, map(&message.content));
-    messages.iter().map(mapped).collect()
-}
-
-/// Renders `source`, which may be hostile: in bounded steps, and on a stack that nested
-/// expressions of the longest source do not overflow.
-fn render(
-    source: &str,
-    messages: &[Message],
-    bos_token: &str,
-    eos_token: &str,
-    add_generation_prompt: bool,
-) -> Result<String, minijinja::Error> {
-    let failed = |message: String| minijinja::Error::new(ErrorKind::InvalidOperation, message);
-    if source.len() > MAX_TEMPLATE_BYTES {
-        return Err(failed(format!(
-            "the template has {} bytes, and at most {MAX_TEMPLATE_BYTES} are read",
-            source.len()
-        )));
-    }
-    std::thread::scope(|scope| {
-        let rendering = std::thread::Builder::new()
-            .name("chat template".to_owned())
-            .stack_size(TEMPLATE_STACK_BYTES)
-            .spawn_scoped(scope, || {
-                render_here(
-                    source,
-                    messages,
-                    bos_token,
-                    eos_token,
-                    add_generation_prompt,
-                )
-            });
-        let rendering = rendering
-            .map_err(|error| failed(format!("no thread to render the template: {error}")))?;
-        rendering
-            .join()
-            .unwrap_or_else(|_| Err(failed("rendering the template failed".to_owned())))
-    })
-}
-
-fn render_here(
-    source: &str,
-    messages: &[Message],
-    bos_token: &str,
-    eos_token: &str,
-    add_generation_prompt: bool,
-) -> Result<String, minijinja::Error> {
-    let mut environment = Environment::new();
-    environment.set_fuel(Some(MAX_TEMPLATE_STEPS));
-    // They take a length and allocate it.
-    for filter in ["batch", "slice", "indent"] {
-        environment.remove_filter(filter);
-    }
-    environment.add_filter("replace", replace);
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(python_method);
-    environment.add_filter("tojson", to_json);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, _> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-    });
-    environment.template_from_str(source)?.render(context! {
-        messages,
-        bos_token,
-        eos_token,
-        add_generation_prompt,
-        tools => (),
-        documents => (),
-    })
-}
-
-/// `replace`, which repeated makes a text as long as one likes.
-fn replace(text: &str, from: &str, to: &str) -> Result<String, minijinja::Error> {
-    let grown = text.matches(from).count().saturating_mul(to.len());
-    if grown.saturating_add(text.len()) > MAX_RENDERED_BYTES {
-        return Err(minijinja::Error::new(
-            ErrorKind::InvalidOperation,
-            format!("replace would make more than {MAX_RENDERED_BYTES} bytes"),
-        ));
-    }
-    Ok(text.replace(from, to))
-}
-
-/// The error with its causes, on one line.
-fn describe(error: &minijinja::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
-/// `tojson` as Python's `json.dumps` writes it, without the HTML escapes of the usual filter.
-fn to_json(value: &Value) -> Result<String, minijinja::Error> {
-    struct Python;
-    impl serde_json::ser::Formatter for Python {
-        fn begin_array_value<W: ?Sized + std::io::Write>(
-            &mut self,
-            writer: &mut W,
-            first: bool,
-        ) -> std::io::Result<()> {
-            writer.write_all(if first { b"" } else { b", " })
-        }
-        fn begin_object_key<W: ?Sized + std::io::Write>(
-            &mut self,
-            writer: &mut W,
-            first: bool,
-        ) -> std::io::Result<()> {
-            writer.write_all(if first { b"" } else { b", " })
-        }
-        fn begin_object_value<W: ?Sized + std::io::Write>(
-            &mut self,
-            writer: &mut W,
-        ) -> std::io::Result<()> {
-            writer.write_all(b": ")
-        }
-    }
-    let failed = |message: String| minijinja::Error::new(ErrorKind::BadSerialization, message);
-    let mut json = Vec::new();
-    let mut serializer = serde_json::Serializer::with_formatter(&mut json, Python);
-    value
-        .serialize(&mut serializer)
-        .map_err(|error| failed(error.to_string()))?;
-    String::from_utf8(json).map_err(|error| failed(error.to_string()))
-}
-
-/// The methods of Python's `str` and `dict` that chat templates call.
-fn python_method(
-    state: &State<'_, '_>,
-    value: &Value,
-    method: &str,
-    args: &[Value],
-) -> Result<Value, minijinja::Error> {
-    let unknown = || minijinja::Error::from(ErrorKind::UnknownMethod);
-    if let Some(text) = value.as_str() {
-        return match method {
-            "strip" | "lstrip" | "rstrip" => {
-                let (set,): (Option<&str>,) = from_args(args)?;
-                let in_set = |character: char| match set {
-                    Some(set) => set.contains(character),
-                    None => character.is_whitespace(),
-                };
-                Ok(Value::from(match method {
-                    "strip" => text.trim_matches(in_set),
-                    "lstrip" => text.trim_start_matches(in_set),
-                    _ => text.trim_end_matches(in_set),
-                }))
-            }
-            "startswith" => from_args(args).map(|(s,): (&str,)| text.starts_with(s).into()),
-            "endswith" => from_args(args).map(|(s,): (&str,)| text.ends_with(s).into()),
-            "split" => split(text, args),
-            "replace" | "upper" | "lower" | "title" | "capitalize" => {
-                let rest: Rest<Value> = from_args::<(Rest<Value>,)>(args)?.0;
-                let arguments: Vec<Value> = std::iter::once(value.clone()).chain(rest.0).collect();
-                state.apply_filter(method, &arguments)
-            }
-            _ => Err(unknown()),
-        };
-    }
-    match (value.kind(), method) {
-        (ValueKind::Map, "items") => state.apply_filter("items", std::slice::from_ref(value)),
-        (ValueKind::Map, "keys") => Ok(value.try_iter()?.collect()),
-        (ValueKind::Map, "get") => {
-            let (key, default): (Value, Option<Value>) = from_args(args)?;
-            let found = value.get_item(&key)?;
-            Ok(if found.is_undefined() {
-                default.unwrap_or(Value::from(()))
-            } else {
-                found
-            })
-        }
-        _ => Err(unknown()),
-    }
-}
-
-fn split(text: &str, args: &[Value]) -> Result<Value, minijinja::Error> {
-    let (separator, limit): (Option<&str>, Option<usize>) = from_args(args)?;
-    let limit = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
-    match separator {
-        Some("") => Err(minijinja::Error::new(
-            ErrorKind::InvalidOperation,
-            "split: the separator is empty",
-        )),
-        Some(separator) => Ok(text.splitn(limit, separator).map(Value::from).collect()),
-        None => Ok(text.split_whitespace().map(Value::from).collect()),
-    }
 }

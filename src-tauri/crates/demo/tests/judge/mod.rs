@@ -165,6 +165,7 @@ impl Demo {
             max_new_tokens: Some(200),
             stop: Vec::new(),
             ignore_eos: false,
+            began_at_ms: None,
         };
         let mut said = String::new();
         Generator {

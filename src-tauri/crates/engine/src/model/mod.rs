@@ -382,6 +382,7 @@ pub(crate) fn embed(
         if at >= vocab {
             return Err(EngineError::UnknownToken {
                 token: token.0,
+                text: String::new(),
                 vocab_size: vocab,
             });
         }
