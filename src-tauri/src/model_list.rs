@@ -168,7 +168,8 @@ impl From<InstalledModel> for ModelEntry {
             path: model.path.display().to_string(),
             size_bytes,
             frees_bytes: model.size_bytes,
-            installed_at_ms: Some(model.installed_at_ms),
+            // Nobody knows when a linked folder came that is gone.
+            installed_at_ms: Some(model.installed_at_ms).filter(|ms| *ms > 0),
             n_layers: shape.layers,
             n_experts: shape.experts,
             expert_quantization: shape.expert_quantization,

@@ -161,6 +161,15 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
 }
 
 fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
+    if model.source == ModelSource::Linked && !model.path.is_dir() {
+        return writeln!(
+            out,
+            "{}\n    linked, and gone: was it moved or its drive removed? octet models remove {} \
+             takes it off the list",
+            model.id,
+            model.path.display()
+        );
+    }
     let size = match model.source {
         ModelSource::Linked => "linked".to_owned(),
         _ => format_bytes(model.size_bytes),
@@ -236,11 +245,14 @@ async fn offer(manager: &Manager, name: &str) -> anyhow::Result<()> {
         format_bytes(offer.size_bytes),
         count(offer.files as usize, "file")
     )?;
-    writeln!(
-        out,
-        "Tokenizer  from {}",
-        offer.tokenizer_from.join(", or ")
-    )?;
+    match &offer.tokenizer_from[..] {
+        [] => writeln!(
+            out,
+            "Tokenizer  NONE: the repository has none, and no known one fits this model, so it \
+             cannot be pulled. Ask its authors to add tokenizer.json"
+        )?,
+        from => writeln!(out, "Tokenizer  from {}", from.join(", or "))?,
+    }
     writeln!(out, "Fit        {}", offer.fit.summary)?;
     let free = offer
         .disk

@@ -218,6 +218,10 @@ async fn folders_are_imported_and_errors_are_one_line() {
     assert!(shell.ok(&["models", "list"]).await.contains("linked"));
     let copied = shell.ok(&["models", "import", folder, "--copy"]).await;
     assert!(copied.starts_with("local/"), "{copied}");
+    let again = shell.ok(&["models", "import", folder, "--copy"]).await;
+    assert_eq!(again, copied);
+    let list = shell.ok(&["models", "list"]).await;
+    assert_eq!(list.matches("local/").count(), 1, "{list}");
     let removed = shell.ok(&["models", "remove", folder]).await;
     assert_eq!(
         removed.trim(),
@@ -274,6 +278,64 @@ async fn two_models_of_one_name_are_told_apart_by_their_full_names() {
         format!("{a}: removed from the list; its files stay in {a}")
     );
     shell.ok(&["models", "remove", "plain"]).await;
+}
+
+/// It was listed as damaged, since 1970.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_linked_folder_that_is_gone_is_listed_as_gone() {
+    let shell = Shell::new().await;
+    let folder = shell.model.path().to_owned();
+    let id = shell
+        .ok(&["models", "import", folder.to_str().unwrap()])
+        .await;
+    std::fs::rename(&folder, folder.with_extension("moved")).unwrap();
+    let list = shell.ok(&["models", "list"]).await;
+    assert!(list.contains("linked, and gone: was it moved"), "{list}");
+    assert!(
+        !list.contains("1970") && !list.contains("DAMAGED"),
+        "{list}"
+    );
+    shell.ok(&["models", "remove", id.trim()]).await;
+    assert!(shell.ok(&["models", "list"]).await.contains("No models in"));
+    std::fs::rename(folder.with_extension("moved"), &folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_failed_before_anything_arrived_leaves_no_entry() {
+    let shell = Shell::new().await;
+    shell.hub.publish(
+        "tests/gated",
+        Repo::from_folder(shell.model.path())
+            .unwrap()
+            .gated(&["ann"]),
+    );
+    assert!(
+        shell
+            .fails(&["models", "pull", "tests/gated"])
+            .await
+            .contains("gated")
+    );
+    std::fs::remove_file(shell.model.path().join("tokenizer.json")).unwrap();
+    shell
+        .hub
+        .publish("tests/mute", Repo::from_folder(shell.model.path()).unwrap());
+    let offer = shell
+        .ok(&["models", "pull", "tests/mute", "--dry-run"])
+        .await;
+    assert!(
+        offer.contains("Tokenizer  NONE: the repository has none"),
+        "{offer}"
+    );
+    let failed = shell.fails(&["models", "pull", "tests/mute"]).await;
+    assert!(failed.contains("no tokenizer"), "{failed}");
+    let mut offline = shell.command(&["models", "pull", "tests/other"]);
+    let offline = offline.env("HF_HUB_OFFLINE", "1").output().unwrap();
+    assert_eq!(offline.status.code(), Some(1));
+    let list = shell.ok(&["models", "list"]).await;
+    assert!(
+        !list.contains("tests/") && list.contains("No models in"),
+        "{list}"
+    );
 }
 
 #[cfg(unix)]

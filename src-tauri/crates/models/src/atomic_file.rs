@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use octet_engine::checkpoint::without_byte_order_mark;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -44,7 +45,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
         return None;
     }
     let bytes = fs::read(path).ok()?;
-    serde_json::from_slice(&bytes)
+    serde_json::from_slice(without_byte_order_mark(&bytes))
         .inspect_err(|error| tracing::warn!(%error, path = %path.display(), "a file is damaged"))
         .ok()
 }

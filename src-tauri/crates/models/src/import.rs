@@ -10,7 +10,7 @@ use crate::cache::{Lock, RepoDir};
 use crate::content_hash::ContentHash;
 use crate::library::{IMPORTED, in_use_lock};
 use crate::names::{RepoName, is_safe_file_name};
-use crate::record::{Manifest, RepoFile, Ticket, now_ms};
+use crate::record::{Damage, Manifest, RepoFile, Ticket, now_ms};
 use crate::work::Work;
 use crate::{ModelsError, Result, disk};
 
@@ -39,7 +39,8 @@ pub(crate) fn check(folder: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Copies the model in `folder` into `root`. The name of its repository, which is in no hub.
+/// Copies the model in `folder` into `root`, unless that was done before. The name of its
+/// repository, which is in no hub.
 ///
 /// # Errors
 /// What is no model, a full disk, or a wish to stop: what was copied is gone then.
@@ -53,6 +54,9 @@ pub(crate) fn copy(
     let names = names(&folder)?;
     let size = |name: &String| fs::metadata(folder.join(name)).map_or(0, |meta| meta.len());
     let total = names.iter().map(size).sum();
+    if let Some(copied) = copied_before(root, &folder, &names, work)? {
+        return Ok(copied);
+    }
     disk::check(root, total, reserve_bytes)?;
     work.expect(total);
     let repo = free_name(root, &folder);
@@ -65,6 +69,50 @@ pub(crate) fn copy(
         let _ = fs::remove_dir_all(dir.path());
     }
     copied.map(|()| repo)
+}
+
+/// The copy that holds just the files `names` of `folder`.
+fn copied_before(
+    root: &Path,
+    folder: &Path,
+    names: &[String],
+    work: &Work,
+) -> Result<Option<RepoName>> {
+    let size = |name: &str| fs::metadata(folder.join(name)).map_or(0, |meta| meta.len());
+    let is_same_size =
+        |file: &RepoFile| names.contains(&file.path) && file.size == size(&file.path);
+    let looks_same = |dir: &RepoDir, manifest: &Manifest| {
+        manifest.is_imported
+            && manifest.files.len() == names.len()
+            && manifest.files.iter().all(is_same_size)
+            && manifest
+                .files
+                .iter()
+                .all(|file| dir.complete(&manifest.commit, file).is_some())
+            && Damage::read(dir, &manifest.commit).is_none()
+    };
+    for (repo, dir) in RepoDir::all(root) {
+        let Some(manifest) = Manifest::read(&dir).filter(|manifest| looks_same(&dir, manifest))
+        else {
+            continue;
+        };
+        work.restart(manifest.files.iter().map(|file| file.size).sum());
+        let mut all_same = true;
+        // Small files first: these tell most models apart.
+        let mut files: Vec<&RepoFile> = manifest.files.iter().collect();
+        files.sort_by_key(|file| file.size);
+        for file in files {
+            if work.hash(&folder.join(&file.path))? != file.blob {
+                all_same = false;
+                break;
+            }
+        }
+        if all_same {
+            return Ok(Some(repo));
+        }
+    }
+    work.restart(0);
+    Ok(None)
 }
 
 /// Deletes what copies have left that were killed in the middle: it is in no list.

@@ -133,6 +133,11 @@ impl Found {
         let opened = Checkpoint::open(&self.folder);
         let bad = self.known_bad();
         let health = match (&opened, &bad[..]) {
+            _ if self.is_gone() => Health::Damaged {
+                message: "Its folder is gone: was it moved or its drive removed?".to_owned(),
+                files: Vec::new(),
+                can_repair: false,
+            },
             (Ok(_), []) => Health::Good {
                 verified_at_ms: self.repo.as_ref().and_then(|r| r.manifest.verified_at_ms),
             },
@@ -174,6 +179,11 @@ impl Found {
                 .map(|c| fit(&model_sizes(c), hardware, request)),
             is_in_use: self.is_in_use(),
         }
+    }
+
+    /// Whether this is a linked folder that is not there.
+    fn is_gone(&self) -> bool {
+        self.source == ModelSource::Linked && !self.folder.is_dir()
     }
 
     /// Files that are missing or have another size, and those that had other bytes when they were

@@ -150,7 +150,8 @@ async fn check(path: PathBuf, wanted: Check) -> Result<Option<String>, Failure> 
             Check::Known(known) => known.refuse(&tokenizer),
             Check::Config(config) => {
                 let (tokens, model) = (tokenizer.vocab_size(), config.vocab_size);
-                (tokens > model).then(|| format!("it has {tokens} tokens, the model {model}"))
+                let fits = tokenizer.fits(model);
+                (!fits).then(|| format!("it has {tokens} tokens, the model {model}"))
             }
         }
     });

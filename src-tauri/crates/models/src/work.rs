@@ -29,6 +29,12 @@ impl Work {
         self.0.total_bytes.store(total_bytes, Ordering::Relaxed);
     }
 
+    /// Begins anew, with other work.
+    pub(crate) fn restart(&self, total_bytes: u64) {
+        self.0.done_bytes.store(0, Ordering::Relaxed);
+        self.expect(total_bytes);
+    }
+
     pub(crate) fn did(&self, bytes: u64) {
         self.0.done_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -63,6 +69,20 @@ impl Work {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
             }
+        }
+    }
+
+    /// The SHA-256 of a file.
+    pub(crate) fn hash(&self, path: &Path) -> Result<String> {
+        let read = |error| ModelsError::io("read", path, error);
+        let mut hash = ContentHash::sha256();
+        let mut file = File::open(path).map_err(read)?;
+        match hash
+            .update_from(&mut file, &mut self.proceed())
+            .map_err(read)?
+        {
+            true => Ok(hash.finish()),
+            false => Err(ModelsError::Cancelled),
         }
     }
 

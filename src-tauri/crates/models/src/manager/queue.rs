@@ -420,9 +420,11 @@ impl Manager {
                             };
                         }
                         (entry.done_bytes, entry.files_done) = on_disk(&dir, &entry.ticket);
-                        let is_idle = is_wrong_name(&error)
-                            || (!is_pause(&error) && Manifest::read(&dir).is_some());
-                        if entry.ticket.commit.is_none() && is_idle {
+                        let has_begun =
+                            entry.done_bytes > 0 || entry.ticket.is_repair || is_pause(&error);
+                        let is_idle = is_wrong_name(&error) || Manifest::read(&dir).is_some();
+                        let never_listed = entry.ticket.commit.is_none();
+                        if !has_begun || (never_listed && is_idle && !is_pause(&error)) {
                             // Tried again it comes back; a restart need not tell of it, and a
                             // model that is here is not taken for one that is on its way.
                             if let Err(error) = discard(&dir, &entry.ticket) {
