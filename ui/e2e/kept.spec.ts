@@ -41,7 +41,7 @@ test('what was deleted is in the trash, is restored from there, or deleted for g
   await page.locator(rows).first().focus();
   await page.keyboard.press('Delete');
   await page.keyboard.press('Delete');
-  await page.getByRole('button', { name: 'Import and export chats' }).click();
+  await page.getByRole('button', { name: 'More options for chats' }).click();
   await page.getByRole('menuitem', { name: 'Recently deleted' }).click();
   const deleted = page.getByRole('list', { name: 'Recently deleted' });
   await expect(deleted.getByRole('listitem')).toHaveCount(2);

@@ -305,7 +305,7 @@ test('a folder is used where it is, and forgotten again', async ({ page }) => {
   await model.getByRole('button', { name: 'Remove from list' }).click();
   await page.getByRole('alertdialog').getByRole('button', { name: 'Remove from list' }).click();
   await expect(model).toHaveCount(0);
-  await expect(page.getByText('Its files stay in')).toBeVisible();
+  await expect(page.getByText('Its files are still in')).toBeVisible();
 });
 
 test('a folder is copied, with the keyboard alone', async ({ page }) => {
@@ -351,7 +351,7 @@ test('the models folder moves, but not under a download', async ({ page }) => {
 test('a models folder without models moves none', async ({ page }) => {
   await open(page, '?first=1&model=none#/models');
   await page.getByRole('button', { name: 'Move…' }).click();
-  await expect(page.getByRole('alertdialog')).toContainText('No model lies in the old folder.');
+  await expect(page.getByRole('alertdialog')).toContainText('There are no models in the old folder.');
 });
 
 test('a token is kept, tried, never shown again, and removed', async ({ page }) => {
@@ -367,8 +367,8 @@ test('a token is kept, tried, never shown again, and removed', async ({ page }) 
   const seen = await witness(page);
   expect(seen.token).toBe('hf_secret123');
   expect(JSON.stringify(seen.settings)).not.toContain('hf_secret123');
-  await page.getByRole('button', { name: 'Remove' }).click();
-  await expect(page.getByText('Only for models whose terms have to be accepted.')).toBeVisible();
+  await page.getByRole('button', { name: 'Remove', exact: true }).click();
+  await expect(page.getByText('Needed only for gated models')).toBeVisible();
   expect((await witness(page)).token).toBeNull();
 });
 
@@ -390,7 +390,7 @@ test('where there is no keyring it is said, and a wrong token is refused', async
   await expect(page.getByRole('alert')).toContainText('The access token is invalid.');
   await open(page, '?token=environment#/models');
   await expect(page.getByText('From the environment variable HF_TOKEN.')).toBeVisible();
-  await expect(page.getByRole('button', { name: 'Remove' })).toHaveCount(0);
+  await expect(page.getByRole('button', { name: 'Remove', exact: true })).toHaveCount(0);
 });
 
 test('a mirror is chosen and given up', async ({ page }) => {
@@ -401,7 +401,7 @@ test('a mirror is chosen and given up', async ({ page }) => {
   await expect(page.getByRole('alert')).toBeVisible();
   await field.fill('https://mirror.example');
   await page.getByRole('button', { name: 'Save' }).click();
-  await expect(page.getByText('A mirror, chosen by you.')).toBeVisible();
+  await expect(page.getByText('A mirror you chose.')).toBeVisible();
   await expect(page.getByRole('alert')).toHaveCount(0);
   await expect(field).toHaveValue('https://mirror.example');
   await page.getByRole('button', { name: 'Reset', exact: true }).click();
@@ -412,7 +412,7 @@ test('the first page downloads the model while the demo answers', async ({ page 
   await open(page, '?first=1&model=none&gpu=0&loadMs=200&rate=2000&downloadMs=6000');
   await card(page, MIXTRAL).getByRole('button', { name: 'Download' }).click();
   await expect(card(page, MIXTRAL).getByRole('progressbar')).toBeVisible();
-  await expect(page.getByText('It goes on while you chat with the demo')).toBeVisible();
+  await expect(page.getByText('The download continues while you chat with the demo')).toBeVisible();
   await page.getByRole('button', { name: 'Try the demo model' }).click();
   await expect(composer(page)).toBeVisible();
   await ask(page, 'What is Octet?');

@@ -138,7 +138,7 @@ test('the experts move while an answer streams', async ({ page }) => {
   await expect(page.getByRole('gridcell', { name: /^Layer 1, expert 1:/ })).toBeFocused();
   await expect(page.locator('.details')).toContainText('Layer 1, expert 1');
   await expect(page.locator('.details')).toContainText('since loading');
-  await page.getByRole('radio', { name: 'Uses' }).click();
+  await page.getByRole('radio', { name: 'Usage' }).click();
   await expect(page.getByText('most used')).toBeVisible();
   await expectAccessible(page);
 });
@@ -296,21 +296,21 @@ test('offload settings show the plan and reload with one press', async ({ page }
 
 test('a notice of the start is shown and put away', async ({ page }) => {
   await open(page, '?notice=settingsDamaged');
-  await expect(page.getByText('The settings could not be read, all or some of them.')).toBeVisible();
+  await expect(page.getByText('Some or all settings could not be read.')).toBeVisible();
   await page.getByRole('button', { name: 'Dismiss' }).click();
-  await expect(page.getByText('The settings could not be read, all or some of them.')).toHaveCount(0);
+  await expect(page.getByText('Some or all settings could not be read.')).toHaveCount(0);
 });
 
 test('where the chats were damaged, a backup is offered and takes their place', async ({ page }) => {
   await open(page, '?notice=storeRestored');
-  await expect(page.getByText('The file of chats was damaged.')).toBeVisible();
+  await expect(page.getByText('The chat database was damaged.')).toBeVisible();
   await page.setViewportSize({ width: 360, height: 740 });
   await expectNoSidewaysScroll(page);
   await expectAccessible(page);
   await page.setViewportSize({ width: 1440, height: 900 });
   await page.getByRole('button', { name: /^Restore the backup from / }).first().click();
-  await expect(page.getByText('Those there were are kept in')).toBeVisible();
-  await expect(page.getByText('The file of chats was damaged.')).toHaveCount(0);
+  await expect(page.getByText('The previous chats are kept in')).toBeVisible();
+  await expect(page.getByText('The chat database was damaged.')).toHaveCount(0);
   await expect(page.getByRole('link', { name: /^From .*chats-1\.db/ })).toBeVisible();
 });
 
@@ -324,7 +324,7 @@ test('a backup that cannot be restored says why, and nothing is lost', async ({ 
   await open(page, '?notice=storeRestored&fail=restoreBackup:busy');
   await page.getByRole('button', { name: /^Restore the backup from / }).first().click();
   await expect(page.getByRole('alert')).toContainText('Another answer is being written');
-  await expect(page.getByText('The file of chats was damaged.')).toBeVisible();
+  await expect(page.getByText('The chat database was damaged.')).toBeVisible();
 });
 
 test('a start that fails says why', async ({ page }) => {
