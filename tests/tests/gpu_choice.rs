@@ -351,52 +351,47 @@ fn a_slot_is_not_overwritten_while_it_is_read_though_its_layer_ended_with_an_err
         let mut claim = experts.claim(id, 1).expect("a slot");
         claim.wait().map(|_| ()).expect("it comes");
     };
-    let hits = || experts.stats().device.expect("a device").hits;
-    // Which two experts of the first layer does the token take?
     let mut session = loaded.model.session(64);
-    let mut first_layer = |fails: bool| {
-        session.kv.truncate(0);
-        let before = &mut |pass: PassProgress| match pass.layer {
-            0 => ControlFlow::Continue(()),
-            _ => ControlFlow::Break(()),
-        };
-        let error = one_token(&loaded, &mut session, 7, before).expect_err("it was stopped");
-        assert_eq!(fails, !matches!(error, EngineError::Cancelled), "{error}");
-    };
-    let chosen: Vec<u16> = (0..8)
-        .filter(|&expert| {
-            bring(0, expert);
-            bring(1, 0);
-            let before = hits();
-            first_layer(false);
-            hits() > before
-        })
-        .collect();
-    let [here, absent] = chosen[..] else {
-        panic!("two experts a token, and not {chosen:?}");
-    };
-    // One is in VRAM, the other nowhere, not on disk either.
-    for layer in 1..4 {
-        for expert in 0..8 {
-            bring(layer, expert);
+    let go_on = &mut |_| ControlFlow::Continue(());
+    one_token(&loaded, &mut session, 7, go_on).expect("a pass");
+    let chosen = experts.snapshot().newest;
+    // Of the first layer's two, one shall be in VRAM and the other nowhere, not on disk either.
+    let [here, absent] = [chosen[0], chosen[1]];
+    assert_eq!((here.layer, absent.layer), (0, 0));
+    let others = (0..32).map(|i| (i % 4, i / 4)).cycle();
+    let others = others.filter(|&(layer, expert)| (layer, expert) != (0, absent.expert));
+    let is_ready = || experts.is_in_fastest(here) && !experts.contains(absent);
+    for (layer, expert) in others.take(300) {
+        if is_ready() {
+            break;
         }
+        bring(layer, expert);
+        bring(0, here.expert);
     }
-    bring(0, here);
-    std::fs::remove_file(file(ExpertId {
-        layer: 0,
-        expert: absent,
-    }))
-    .expect("it was there");
+    assert!(is_ready(), "it cannot be brought about");
+    std::fs::remove_file(file(absent)).expect("it was there");
     // The wait that would make up for it fails as well.
     fake.set("FAIL", "stream:2:soft");
-    first_layer(true);
+    session.kv.truncate(0);
+    let before = &mut |pass: PassProgress| match pass.layer {
+        0 => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    };
+    let error = one_token(&loaded, &mut session, 7, before).expect_err("a file is missing");
+    assert!(!matches!(error, EngineError::Cancelled), "{error}");
     assert!(loaded.model.gpu().is_some(), "the GPU is in order");
     assert!(
         fake.counters().pending > 0,
         "nothing is left to be overtaken"
     );
-    for expert in 0..3 {
-        bring(3, expert);
-    }
+    // With one of the two slots in use there is only the other one.
+    let other = ExpertId {
+        layer: 3,
+        expert: 7,
+    };
+    let mut held = experts.claim(other, 1).expect("a slot");
+    held.wait().map(|_| ()).expect("it comes");
+    bring(2, 7);
+    assert!(!experts.is_in_fastest(here), "its slot was not needed");
     assert_eq!(fake.counters().overtaken, 0);
 }
