@@ -331,7 +331,7 @@ fn bad_requests_are_errors_and_leave_the_engine_usable() {
         panic!("{unknown:?}")
     };
     assert!(
-        message.contains("9999") && message.contains("512"),
+        message.contains("9999") && message.contains("511"),
         "{message}"
     );
     assert_eq!(

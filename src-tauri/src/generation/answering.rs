@@ -200,6 +200,7 @@ impl Answering<'_> {
                     seconds_left: seconds_left.map(|seconds| seconds.ceil() as u32),
                 }),
                 Event::Token { text, .. } => {
+                    let text = storable(text);
                     self.text.push_str(&text);
                     saver.changed();
                     stream.push(&text, prompt_tokens);
@@ -209,6 +210,7 @@ impl Answering<'_> {
                     text,
                     stats,
                 } => {
+                    let text = storable(text);
                     self.text.push_str(&text);
                     stream.rest(&text);
                     saver.end().await?;
@@ -460,5 +462,13 @@ impl Saver {
         self.writing = None;
         written.map_err(|_| ApiError::internal("Writing the answer ended early."))??;
         Ok(())
+    }
+}
+
+/// What the store keeps of `text`, so that the page shows the same: no zero bytes.
+fn storable(text: String) -> String {
+    match text.contains('\0') {
+        true => text.replace('\0', "\u{fffd}"),
+        false => text,
     }
 }

@@ -360,6 +360,8 @@ fn a_ram_budget_is_kept_and_bench_shows_what_it_costs() {
         "64",
         "--ram",
         "250MB",
+        "--prefetch",
+        "2",
         "--json",
     ]);
     for name in ["prefill_tok_s", "decode_tok_s", "bytes_moved", "peak_rss"] {

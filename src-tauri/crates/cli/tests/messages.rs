@@ -149,7 +149,6 @@ fn messages_are_counted_from_1_everywhere() {
     };
     let user = r#"{"role": "user", "content": "a"}"#;
     for (json, expected) in [
-        (format!("[{user}, {user}]"), "message 2 is from the user"),
         (format!("[{user}, 7]"), "message 2 of the list"),
         (
             r#"[{"role": "assistant", "content": "a"}]"#.to_owned(),

@@ -138,6 +138,7 @@ fn folders_without_a_safetensors_model_are_refused() {
     assert_says(&refusal_of(&bin), &["not a folder"]);
     fs::write(dir.path().join("adapter_model.safetensors"), "").unwrap();
     says(&["config.json is missing"]);
+    fs::remove_file(bin).unwrap();
     fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
     says(&["LoRA adapter", "merge"]);
     // Also with the base model's configuration beside it, and as PyTorch saves it.
@@ -145,7 +146,6 @@ fn folders_without_a_safetensors_model_are_refused() {
     fs::write(dir.path().join("config.json"), &config).unwrap();
     says(&["LoRA adapter", "merge"]);
     fs::remove_file(dir.path().join("adapter_model.safetensors")).unwrap();
-    fs::remove_file(bin).unwrap();
     fs::write(dir.path().join("adapter_model.bin"), "PK").unwrap();
     says(&["LoRA adapter", "merge"]);
 }

@@ -439,7 +439,7 @@ mod tests {
             ),
             (
                 one(r#""dtype":"U8","shape":[33],"data_offsets":[0,33]"#),
-                "should end at byte",
+                "is cut off",
             ),
             (
                 one(r#""dtype":"U9","shape":[3],"data_offsets":[0,3]"#),
