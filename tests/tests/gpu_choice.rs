@@ -369,7 +369,11 @@ fn a_slot_is_not_overwritten_while_it_is_read_though_its_layer_ended_with_an_err
         bring(0, here.expert);
     }
     assert!(is_ready(), "it cannot be brought about");
-    std::fs::remove_file(file(absent)).expect("it was there");
+    // It stays open once it was read.
+    let opened = std::fs::OpenOptions::new().write(true).open(file(absent));
+    opened
+        .and_then(|file| file.set_len(0))
+        .expect("it was there");
     // The wait that would make up for it fails as well.
     fake.set("FAIL", "stream:2:soft");
     session.kv.truncate(0);

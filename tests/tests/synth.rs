@@ -295,9 +295,7 @@ fn what_no_disk_can_hold_is_refused_before_it_is_written() {
             let error = result.unwrap_err();
             assert!(matches!(error, SynthError::DiskFull { .. }), "{error}");
             assert!(
-                error
-                    .to_string()
-                    .contains("free; lower the number of layers"),
+                error.to_string().contains("free: give fewer --layers"),
                 "{error}"
             );
         }
