@@ -37,7 +37,7 @@ async fn frames_follow_the_model_and_the_answer() {
     );
     assert_eq!((loaded.counts.iter().sum::<u64>(), loaded.tokens), (0, 0));
 
-    let (task, mut events) = fixture.begin(None, "Go on");
+    let (task, mut events) = fixture.begin(None, "Count");
     next(&mut events, |event| {
         matches!(event, GenerationEvent::Text { .. }).then_some(())
     })
