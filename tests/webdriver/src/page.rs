@@ -129,7 +129,7 @@ impl App<'_> {
 
     /// Waits until the send button waits for nothing but text.
     pub async fn model_is_ready(&self) -> anyhow::Result<()> {
-        let hint = "return document.querySelector('#composer-hint')?.textContent.includes('Enter sends') ?? false";
+        let hint = "return document.querySelector('#composer-hint')?.textContent.includes('Enter to send') ?? false";
         self.until(hint).await
     }
 
