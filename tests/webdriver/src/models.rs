@@ -148,7 +148,7 @@ async fn download(app: &App<'_>, hub: &TestHub) -> anyhow::Result<()> {
     app.screenshot("installed").await?;
     app.step("check its files", app.click_in("Installed", "Check files"))
         .await?;
-    app.step("they are sound", app.text("as they were published"))
+    app.step("they are sound", app.text("match the published ones"))
         .await?;
     Ok(())
 }
