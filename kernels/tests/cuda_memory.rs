@@ -1,4 +1,4 @@
-//! Pinned memory, on the fake CUDA driver or a real card.
+//! Pinned memory, on the fake CUDA driver or a real GPU.
 #![cfg(target_os = "linux")]
 
 #[path = "support/card.rs"]

@@ -137,7 +137,7 @@ fn of_a_split_gpu_cuda_lists_one_instance_with_its_own_name_and_memory() {
     let instance = nvml.device_by_uuid(second.as_str()).unwrap();
     assert_eq!(instance.memory_info().unwrap().total, 10 << 30);
     assert_eq!(instance.uuid().unwrap(), second);
-    // The older call names the card.
+    // The older call names the GPU.
     let mut card = sys::CUuuid { bytes: [0; 16] };
     assert_eq!(unsafe { sys::cuDeviceGetUuid(&mut card, 0) }, OK);
     assert_eq!(card.bytes[0] as u8, 0x1c);

@@ -38,7 +38,7 @@ struct OnCard {
     slots: Arc<Slots>,
 }
 
-/// Why a card was not used in the end.
+/// Why a GPU was not used in the end.
 enum Failure {
     /// It has too little VRAM; the plan without it.
     NoRoom(Box<Plan>),
