@@ -191,6 +191,7 @@ fn on_device(device: &Arc<HostDevice>, misses: Misses, bandwidths: Bandwidths) -
 
 const EVEN: Bandwidths = Bandwidths {
     upload: 1e9,
+    staged: 1e9,
     cpu: 1e9,
 };
 
@@ -212,10 +213,12 @@ fn a_device_tier_gives_the_same_tokens_however_misses_are_met() {
 fn the_sooner_way_to_meet_a_miss_is_taken() {
     let slow_upload = Bandwidths {
         upload: 1e8,
+        staged: 1e8,
         cpu: 1e10,
     };
     let slow_cpu = Bandwidths {
         upload: 1e10,
+        staged: 1e10,
         cpu: 1e8,
     };
     assert!(slow_upload.cpu_is_sooner(66_700_000, 1));

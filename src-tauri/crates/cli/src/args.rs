@@ -71,6 +71,10 @@ pub struct EngineArgs {
     /// RAM for experts and KV cache at most, as in 8GB
     #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true)]
     ram: Option<u64>,
+    /// RAM to pin for the GPU at most, as in 8GB (default: half of the RAM on Windows, else all that
+    /// experts take)
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true)]
+    pinned_ram: Option<u64>,
     /// Experts per layer kept on the GPU (attention always is)
     #[arg(long, value_name = "K", value_parser = whole, allow_negative_numbers = true)]
     experts_on_gpu: Option<usize>,
@@ -109,6 +113,7 @@ impl EngineArgs {
                 preset: self.preset,
                 vram_budget: self.vram,
                 ram_budget: self.ram,
+                pinned_ram: self.pinned_ram,
                 experts_on_gpu: self.experts_on_gpu,
                 ctx: self.ctx,
                 misses: self.misses,

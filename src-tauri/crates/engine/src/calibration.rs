@@ -1,5 +1,9 @@
 //! How fast this machine meets a miss: an expert's bytes a second on the CPU, and on their way to
-//! the card. Measured once, kept in a file of the user's cache folder.
+//! the GPU from pinned and from plain RAM. Measured once, kept in a file of the user's cache folder.
+//!
+//! Both go on at once while tokens are made, and share the memory's bandwidth: so they are measured at
+//! once. While the model runs, what real copies and computations take is followed from there
+//! (`experts/speeds.rs`).
 //!
 //! The two decide, miss by miss, between [`Fetch`](crate::experts::Miss::Fetch) and
 //! [`Cpu`](crate::experts::Miss::Cpu). They depend on what [`Machine`] lists; where any of it
@@ -9,6 +13,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use directories::ProjectDirs;
@@ -41,6 +46,9 @@ const EXPERTS: usize = 3;
 /// Each of them is measured so many times.
 const ROUNDS: usize = 3;
 
+/// Copies from plain RAM against those from pinned RAM, where they were not measured.
+const STAGED_SHARE: f64 = 0.4;
+
 /// What the bandwidths depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
@@ -72,8 +80,11 @@ pub struct Card {
 pub struct Calibration {
     /// Of an expert's matrices computed on the CPU for one token.
     pub cpu_bytes_per_sec: f64,
-    /// From RAM to the card; `None` without one.
+    /// From pinned RAM to the GPU; `None` without one.
     pub upload_bytes_per_sec: Option<f64>,
+    /// From plain RAM to the GPU; `None` without one, or where an older version has measured.
+    #[serde(default)]
+    pub staged_bytes_per_sec: Option<f64>,
 }
 
 impl Machine {
@@ -100,10 +111,12 @@ impl Machine {
 }
 
 impl Calibration {
-    /// For choosing how to meet misses; `None` without a card.
+    /// For choosing how to meet misses; `None` without a GPU.
     pub fn bandwidths(&self) -> Option<Bandwidths> {
+        let upload = self.upload_bytes_per_sec?;
         Some(Bandwidths {
-            upload: self.upload_bytes_per_sec?,
+            upload,
+            staged: self.staged_bytes_per_sec.unwrap_or(upload * STAGED_SHARE),
             cpu: self.cpu_bytes_per_sec,
         })
     }
@@ -111,7 +124,9 @@ impl Calibration {
     /// Whether the numbers can be speeds: a file may hold anything.
     fn makes_sense(&self) -> bool {
         let is_speed = |speed: f64| speed.is_finite() && speed > 0.0;
-        is_speed(self.cpu_bytes_per_sec) && self.upload_bytes_per_sec.is_none_or(is_speed)
+        is_speed(self.cpu_bytes_per_sec)
+            && self.upload_bytes_per_sec.is_none_or(is_speed)
+            && self.staged_bytes_per_sec.is_none_or(is_speed)
     }
 }
 
@@ -237,27 +252,75 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Measures both ways. `upload` copies bytes to the card and says how many a second; it is asked
-/// [`ROUNDS`] times.
+/// Copies bytes to the GPU, from pinned or from plain RAM, and says how many a second.
+pub type Upload<'a> = dyn FnMut() -> Result<f64, EngineError> + Send + 'a;
+
+/// The copies to measure, of pinned and of plain RAM.
+pub struct Uploads<'a> {
+    /// `None` where the system pins nothing: then there are none of its kind.
+    pub pinned: Option<Box<Upload<'a>>>,
+    /// As most experts are copied that cannot be pinned.
+    pub staged: Box<Upload<'a>>,
+}
+
+/// Measures the CPU, and the copies while it computes; each kind at least [`ROUNDS`] times.
 ///
 /// # Errors
-/// Experts that cannot be read, and those of `upload`.
+/// Experts that cannot be read, and those of the copies.
 pub fn measure(
     checkpoint: &Checkpoint,
     pool: &Pool,
     precision: Precision,
-    upload: Option<&mut dyn FnMut() -> Result<f64, EngineError>>,
+    uploads: Option<Uploads<'_>>,
 ) -> Result<Calibration, EngineError> {
-    let upload_bytes_per_sec = match upload {
-        Some(upload) => {
-            let speeds: Result<Vec<f64>, EngineError> = (0..ROUNDS).map(|_| upload()).collect();
-            Some(median(speeds?))
-        }
-        None => None,
+    let cpu = || cpu_bytes_per_sec(checkpoint, pool, precision);
+    let Some(mut uploads) = uploads else {
+        return Ok(Calibration {
+            cpu_bytes_per_sec: cpu()?,
+            upload_bytes_per_sec: None,
+            staged_bytes_per_sec: None,
+        });
+    };
+    let (beside_staged, staged) = at_once(&mut *uploads.staged, cpu)?;
+    let (beside_pinned, pinned) = match &mut uploads.pinned {
+        Some(pinned) => at_once(&mut **pinned, cpu)?,
+        None => (beside_staged, staged),
     };
     Ok(Calibration {
-        cpu_bytes_per_sec: cpu_bytes_per_sec(checkpoint, pool, precision)?,
-        upload_bytes_per_sec,
+        // Most copies are of pinned RAM.
+        cpu_bytes_per_sec: beside_pinned,
+        upload_bytes_per_sec: Some(pinned),
+        staged_bytes_per_sec: Some(staged),
+    })
+}
+
+/// What `cpu` measures while `upload` copies again and again, and what that measures meanwhile.
+fn at_once(
+    upload: &mut Upload<'_>,
+    cpu: impl Fn() -> Result<f64, EngineError>,
+) -> Result<(f64, f64), EngineError> {
+    let (started, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let copies = scope.spawn(|| -> Result<f64, EngineError> {
+            let mut speeds = Vec::new();
+            // The first one brings buffers in and is not counted.
+            let first = upload();
+            started.store(true, Ordering::Release);
+            first?;
+            while speeds.len() < ROUNDS || !ended.load(Ordering::Acquire) {
+                speeds.push(upload()?);
+            }
+            Ok(median(speeds))
+        });
+        while !started.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        let computed = cpu();
+        ended.store(true, Ordering::Release);
+        let copied = copies
+            .join()
+            .expect("BUG: the copies of a calibration panicked");
+        Ok((computed?, copied?))
     })
 }
 
@@ -337,6 +400,7 @@ mod tests {
     const MEASURED: Calibration = Calibration {
         cpu_bytes_per_sec: 3.5e10,
         upload_bytes_per_sec: Some(2.25e10),
+        staged_bytes_per_sec: Some(8.5e9),
     };
 
     fn must_not_measure() -> Result<Calibration, EngineError> {
@@ -411,6 +475,7 @@ mod tests {
             text.replace("\"format\": 1", "\"format\": 2").into_bytes(),
             text.replace("35000000000.0", "-1.0").into_bytes(),
             text.replace("22500000000.0", "0.0").into_bytes(),
+            text.replace("8500000000.0", "-2.0").into_bytes(),
         ];
         for bytes in damaged {
             assert_ne!(bytes, good);
@@ -452,6 +517,59 @@ mod tests {
         assert_eq!(cache.get(&machine(0)), None);
         assert_eq!(cache.get(&machine(1)), Some(MEASURED));
         assert_eq!(cache.get(&machine(MAX_ENTRIES)), Some(MEASURED));
+    }
+
+    #[test]
+    fn a_file_of_before_copies_of_plain_ram_were_measured_is_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = CalibrationCache::in_dir(dir.path());
+        let older = Calibration {
+            staged_bytes_per_sec: None,
+            ..MEASURED
+        };
+        cache.put(&machine(4), MEASURED).expect("written");
+        let path = dir.path().join(FILE_NAME);
+        let text = fs::read_to_string(&path).expect("written");
+        let lines = text.lines().filter(|line| !line.contains("staged"));
+        let text: Vec<&str> = lines.collect();
+        // Nor is there a comma behind what is the last line now.
+        let text = text.join("\n").replace("22500000000.0,", "22500000000.0");
+        fs::write(&path, text).expect("written");
+        assert_eq!(cache.get(&machine(4)), Some(older));
+        let bandwidths = older.bandwidths().expect("there is a GPU");
+        assert_eq!(bandwidths.upload, 2.25e10);
+        assert!((8e9..1e10).contains(&bandwidths.staged), "{bandwidths:?}");
+    }
+
+    #[test]
+    fn copies_are_measured_while_the_cpu_computes() {
+        let copying = AtomicBool::new(false);
+        let seen = AtomicBool::new(false);
+        let mut upload = || {
+            copying.store(true, Ordering::SeqCst);
+            std::thread::yield_now();
+            Ok(2e9)
+        };
+        let cpu = || {
+            // One that was there before does not count.
+            copying.store(false, Ordering::SeqCst);
+            let clock = Instant::now();
+            while !copying.load(Ordering::SeqCst) && clock.elapsed().as_secs() < 20 {
+                std::thread::yield_now();
+            }
+            seen.store(copying.load(Ordering::SeqCst), Ordering::SeqCst);
+            Ok(3e9)
+        };
+        let both = at_once(&mut upload, cpu).expect("measured");
+        assert_eq!(both, (3e9, 2e9));
+        assert!(seen.load(Ordering::SeqCst), "nothing was copied meanwhile");
+    }
+
+    #[test]
+    fn a_copy_that_fails_ends_the_measurement() {
+        let mut upload = || Err(EngineError::Cancelled);
+        let measured = at_once(&mut upload, || Ok(1.0));
+        assert!(matches!(measured, Err(EngineError::Cancelled)));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Hardware {
     pub ram_is_limited: bool,
     /// Memory that can be taken now without swapping. Page cache counts as available.
     pub ram_available_bytes: u64,
+    /// RAM that the driver of a GPU pins at the most; `None`: no limit is known.
+    pub pinnable_ram_bytes: Option<u64>,
     /// The processor.
     pub cpu: Cpu,
     /// The file system that holds the model folder; `None` where the system does not list it.
@@ -50,6 +52,11 @@ impl Hardware {
             ram_total_bytes: ram.total_bytes,
             ram_is_limited: ram.is_limited,
             ram_available_bytes: ram.available_bytes,
+            pinnable_ram_bytes: pinnable_ram(
+                ram.total_bytes,
+                // What WSL has in place of a GPU's own device.
+                cfg!(windows) || Path::new("/dev/dxg").exists(),
+            ),
             cpu: Cpu::detect(),
             disk: Disk::detect(dir),
         }
@@ -59,6 +66,12 @@ impl Hardware {
 /// Whether the driver's CUDA library can be loaded, so that a GPU found by NVML can be computed on.
 pub fn cuda_is_available() -> bool {
     octet_kernels::cuda::is_available()
+}
+
+/// RAM that a GPU's driver pins of `ram_total_bytes`, where that is limited. Windows' own driver model
+/// grants a GPU half of the machine's memory and no more, also to a Linux below it (WSL).
+fn pinnable_ram(ram_total_bytes: u64, is_windows: bool) -> Option<u64> {
+    is_windows.then_some(ram_total_bytes / 2)
 }
 
 /// RAM within the limits of the process's control group.
@@ -94,6 +107,12 @@ impl Ram {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn windows_pins_half_of_the_ram_for_a_gpu() {
+        assert_eq!(pinnable_ram(32_000, true), Some(16_000));
+        assert_eq!(pinnable_ram(32_000, false), None);
+    }
 
     #[test]
     fn detection_gives_consistent_figures() {

@@ -90,8 +90,8 @@ impl Loaded {
             done += bytes;
             report(watch, LoadStage::Experts, done, total)
         })?;
-        let unpinned = experts.unpinned_slots();
-        if unpinned > 0 {
+        if experts.refused_slots() > 0 {
+            let unpinned = experts.unpinned_slots();
             self.plan.warnings.push(format!(
                 "{unpinned} experts lie in RAM that the system would not pin for the GPU: their \
                  copies are slower (raise the limit of locked memory, or give a smaller --ram)"

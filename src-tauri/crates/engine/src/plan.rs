@@ -101,6 +101,8 @@ pub struct Plan {
     /// Experts held in slots in RAM, pinned where there is a GPU; `None`: all of them, in place in
     /// the mapped checkpoint.
     pub ram_slots: Option<usize>,
+    /// Of the RAM slots, those that are pinned for the GPU; 0 on the CPU.
+    pub pinned_slots: usize,
     /// What happens to an expert that is not in VRAM. Always [`Misses::Cpu`] on the CPU.
     pub misses: Misses,
     /// Which expert gives way where slots are short.

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use octet_kernels::cuda::{CudaError, Pinned};
+use octet_kernels::cuda::{CudaError, Unfilled};
 use octet_kernels::{Pool, Precision};
 
-use crate::calibration::{self, Calibration, CalibrationCache, Machine};
+use crate::calibration::{self, Calibration, CalibrationCache, Machine, Upload, Uploads};
 use crate::checkpoint::{Checkpoint, ExpertId};
 use crate::engine::{LoadOptions, model_sizes};
 use crate::error::EngineError;
@@ -215,6 +215,7 @@ impl Setup<'_> {
                     // There are no misses to meet.
                     .unwrap_or(Bandwidths {
                         upload: 1.0,
+                        staged: 1.0,
                         cpu: 1.0,
                     }),
             }),
@@ -231,6 +232,7 @@ impl Setup<'_> {
                     && self.pool.threads() >= self.hardware.cpu.logical_cores,
                 device,
                 pinned_for: on_card.as_ref().map(|on| Arc::clone(on.gpu.gpu())),
+                pinned_slots: Some(plan.pinned_slots),
                 ram_alone: on_card.as_ref().and_then(|_| self.ram_alone(&plan)),
             },
         )?;
@@ -272,13 +274,8 @@ impl Setup<'_> {
         let gpu = self.gpu(plan).filter(|_| on_card.is_some());
         let machine = Machine::new(&self.hardware, gpu, threads, self.precision, bytes);
         let measure = || {
-            let mut upload = on_card.map(|on_card| self.upload(on_card)).transpose()?;
-            calibration::measure(
-                &self.checkpoint,
-                &self.pool,
-                self.precision,
-                upload.as_mut().map(|upload| upload as _),
-            )
+            let uploads = on_card.map(|on_card| self.uploads(on_card)).transpose()?;
+            calibration::measure(&self.checkpoint, &self.pool, self.precision, uploads)
         };
         let cache = match &self.options.cache_dir {
             Some(dir) => CalibrationCache::in_dir(dir),
@@ -287,27 +284,33 @@ impl Setup<'_> {
         cache.get_or_measure(&machine, anew, measure).map(Some)
     }
 
-    /// Copies an expert from pinned RAM to the card and says how many bytes a second that is.
-    fn upload<'a>(
-        &'a self,
-        on_card: &'a OnCard,
-    ) -> Result<impl FnMut() -> Result<f64, EngineError> + 'a, EngineError> {
+    /// Copies of an expert to the GPU, that say how many bytes a second that was.
+    fn uploads<'a>(&self, on_card: &'a OnCard) -> Result<Uploads<'a>, EngineError> {
         let id = ExpertId {
             layer: 0,
             expert: 0,
         };
         let len = self.checkpoint.expert_len(id);
-        // Where the system pins no more, experts will not be pinned either.
-        let mut pinned = Pinned::new(on_card.gpu.gpu(), len).ok();
-        let mut plain = vec![0; if pinned.is_some() { 0 } else { len }];
-        let bytes = pinned.as_deref_mut().unwrap_or(&mut plain);
-        self.checkpoint.read_expert(id, bytes)?;
-        Ok(move || {
+        let mut plain = vec![0; len];
+        self.checkpoint.read_expert(id, &mut plain)?;
+        let slots = &*on_card.slots;
+        let copy = move |bytes: &[u8]| {
             let clock = Instant::now();
-            let bytes = pinned.as_deref().unwrap_or(&plain);
-            let copied = on_card.slots.upload(0, id, bytes);
+            let copied = slots.upload(0, id, bytes);
             copied.map_err(|reason| EngineError::Device { reason })?;
             Ok(len as f64 / clock.elapsed().as_secs_f64().max(1e-9))
+        };
+        // Where the system pins no more, experts will not be pinned either.
+        let pinned = Unfilled::new(on_card.gpu.gpu(), len)
+            .ok()
+            .map(|mut pinned| {
+                pinned.append(&plain);
+                let pinned = pinned.finish();
+                Box::new(move || copy(&pinned)) as Box<Upload<'a>>
+            });
+        Ok(Uploads {
+            pinned,
+            staged: Box::new(move || copy(&plain)),
         })
     }
 }

@@ -15,6 +15,9 @@ use super::matrix::MatrixLayout;
 use super::open_files::Permit;
 use crate::config::Config;
 
+/// Bytes that are read at a time where they are copied on: few enough for the processor's cache.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// A mapped expert file and the place of its matrices.
 ///
 /// The file is opened when it is first read, and stays open as long as the system allows so many.
@@ -147,16 +150,49 @@ impl ExpertFile {
         }
         let file = self.reopen()?;
         self.read_from(&file, buf)?;
+        self.keep(file);
+        Ok(())
+    }
+
+    /// Reads the data range by positioned reads, unchecked, and gives it to `take` piece by piece.
+    pub(super) fn read_by_pieces(
+        &self,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), CheckpointError> {
+        let opened;
+        let file = match self.kept.get() {
+            Some((kept, _)) if self.check_length(kept).is_ok() => kept,
+            _ => {
+                opened = self.reopen()?;
+                self.check_length(&opened)?;
+                &opened
+            }
+        };
+        let mut piece = vec![0; PIECE_BYTES.min(self.data.len())];
+        for at in self.data.clone().step_by(PIECE_BYTES) {
+            let piece = &mut piece[..PIECE_BYTES.min(self.data.end - at)];
+            read_exact_at(file, piece, at as u64).map_err(io_error("read", &self.path))?;
+            take(piece);
+        }
+        Ok(())
+    }
+
+    fn read_from(&self, file: &File, buf: &mut [u8]) -> Result<(), CheckpointError> {
+        self.check_length(file)?;
+        read_exact_at(file, buf, self.data.start as u64).map_err(io_error("read", &self.path))?;
+        self.check(buf)
+    }
+
+    fn keep(&self, file: File) {
         if self.kept.get().is_none()
             && let Some(permit) = Permit::take()
         {
             // Another thread may have been first.
             let _ = self.kept.set((file, permit));
         }
-        Ok(())
     }
 
-    fn read_from(&self, file: &File, buf: &mut [u8]) -> Result<(), CheckpointError> {
+    fn check_length(&self, file: &File) -> Result<(), CheckpointError> {
         let found_bytes = file
             .metadata()
             .map_err(io_error("look at", &self.path))?
@@ -168,7 +204,11 @@ impl ExpertFile {
                 found_bytes,
             });
         }
-        read_exact_at(file, buf, self.data.start as u64).map_err(io_error("read", &self.path))?;
+        Ok(())
+    }
+
+    /// Checks a copy of the data range: files may change while they are in use.
+    pub(super) fn check(&self, buf: &[u8]) -> Result<(), CheckpointError> {
         for tensor in self
             .matrices()
             .into_iter()

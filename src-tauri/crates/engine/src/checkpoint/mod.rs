@@ -306,6 +306,27 @@ impl Checkpoint {
         self.expert(id).read(buf)
     }
 
+    /// Reads an expert's data range for memory that must not be read before it was written: `take`
+    /// gets one piece after the other. [`Checkpoint::check_expert`] is left to do.
+    ///
+    /// # Errors
+    /// What the system reports; then some pieces are missing.
+    pub fn read_expert_by_pieces(
+        &self,
+        id: ExpertId,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), CheckpointError> {
+        self.expert(id).read_by_pieces(take)
+    }
+
+    /// Checks `bytes`, a copy of an expert's data range.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NonFinite`].
+    pub fn check_expert(&self, id: ExpertId, bytes: &[u8]) -> Result<(), CheckpointError> {
+        self.expert(id).check(bytes)
+    }
+
     /// Asks the system to start reading an expert's file into its cache, where it can (Unix).
     pub fn advise_will_need(&self, id: ExpertId) {
         let expert = self.expert(id);

@@ -1,9 +1,11 @@
 //! The tier above RAM: memory with slots of its own that also computes.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use super::copies::{Copies, Side};
 use super::ram::RamTier;
+use super::speeds::Speeds;
 use super::tier::Memory;
 use crate::checkpoint::ExpertId;
 
@@ -32,21 +34,34 @@ pub trait Device: Send + Sync + 'static {
     fn forward(&self, slot: usize, id: ExpertId, x: &[f32], y: &mut [f32]) -> Result<(), String>;
 }
 
-/// Bytes a second of the two ways to meet a miss, measured once per machine.
+/// Bytes a second of the ways to meet a miss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bandwidths {
-    /// From RAM into the device.
+    /// From pinned RAM into the device.
     pub upload: f64,
+    /// From plain RAM, through pinned buffers.
+    pub staged: f64,
     /// Of an expert's matrices computed on the CPU, one token at a time.
     pub cpu: f64,
 }
 
 impl Bandwidths {
+    /// Of a machine without a device.
+    pub(super) const NONE: Self = Self {
+        upload: 1.0,
+        staged: 1.0,
+        cpu: 1.0,
+    };
+
     /// Whether computing an expert of `bytes` for `rows` tokens on the CPU ends sooner than
     /// fetching it.
-    pub fn cpu_is_sooner(&self, bytes: usize, rows: usize) -> bool {
-        let bytes = bytes as f64;
-        rows as f64 * bytes / self.cpu < bytes / self.upload
+    pub fn cpu_is_sooner(&self, bytes: usize, rows: usize, is_pinned: bool) -> bool {
+        rows as f64 * bytes as f64 / self.cpu < self.copy_seconds(bytes, is_pinned)
+    }
+
+    /// How long it takes to copy `bytes` to the device.
+    pub fn copy_seconds(&self, bytes: usize, is_pinned: bool) -> f64 {
+        bytes as f64 / if is_pinned { self.upload } else { self.staged }
     }
 }
 
@@ -54,6 +69,8 @@ impl Bandwidths {
 pub(super) struct DeviceMemory {
     pub(super) device: Arc<dyn Device>,
     pub(super) ram: Arc<RamTier>,
+    /// Follows what the copies take.
+    pub(super) speeds: Arc<Speeds>,
     pub(super) copies: Arc<Copies>,
     /// What the device said when a copy failed, which tells that from a read that failed.
     pub(super) failure: OnceLock<String>,
@@ -62,11 +79,15 @@ pub(super) struct DeviceMemory {
 impl Memory for DeviceMemory {
     fn fill(&self, slot: usize, id: ExpertId) -> Result<u64, String> {
         let mut lease = self.ram.demand(id).map_err(|error| error.to_string())?;
+        lease.bytes().map_err(|error| error.to_string())?;
+        let is_pinned = lease.is_pinned();
         let bytes = lease.bytes().map_err(|error| error.to_string())?;
+        let begun = Instant::now();
         self.device.upload(slot, id, bytes).inspect_err(|reason| {
             // The first failure is the one to tell of.
             let _ = self.failure.set(reason.clone());
         })?;
+        self.speeds.note_copy(bytes.len(), is_pinned, begun);
         let moved = bytes.len() as u64;
         // Before the lease goes, which wakes those who wait for RAM to have a duplicate.
         self.copies.gained(id, Side::Device);

@@ -11,6 +11,7 @@ pub mod misses;
 mod ram;
 mod read_ahead;
 mod read_source;
+mod speeds;
 mod stats;
 mod tier;
 mod trace;
@@ -34,7 +35,8 @@ use crate::error::EngineError;
 use crate::plan::{Eviction, Misses};
 use copies::{Copies, Side};
 use device::DeviceMemory;
-use ram::{RamLease, RamTier};
+use ram::{RamLease, RamTier, Reader};
+use speeds::Speeds;
 use tier::Arrival;
 use trace::Trace;
 
@@ -64,6 +66,8 @@ pub struct ExpertOptions {
     pub device: Option<DeviceOptions>,
     /// The GPU that reads RAM: experts are then never in place, but in slots that are pinned.
     pub pinned_for: Option<Arc<Gpu>>,
+    /// How many of the RAM slots may be pinned for it; `None`: all.
+    pub pinned_slots: Option<usize>,
     /// What RAM can hold once the device has failed, if not just the same.
     pub ram_alone: Option<RamAlone>,
 }
@@ -93,6 +97,8 @@ pub struct Experts {
     checkpoint: Arc<Checkpoint>,
     ram: Arc<RamTier>,
     device: Option<(Tier<DeviceMemory>, DeviceOptions)>,
+    /// How fast the device's misses are met.
+    speeds: Arc<Speeds>,
     /// Which of the two tiers hold what.
     copies: Arc<Copies>,
     eviction: Eviction,
@@ -161,7 +167,10 @@ impl Experts {
                     Arc::clone(&checkpoint),
                     slots,
                     ram_eviction,
-                    options.pinned_for,
+                    options.pinned_for.map(|gpu| Reader {
+                        gpu,
+                        pinned_slots: options.pinned_slots.unwrap_or(usize::MAX),
+                    }),
                     Arc::clone(&copies),
                     Vec::new(),
                 )
@@ -169,12 +178,15 @@ impl Experts {
             None => RamTier::mapped(Arc::clone(&checkpoint), &copies),
         };
         let ram = Arc::new(ram);
+        let measured = options.device.as_ref().map(|setup| setup.bandwidths);
+        let speeds = Arc::new(Speeds::new(measured.unwrap_or(Bandwidths::NONE)));
         let device = options.device.map(|setup| {
             let slots = setup.device.n_slots();
             let cache = ExpertCache::new(options.eviction, c.n_layers, c.n_experts, slots);
             let memory = DeviceMemory {
                 device: Arc::clone(&setup.device),
                 ram: Arc::clone(&ram),
+                speeds: Arc::clone(&speeds),
                 copies: Arc::clone(&copies),
                 failure: OnceLock::new(),
             };
@@ -185,6 +197,7 @@ impl Experts {
         Ok(Self {
             ram,
             device,
+            speeds,
             device_lost: AtomicBool::new(false),
             copies,
             eviction: options.eviction,
@@ -257,7 +270,10 @@ impl Experts {
         let on_cpu = match setup.misses {
             Misses::Fetch => false,
             Misses::Cpu => true,
-            Misses::Auto => setup.bandwidths.cpu_is_sooner(bytes, rows),
+            Misses::Auto => {
+                let is_pinned = self.ram.is_pinned(id);
+                self.speeds.now().cpu_is_sooner(bytes, rows, is_pinned)
+            }
         };
         if on_cpu {
             self.on_cpu(id)
@@ -307,16 +323,22 @@ impl Experts {
             return vec![Some(Miss::Cpu); ids.len()];
         };
         let (arrivals, traffic) = tier.outlook(ids);
-        let copied = traffic.under_way.as_secs_f64() * setup.bandwidths.upload;
-        let expert = self.checkpoint.expert_bytes() as u64;
+        let bandwidths = self.speeds.now();
+        let seconds = |id: &ExpertId| {
+            let bytes = self.checkpoint.expert_len(*id);
+            bandwidths.copy_seconds(bytes, self.ram.is_pinned(*id))
+        };
         // What is copied of the first fetch is copied, but it is not there before it is there.
-        let left =
-            |fetches: usize| (fetches as u64 * expert).saturating_sub(expert.min(copied as u64));
+        let left = |fetches: usize| {
+            let copies = traffic.fetches[..fetches].iter().map(seconds);
+            let first = traffic.fetches.first().map_or(0.0, seconds);
+            (copies.sum::<f64>() - first.min(traffic.under_way.as_secs_f64())).max(0.0)
+        };
         let missing: Vec<Missing> = ids
             .iter()
             .zip(&arrivals)
             .filter_map(|(id, arrival)| {
-                let left = match arrival {
+                let left_seconds = match arrival {
                     Arrival::Here => return None,
                     Arrival::Coming(before) => Some(left(before + 1)),
                     Arrival::Absent => None,
@@ -324,12 +346,13 @@ impl Experts {
                 Some(Missing {
                     bytes: self.checkpoint.expert_len(*id),
                     rows: 1,
-                    left,
+                    is_pinned: self.ram.is_pinned(*id),
+                    left_seconds,
                 })
             })
             .collect();
-        let queued_bytes = left(traffic.fetches);
-        let ways = misses::choose(setup.misses, setup.bandwidths, queued_bytes, &missing);
+        let queued_seconds = left(traffic.fetches.len());
+        let ways = misses::choose(setup.misses, bandwidths, queued_seconds, &missing);
         let mut ways = (0..missing.len()).map(|i| ways.of(i));
         let way = |arrival: &Arrival| match arrival {
             Arrival::Here => None,
@@ -381,7 +404,23 @@ impl Experts {
         }
     }
 
-    /// Slots in RAM that should be pinned for a card and could not be.
+    /// How fast misses are met at the moment; `None` without a device.
+    pub fn bandwidths(&self) -> Option<Bandwidths> {
+        self.device().map(|_| self.speeds.now())
+    }
+
+    /// Notes that the CPU took `seconds` for the expert `id`, for one token.
+    pub(crate) fn note_cpu(&self, id: ExpertId, seconds: f64) {
+        self.speeds
+            .note_cpu(self.checkpoint.expert_len(id), seconds);
+    }
+
+    /// Slots in RAM that the system would not pin for the GPU.
+    pub fn refused_slots(&self) -> usize {
+        self.ram.refused()
+    }
+
+    /// Slots in RAM that are not pinned for the GPU that reads them.
     pub fn unpinned_slots(&self) -> usize {
         self.ram().unpinned()
     }
@@ -467,6 +506,7 @@ impl Experts {
             })
         });
         let (on_device, in_ram) = self.fill_counts();
+        self.ram().spare_pins(on_device);
         if let Some((tier, _)) = self.device() {
             let mut coming = VecDeque::new();
             for id in by_rank.clone().take(on_device) {
@@ -486,6 +526,7 @@ impl Experts {
         if on_device == 0 {
             return self.ram().fill(self.order_of_reading().into_iter(), moved);
         }
+        self.ram().spare_pins(0);
         let rest = by_rank.skip(on_device).take(in_ram);
         self.ram().fill(rest, moved)
     }

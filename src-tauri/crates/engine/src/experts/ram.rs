@@ -5,14 +5,14 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use octet_kernels::cuda::{Gpu, Pinned};
+use octet_kernels::cuda::{Gpu, Pinned, Unfilled};
 
 use super::cache::ExpertCache;
 use super::copies::{Copies, Side};
 use super::read_source::ReadSource;
 use super::stats::TierStats;
 use super::tier::{Lease, Memory, Tier, TierError};
-use crate::checkpoint::{Checkpoint, ExpertId, ExpertWeights};
+use crate::checkpoint::{Checkpoint, CheckpointError, ExpertId, ExpertWeights};
 use crate::error::EngineError;
 use crate::plan::Eviction;
 
@@ -47,12 +47,26 @@ pub(super) struct RamSlots {
     checkpoint: Arc<Checkpoint>,
     /// A lease shares the bytes; a slot is rewritten only when none is out.
     slots: Vec<Mutex<Arc<SlotBytes>>>,
-    /// The card that reads the slots, for which they are pinned where the system allows.
-    reader: Option<Arc<Gpu>>,
+    /// The GPU that reads the slots, for which they are pinned.
+    reader: Option<Reader>,
+    /// By slot: whether it is in plain RAM though a GPU reads it.
+    plain: Vec<AtomicBool>,
+    /// Slots that are pinned, or are being.
+    pinned: AtomicUsize,
+    /// How many may be for now, see [`RamTier::spare_pins`].
+    pin_limit: AtomicUsize,
     /// Slots that the system did not allow to be pinned.
-    unpinned: AtomicUsize,
+    refused: AtomicUsize,
     /// Whether the newest read came from the page cache.
     from_memory: AtomicBool,
+}
+
+/// A GPU that slots are copied to.
+pub(super) struct Reader {
+    pub(super) gpu: Arc<Gpu>,
+    /// Slots that may be pinned for it: what goes beyond some systems refuse, and others pay for
+    /// elsewhere.
+    pub(super) pinned_slots: usize,
 }
 
 /// An expert that lies in a slot.
@@ -101,17 +115,46 @@ impl RamSlots {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory for a slot. After one refusal no more is pinned: the system is at its limit.
-    fn allocate(&self, len: usize) -> SlotBytes {
-        if let Some(gpu) = &self.reader {
-            if self.unpinned.load(Ordering::Relaxed) == 0
-                && let Ok(pinned) = Pinned::new(gpu, len)
-            {
-                return SlotBytes::Pinned(pinned);
-            }
-            self.unpinned.fetch_add(1, Ordering::Relaxed);
+    /// Pinned memory for a slot, nothing in it yet; `None` where it has to be plain. After one
+    /// refusal no more is pinned: the system is at its limit.
+    fn pin(&self, slot: usize, len: usize) -> Option<Unfilled> {
+        let reader = self.reader.as_ref()?;
+        let is_refused = self.refused.load(Ordering::Relaxed) > 0;
+        let may_pin =
+            self.pinned.fetch_add(1, Ordering::Relaxed) < self.pin_limit.load(Ordering::Relaxed);
+        let pinned = match may_pin && !is_refused {
+            true => Unfilled::new(&reader.gpu, len).ok(),
+            false => None,
+        };
+        if pinned.is_none() {
+            self.pinned.fetch_sub(1, Ordering::Relaxed);
+            self.refused
+                .fetch_add(usize::from(may_pin), Ordering::Relaxed);
         }
-        SlotBytes::Plain(vec![0; len])
+        self.plain[slot].store(pinned.is_none(), Ordering::Relaxed);
+        pinned
+    }
+
+    /// Reads `id` into new memory for a slot.
+    fn read_first(&self, slot: usize, id: ExpertId) -> (SlotBytes, Result<(), CheckpointError>) {
+        let most = self.checkpoint.expert_bytes();
+        let Some(mut pinned) = self.pin(slot, most) else {
+            let mut bytes = vec![0; most];
+            let len = self.checkpoint.expert_len(id);
+            let read = self.checkpoint.read_expert(id, &mut bytes[..len]);
+            return (SlotBytes::Plain(bytes), read);
+        };
+        let take = &mut |piece: &[u8]| pinned.append(piece);
+        let read = self.checkpoint.read_expert_by_pieces(id, take);
+        let bytes = pinned.finish();
+        let checked = read.and_then(|()| self.checkpoint.check_expert(id, &bytes));
+        (SlotBytes::Pinned(bytes), checked)
+    }
+
+    /// Slots in plain RAM though a GPU reads them.
+    fn unpinned(&self) -> usize {
+        let plain = self.plain.iter().filter(|it| it.load(Ordering::Relaxed));
+        plain.count()
     }
 }
 
@@ -120,14 +163,18 @@ impl Memory for RamSlots {
         let mut held = self.lock(slot);
         let len = self.checkpoint.expert_len(id);
         match Arc::get_mut(&mut held) {
-            Some(bytes) if bytes.len() >= len => {}
-            _ => *held = Arc::new(self.allocate(self.checkpoint.expert_bytes())),
+            Some(bytes) if bytes.len() >= len => self.checkpoint.read_expert(id, &mut bytes[..len]),
+            _ => {
+                // Whoever still reads what was here keeps it; the slot gets another memory.
+                let was_pinned = matches!(**held, SlotBytes::Pinned(_));
+                self.pinned
+                    .fetch_sub(usize::from(was_pinned), Ordering::Relaxed);
+                let (bytes, read) = self.read_first(slot, id);
+                *held = Arc::new(bytes);
+                read
+            }
         }
-        let bytes = Arc::get_mut(&mut held).expect("BUG: a slot being filled is leased");
-        let source = ReadSource::begin();
-        self.checkpoint
-            .read_expert(id, &mut bytes[..len])
-            .map_err(|error| error.to_string())?;
+        .map_err(|error| error.to_string())?;
         let from_memory = source.was_memory(len as u64);
         self.from_memory.store(from_memory, Ordering::Relaxed);
         Ok(len as u64)
@@ -167,7 +214,7 @@ impl RamTier {
         checkpoint: Arc<Checkpoint>,
         n_slots: usize,
         eviction: Eviction,
-        reader: Option<Arc<Gpu>>,
+        reader: Option<Reader>,
         copies: Arc<Copies>,
         held: Vec<Held>,
     ) -> Self {
@@ -182,11 +229,17 @@ impl RamTier {
                 copies.gained(id, Side::Ram);
             }
         }
+        let pin_limit = reader.as_ref().map_or(0, |reader| reader.pinned_slots);
         let memory = RamSlots {
             checkpoint: Arc::clone(&checkpoint),
             slots,
             reader,
-            unpinned: AtomicUsize::new(0),
+            plain: (0..cache.n_slots())
+                .map(|_| AtomicBool::default())
+                .collect(),
+            pinned: AtomicUsize::new(0),
+            pin_limit: AtomicUsize::new(pin_limit),
+            refused: AtomicUsize::new(0),
             from_memory: AtomicBool::new(false),
         };
         let shared = (copies, Side::Ram);
@@ -228,11 +281,47 @@ impl RamTier {
         }
     }
 
-    /// Slots that should be pinned for a card and could not be.
+    /// Slots in plain RAM though a GPU reads them.
     pub(super) fn unpinned(&self) -> usize {
         match self {
             Self::Mapped(_) => 0,
-            Self::Slots { tier, .. } => tier.memory().unpinned.load(Ordering::Relaxed),
+            Self::Slots { tier, .. } => tier.memory().unpinned(),
+        }
+    }
+
+    /// Slots that the system would not pin.
+    pub(super) fn refused(&self) -> usize {
+        match self {
+            Self::Mapped(_) => 0,
+            Self::Slots { tier, .. } => tier.memory().refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// For the next `n` experts to be read, which go on to the device, pins only what the others do
+    /// not need: those are the ones that will be copied from here.
+    pub(super) fn spare_pins(&self, n: usize) {
+        if let Self::Slots { tier, .. } = self
+            && let memory = tier.memory()
+            && let Some(reader) = &memory.reader
+        {
+            let others = match n {
+                0 => 0,
+                n => memory.slots.len().saturating_sub(n),
+            };
+            let limit = reader.pinned_slots.saturating_sub(others);
+            memory.pin_limit.store(limit, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether `id` is copied to the device at full speed. What is not here yet will lie as most do.
+    pub(super) fn is_pinned(&self, id: ExpertId) -> bool {
+        let Self::Slots { tier, .. } = self else {
+            return true;
+        };
+        let memory = tier.memory();
+        match tier.slot_of(id) {
+            Some(slot) => !memory.plain[slot].load(Ordering::Relaxed),
+            None => 2 * memory.unpinned() < memory.slots.len(),
         }
     }
 
@@ -439,6 +528,14 @@ impl Mapped {
 }
 
 impl RamLease {
+    /// Whether what [`RamLease::bytes`] gave is pinned for the GPU that reads it.
+    pub(super) fn is_pinned(&self) -> bool {
+        match &self.slot {
+            Some(lease) => !lease.memory().plain[lease.slot()].load(Ordering::Relaxed),
+            None => true,
+        }
+    }
+
     pub(super) fn id(&self) -> ExpertId {
         self.id
     }

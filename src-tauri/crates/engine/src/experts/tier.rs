@@ -87,10 +87,10 @@ pub(super) enum Arrival {
 }
 
 /// The fetches that have not ended, guesses aside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Traffic {
-    /// How many.
-    pub fetches: usize,
+    /// In their order.
+    pub fetches: Vec<ExpertId>,
     /// How long the first of them has been alone at its head.
     pub under_way: Duration,
 }
@@ -294,7 +294,7 @@ impl<M: Memory> Tier<M> {
             false => state.first_since.elapsed(),
         };
         let traffic = Traffic {
-            fetches: state.filling.len() + state.demanded.len(),
+            fetches: state.fetches().collect(),
             under_way,
         };
         (arrivals, traffic)
@@ -303,6 +303,13 @@ impl<M: Memory> Tier<M> {
     /// Makes `id` the first to be evicted (a long prompt is done with it).
     pub fn demote(&self, id: ExpertId) {
         self.shared.lock().cache.demote(id);
+    }
+
+    /// The slot of `id` if it is in the tier, full.
+    pub fn slot_of(&self, id: ExpertId) -> Option<usize> {
+        let state = self.shared.lock();
+        let slot = state.cache.slot_of(id)?;
+        (state.slots[slot].phase == Phase::Ready).then_some(slot)
     }
 
     /// Whether `id` is in the tier, full.
@@ -387,6 +394,12 @@ impl State {
         }
     }
 
+    /// Fetches that have not ended, in their order.
+    fn fetches(&self) -> impl Iterator<Item = ExpertId> {
+        let queued = self.demanded.iter().map(|(id, _)| *id);
+        self.filling.iter().copied().chain(queued)
+    }
+
     fn arrival(&self, id: ExpertId) -> Arrival {
         let Some(slot) = self.cache.slot_of(id) else {
             return Arrival::Absent;
@@ -394,8 +407,7 @@ impl State {
         if self.slots[slot].phase == Phase::Ready {
             return Arrival::Here;
         }
-        let queued = self.demanded.iter().map(|(id, _)| id);
-        let place = self.filling.iter().chain(queued).position(|it| *it == id);
+        let place = self.fetches().position(|it| it == id);
         place.map_or(Arrival::Absent, Arrival::Coming)
     }
 
@@ -710,7 +722,7 @@ mod tests {
         let lease = tier.demand(all[2]).expect("the place of the first");
         await_arrivals(&tier, &all, &[Absent, Coming(0), Coming(1)]);
         let (_, traffic) = tier.outlook(&[]);
-        assert_eq!(traffic.fetches, 2);
+        assert_eq!(traffic.fetches.len(), 2);
         open.send(()).expect("a tier");
         open.send(()).expect("a tier");
         lease.ready().expect("fills");

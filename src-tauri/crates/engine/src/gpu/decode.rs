@@ -1,5 +1,7 @@
 //! The experts of one token: hits on the card, misses fetched or computed on the CPU meanwhile.
 
+use std::time::Instant;
+
 use octet_kernels::Scratch;
 use octet_kernels::cuda::{CudaError, DeviceExpert, Picks, RouterJob, Rows, Slice};
 
@@ -317,10 +319,12 @@ impl GpuModel {
         let sum = staging.from_cpu.values_mut::<f32>(0, width);
         sum.fill(0.0);
         for Missing { j, claim } in missing {
+            let claim_id = claim.id();
             let Place::Ram(weights) = claim.wait()? else {
                 unreachable!("BUG: a claim on RAM is in RAM");
             };
             let x = choice.normed(width);
+            let clock = Instant::now();
             expert_forward(
                 pass.host.pool,
                 scratch,
@@ -330,6 +334,8 @@ impl GpuModel {
                 (&mut gate, &mut up),
                 &mut down,
             );
+            let seconds = clock.elapsed().as_secs_f64();
+            pass.host.experts.note_cpu(claim_id, seconds);
             let weight = choice.weights(c.top_k)[*j];
             for (sum, value) in sum.iter_mut().zip(&down) {
                 *sum += weight * value;

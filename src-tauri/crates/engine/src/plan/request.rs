@@ -300,6 +300,9 @@ pub struct PlanRequest {
     pub prefetch: Option<usize>,
     /// Which expert gives way where slots are short.
     pub eviction: Eviction,
+    /// RAM that may be pinned for the GPU, in bytes; `None`: what the system allows
+    /// ([`Hardware::pinnable_ram_bytes`](crate::hardware::Hardware)).
+    pub pinned_ram: Option<u64>,
     /// Plan even what does not fit ("load anyway").
     pub force: bool,
     /// Whether CUDA can be called ([`cuda_is_available`](crate::hardware::cuda_is_available)). A

@@ -203,6 +203,7 @@ impl Planner<'_> {
             total_gpu_slots: 0,
             gpu_fetch_slots: 0,
             ram_slots,
+            pinned_slots: 0,
             misses: Misses::Cpu,
             prefetch: self.prefetch(given.experts, MAX_PREFETCH),
             gpu: None,
@@ -245,6 +246,7 @@ impl Planner<'_> {
             total_gpu_slots: given.experts,
             gpu_fetch_slots,
             ram_slots,
+            pinned_slots: self.pinned_slots(ram_slots, &mut notes),
             misses: self.request.misses,
             prefetch,
             gpu: Some(vram),
@@ -488,6 +490,26 @@ impl Planner<'_> {
         least.max(sizes.min_ram_slots()).min(sizes.total_experts())
     }
 
+    /// How many of the slots in RAM are pinned: a driver that is asked for more than its system
+    /// grants refuses late, or takes it from other programs.
+    fn pinned_slots(&self, ram_slots: Option<usize>, notes: &mut Notes) -> usize {
+        let slots = ram_slots.unwrap_or(self.sizes.total_experts());
+        let limit = self.request.pinned_ram.or(self.hardware.pinnable_ram_bytes);
+        let Some(limit_bytes) = limit else {
+            return slots;
+        };
+        let pinned = limit_bytes / self.sizes.expert_bytes;
+        let pinned = usize::try_from(pinned).map_or(slots, |pinned| pinned.min(slots));
+        if pinned < slots {
+            notes.reasons.push(format!(
+                "{pinned} of the {slots} experts in RAM are pinned, since {} may be; the others are \
+                 copied through buffers, slower",
+                format_bytes(limit_bytes)
+            ));
+        }
+        pinned
+    }
+
     fn ram_pool_behind_gpu(&self, notes: &mut Notes) -> Pool {
         let fixed = vec![
             item("program", PROGRAM_BYTES),
@@ -655,6 +677,7 @@ impl Planner<'_> {
             total_gpu_slots: layout.total_gpu_slots,
             gpu_fetch_slots: layout.gpu_fetch_slots,
             ram_slots: layout.ram_slots,
+            pinned_slots: layout.pinned_slots,
             misses: layout.misses,
             prefetch: layout.prefetch,
             gpu: layout.gpu,
@@ -680,6 +703,7 @@ struct Layout {
     total_gpu_slots: usize,
     gpu_fetch_slots: usize,
     ram_slots: Option<usize>,
+    pinned_slots: usize,
     misses: Misses,
     prefetch: usize,
     gpu: Option<TierPlan>,

@@ -72,6 +72,7 @@ fn machine(gpu: GpuStatus, ram_total_bytes: u64, ram_available_bytes: u64) -> Ha
         ram_total_bytes,
         ram_is_limited: false,
         ram_available_bytes,
+        pinnable_ram_bytes: None,
         cpu: Cpu {
             brand: "Test CPU".to_owned(),
             physical_cores: 8,

@@ -91,3 +91,31 @@ fn the_gpu_that_leaves_more_to_take_is_taken() {
         "{plan}"
     );
 }
+
+#[test]
+fn no_more_experts_are_pinned_than_the_system_grants() {
+    let on = |hardware: &Hardware, pinned_ram| {
+        let request = PlanRequest {
+            pinned_ram,
+            ..request()
+        };
+        plan(&mixtral(), hardware, &request)
+    };
+    let said = |plan: &Plan| plan.reasons.iter().any(|r| r.contains("are pinned, since"));
+    let linux = with_vram(12 * GIB);
+    let all = on(&linux, None);
+    let slots = all.ram_slots.expect("slots");
+    assert_eq!(all.pinned_slots, slots, "{all}");
+    assert!(!said(&all), "{all}");
+    let windows = Hardware {
+        pinnable_ram_bytes: Some(8 * GIB),
+        ..linux.clone()
+    };
+    let half = on(&windows, None);
+    assert_eq!(half.pinned_slots, 128, "{half}");
+    assert!(said(&half), "{half}");
+    assert_eq!(half.ram_slots, Some(slots), "{half}");
+    // What is asked for counts more.
+    assert_eq!(on(&windows, Some(GIB)).pinned_slots, 16);
+    assert_eq!(on(&linux, Some(0)).pinned_slots, 0);
+}
