@@ -162,6 +162,7 @@ impl Memory for RamSlots {
     fn fill(&self, slot: usize, id: ExpertId) -> Result<u64, String> {
         let mut held = self.lock(slot);
         let len = self.checkpoint.expert_len(id);
+        let source = ReadSource::begin();
         match Arc::get_mut(&mut held) {
             Some(bytes) if bytes.len() >= len => self.checkpoint.read_expert(id, &mut bytes[..len]),
             _ => {
