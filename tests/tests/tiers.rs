@@ -221,10 +221,10 @@ fn the_sooner_way_to_meet_a_miss_is_taken() {
         staged: 1e10,
         cpu: 1e8,
     };
-    assert!(slow_upload.cpu_is_sooner(66_700_000, 1));
-    assert!(!slow_cpu.cpu_is_sooner(66_700_000, 1));
+    assert!(slow_upload.cpu_is_sooner(66_700_000, 1, true));
+    assert!(!slow_cpu.cpu_is_sooner(66_700_000, 1, true));
     // Many tokens make the CPU's share long, while an upload stays as long as it is.
-    assert!(!slow_upload.cpu_is_sooner(66_700_000, 500));
+    assert!(!slow_upload.cpu_is_sooner(66_700_000, 500, true));
 }
 
 #[test]
