@@ -110,7 +110,7 @@ impl Bench {
         let mut state = 1u32;
         for byte in host.iter_mut() {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            // Small enough that no two bytes make an f16 that is no number.
+            // Small enough that no two bytes make a non-finite f16.
             *byte = (state >> 25) as u8 & 0x3b;
         }
         let stride = (len + Placement::EXPERT_SLACK).next_multiple_of(256);

@@ -1,6 +1,7 @@
 //! Dense matrices: little-endian f16 as in the file, or held at 8 bits.
 
 use crate::cpu::{KB_F32, Kernels, Q8_BLOCK, TILE};
+use crate::outliers::is_finite;
 use crate::pool::Pool;
 use crate::scratch::{Carver, Output, Scratch};
 
@@ -153,6 +154,10 @@ pub fn matmul_q8(pool: &Pool, scratch: &mut Scratch, w: &Q8Matrix, x: &[f32], y:
             rounded.fill(0);
             // SAFETY: a table is only handed out where the CPU has its features.
             *step = unsafe { (kernels.round_x)(x, X_MAX_Q8, rounded) };
+            // Integers have no NaN: it would come out as a number.
+            if !is_finite(x) {
+                *step = f32::NAN;
+            }
         }
     }
     let (rounded, steps) = (&*rounded, &*steps);

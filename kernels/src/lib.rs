@@ -27,6 +27,7 @@ pub mod half_ops;
 mod layout;
 mod matmul;
 mod matvec;
+mod outliers;
 mod params;
 mod pool;
 mod product;

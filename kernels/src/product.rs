@@ -9,6 +9,7 @@
 use crate::cpu::{KB_F32, KB_I16, Kernels, TILE, Units, X_MAX};
 use crate::layout::{Bits, QMatrix};
 use crate::matmul::Precision;
+use crate::outliers::is_finite;
 use crate::params;
 use crate::scratch::{Carver, Output, Space};
 
@@ -156,6 +157,8 @@ impl Product {
                 let out: &mut [i16] = unsafe { shared.slice_mut(offset, KB_I16) };
                 // SAFETY: a table is only handed out where the CPU has its features.
                 let step = unsafe { (kernels.round_x)(x, X_MAX, out) };
+                // Integers have no NaN: it would come out as a number.
+                let step = if is_finite(x) { step } else { f32::NAN };
                 out[x.len()..].fill(0);
                 let units = shared.part(self.x_unit, 4 * self.k_blocks * self.tokens);
                 // SAFETY: every token has its own entry of every block.

@@ -275,6 +275,93 @@ fn usual_matrices_are_within_the_stated_error() {
     }
 }
 
+/// Median over tokens of the relative error for one token each, with `outliers` input channels
+/// `times` as large as the others.
+fn outlier_error(w: QMatrix<'_>, level: Level, outliers: &[usize], times: f32) -> f64 {
+    let pool = Pool::new(1);
+    let mut errors: Vec<f64> = (0..3)
+        .map(|seed| {
+            let mut x = Rng::new(seed).normals(w.k());
+            for &column in outliers {
+                x[column] = times * (1.0 + 0.1 * x[column].abs());
+            }
+            let found = run(&pool, level, Precision::Fast, w, &x);
+            relative_rms(&found, &product(&w, &x))
+        })
+        .collect();
+    errors.sort_by(f64::total_cmp);
+    errors[errors.len() / 2]
+}
+
+/// Three channels 30 times larger made it 4%.
+#[test]
+fn channels_that_stand_out_do_not_coarsen_the_others() {
+    let cases = [
+        Packed::demo(7, 256, 4096, Bits::B2, 16, 128),
+        Packed::demo(7, 256, 4096, Bits::B4, 64, 256),
+        Packed::demo(7, 160, 2048, Bits::B3, 16, 128),
+        Packed::demo(7, 128, 2048, Bits::B8, 32, 128),
+        // Through f32, with plain parameters.
+        Packed {
+            scale: Param::Plain(f16_bytes((0..16 * 2048).map(|i| 0.01 + 1e-6 * i as f32))),
+            ..Packed::demo(7, 256, 2048, Bits::B2, 16, 128)
+        },
+    ];
+    for (i, packed) in cases.iter().enumerate() {
+        let w = packed.matrix();
+        for level in levels() {
+            for (outliers, times) in [
+                (&[5, 700, 1900][..], 30.0),
+                (&[5, 6, 7], 30.0),
+                (&[5, 700, 1900], 8.0),
+                (&[5, 700, 1900], 1000.0),
+                (&[1, 300, 600, 900, 1200, 1500, 1800, 2040], 30.0),
+            ] {
+                let error = outlier_error(w, level, outliers, times);
+                println!("case {i} {level:?} {outliers:?} x {times}: {error:.4}");
+                assert!(
+                    error < 0.02,
+                    "case {i} {level:?} {outliers:?} x {times}: {error}"
+                );
+            }
+        }
+    }
+}
+
+/// Integers have no NaN: it came out as zero, and as an answer.
+#[test]
+fn non_finite_activations_make_non_finite_outputs() {
+    let pool = Pool::new(2);
+    for packed in [
+        Packed::demo(3, 64, 300, Bits::B2, 16, 1),
+        Packed::demo(3, 64, 320, Bits::B4, 32, 128),
+        Packed::demo(3, 48, 256, Bits::B3, 16, 128),
+        Packed::demo(3, 64, 256, Bits::B8, 32, 1),
+    ] {
+        let w = packed.matrix();
+        for (t, bad) in [1, 4, 8, 9, 20]
+            .into_iter()
+            .flat_map(|t| [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(|bad| (t, bad)))
+        {
+            for at in [0, 100, w.k() - 1] {
+                let mut x = Rng::new(5).normals(t * w.k());
+                let token = t / 2;
+                x[token * w.k() + at] = bad;
+                for level in levels() {
+                    for precision in [Precision::Fast, Precision::Exact] {
+                        let y = run(&pool, level, precision, w, &x);
+                        for (i, y) in y.chunks(w.n()).enumerate() {
+                            let numbers = y.iter().filter(|y| y.is_finite()).count();
+                            let expected = if i == token { 0 } else { w.n() };
+                            assert_eq!(numbers, expected, "{level:?} {precision:?} {t} {bad}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Jobs of one call: other shapes and tokens, an input in common, none at all, more than are
 /// planned together; and every number of threads.
 #[test]

@@ -26,7 +26,7 @@ pub enum EngineError {
     /// The messages make no prompt.
     #[error(transparent)]
     Prompt(#[from] PromptError),
-    /// Bad sampling settings, or logits that are no numbers.
+    /// Bad sampling settings, or logits that are not finite.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
     /// The kernels asked for are not to be had.

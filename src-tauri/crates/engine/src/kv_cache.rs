@@ -80,7 +80,12 @@ impl KvCache {
             for (i, position) in from.chunks_exact(row).enumerate() {
                 for (head, value) in position.chunks_exact(self.head_dim).enumerate() {
                     let at = (head * self.capacity + self.len + i) * self.head_dim;
-                    half_ops::f32_to_f16(value, &mut to[at..at + self.head_dim]);
+                    let to = &mut to[at..at + self.head_dim];
+                    half_ops::f32_to_f16(value, to);
+                    // A key of -inf would be a score that counts for nothing, and no error.
+                    if !to.iter().all(|v| v.is_finite()) {
+                        to.fill(f16::NAN);
+                    }
                 }
             }
         }
@@ -99,5 +104,20 @@ impl KvCache {
     fn rows<'a>(&self, of: &'a [f16], kv_head: usize, len: usize) -> &'a [f16] {
         let at = kv_head * self.capacity * self.head_dim;
         &of[at..at + len * self.head_dim]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_f16_cannot_hold_is_stored_as_nan() {
+        let mut kv = KvCache::new(1, 2, 2, 4);
+        kv.write(0, &[1.0, 2.0, 3.0, -7e4], &[1.0, f32::NAN, 65504.0, 4.0]);
+        assert!(kv.keys(0, 0, 1).iter().all(|v| v.is_finite()));
+        assert!(kv.keys(0, 1, 1).iter().all(|v| v.is_nan()));
+        assert!(kv.values(0, 0, 1).iter().all(|v| v.is_nan()));
+        assert_eq!(kv.values(0, 1, 1)[0].to_f32(), 65504.0);
     }
 }

@@ -21,7 +21,12 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
             }
         }
         let mean = sums.iter().sum::<f32>() / width as f32;
-        let scale = 1.0 / (mean + eps).sqrt();
+        // Where f32 cannot hold the sum of squares, its inverse root would make every value 0.
+        let scale = if mean < f32::INFINITY {
+            1.0 / (mean + eps).sqrt()
+        } else {
+            f32::NAN
+        };
         for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
             *out = x * scale * w;
         }
@@ -111,6 +116,20 @@ mod tests {
         rms_norm(&x, &[1.0; 19], 0.0, &mut out);
         let mean = out.iter().map(|v| v * v).sum::<f32>() / 19.0;
         assert!((mean - 1.0).abs() < 1e-6, "{mean}");
+    }
+
+    #[test]
+    fn a_norm_that_overflows_is_nan() {
+        for bad in [1e20, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let mut out = [0.0; 9];
+            rms_norm(
+                &[1.0, 2.0, 3.0, 4.0, bad, 1.0, 1.0, 1.0, 1.0],
+                &[1.0; 9],
+                1e-5,
+                &mut out,
+            );
+            assert!(out.iter().all(|v| v.is_nan()), "{bad}: {out:?}");
+        }
     }
 
     #[test]
