@@ -11,7 +11,8 @@
 //   q       (t, n_heads, head_dim);  k, v  (t, n_kv_heads, head_dim);  head_dim even
 //   angles  (t, head_dim / 2) of (cos, sin): of a head's halves a and b, a pair becomes
 //           (a cos - b sin, b cos + a sin)
-//   keys, values  f16 (n_kv_heads, capacity, head_dim), written at the t positions from moment->position on
+//   keys, values  f16 (n_kv_heads, capacity, head_dim), written at the t positions from moment->position on;
+//           NaN where f16 cannot hold the value
 //   grid    at least ceil((n_heads + 2 n_kv_heads) * t * head_dim / 2 / 256), below 2^31 / 256
 //
 // silu_mul: gate = silu(gate) * up, (n); amax (1), if not null, is raised to max |gate|
@@ -50,6 +51,12 @@ KERNEL(__launch_bounds__(ROW_THREADS) rms_norm)(const float* x, const float* w, 
 }
 KERNEL_IS_HERE(rms_norm)
 
+// A key of -inf would be a score that counts for nothing, and no error.
+FN u16 stored_half(float v) {
+    u16 h = f2h(v);
+    return (h & 0x7c00) == 0x7c00 ? 0x7e00 : h;
+}
+
 KERNEL(__launch_bounds__(256) rope_append)(float* q, const float* k, const float* v, const float2* angles, u16* keys,
                                            u16* values, const Moment* moment, int t, int n_heads, int n_kv_heads,
                                            int head_dim, int capacity) {
@@ -79,8 +86,8 @@ KERNEL(__launch_bounds__(256) rope_append)(float* q, const float* k, const float
         a = rotated;
     }
     u16* to = (is_key ? keys : values) + ((long long)head * capacity + first + token) * head_dim + d;
-    to[0] = f2h(a);
-    to[half] = f2h(b);
+    to[0] = stored_half(a);
+    to[half] = stored_half(b);
 }
 KERNEL_IS_HERE(rope_append)
 

@@ -10,7 +10,8 @@
 //
 //     Error: queries (times their scale) and weights are rounded to f16, scores and sums are f32:
 //     a score errs by 2^-11 of sum |q k| / sqrt(head_dim) at most, out by 2^-10 of sum_p w |v| on
-//     top of that; about 0.05% of the output's RMS. Scaled queries beyond 65504 are clamped.
+//     top of that; about 0.05% of the output's RMS. Scaled queries beyond 65504 are clamped,
+//     non-finite ones make their output NaN.
 //
 // How (FlashAttention, Dao et al. 2022): a warp has 16 queries in registers and walks the
 // positions in tiles of 32 with a running maximum and sum. Scores come out of mma_f16 just as the
@@ -61,7 +62,11 @@ FN void flash(const float* q, const u16* keys, const u16* values, float* out, in
                 float4 v = *(const float4*)(from + 32 * s + 4 * i);
                 float x[4] = {v.x, v.y, v.z, v.w};
                 #pragma unroll
-                for (int j = 0; j < 4; j++) x[j] = fminf(fmaxf(x[j] * scale, -65504.0f), 65504.0f);
+                for (int j = 0; j < 4; j++) {
+                    // fminf and fmaxf make a number of NaN; the difference is 0 or NaN.
+                    const float y = x[j] * scale;
+                    x[j] = fminf(fmaxf(y, -65504.0f), 65504.0f) + (y - y);
+                }
                 a[s][h][2 * i] = f2h2(x[0], x[1]);
                 a[s][h][2 * i + 1] = f2h2(x[2], x[3]);
             }

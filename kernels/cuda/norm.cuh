@@ -108,7 +108,8 @@ FN void put_sums(RowSums& sums, float squares, float most) {
 }
 
 // 1 / sqrt(mean(x^2) + eps), within 8e-7 of itself: 2e-7 are rsqrtf's, the rest half of some twenty
-// roundings of the sum. `inverse` is 1 / width.
+// roundings of the sum; NaN where f32 cannot hold the sum, whose root would make every value 0.
+// `inverse` is 1 / width.
 FN float norm_scale(const RowSums& sums, float inverse, float eps) {
     float4 s = sums.squares[0];
 #pragma unroll
@@ -116,7 +117,8 @@ FN float norm_scale(const RowSums& sums, float inverse, float eps) {
         float4 v = sums.squares[i];
         s = make_float4(s.x + v.x, s.y + v.y, s.z + v.z, s.w + v.w);
     }
-    return rsqrtf(((s.x + s.y) + (s.z + s.w)) * inverse + eps);
+    float sum = (s.x + s.y) + (s.z + s.w);
+    return rsqrtf(sum * inverse + eps) + (sum - sum);
 }
 
 FN float row_most(const RowSums& sums) {

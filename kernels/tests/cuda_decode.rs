@@ -424,12 +424,16 @@ fn norms_and_what_they_clear() {
     }
 }
 
+/// Also where f32 cannot hold the sum of squares, whose inverse root would make every value 0.
 #[test]
-fn a_norm_of_what_is_no_number_is_none_and_raises_nothing() {
+fn a_norm_that_does_not_exist_is_nan_and_raises_nothing() {
     let Some(card) = Card::new() else { return };
-    for width in [300, 4100, 301] {
+    for (width, bad) in [300, 4100, 301]
+        .into_iter()
+        .flat_map(|width| [f32::NAN, f32::INFINITY, 1e20].map(|bad| (width, bad)))
+    {
         let mut x = Rng::new(3400).normals(2 * width);
-        x[width / 2] = f32::NAN;
+        x[width / 2] = bad;
         let (there, w) = (card.f32(&x), card.f32(&vec![1.0; width]));
         let amax = card.f32(&[-1.0; 2]);
         card.ops
@@ -445,7 +449,7 @@ fn a_norm_of_what_is_no_number_is_none_and_raises_nothing() {
             )
             .expect("a launch");
         let y = card.read_f32(&there);
-        assert!(y[..width].iter().all(|v| v.is_nan()));
+        assert!(y[..width].iter().all(|v| v.is_nan()), "{width} {bad}");
         assert_eq!(card.read_f32(&amax), [0.0, largest(&y[width..])]);
     }
 }
@@ -574,6 +578,46 @@ fn positions_turn_queries_and_keys() {
     }
 }
 
+/// An infinite key's score may count for nothing, so that the answer would look right.
+#[test]
+fn keys_and_values_beyond_f16_are_stored_as_nan() {
+    let Some(card) = Card::new() else { return };
+    let shape = AttentionShape {
+        n_heads: 1,
+        n_kv_heads: 1,
+        head_dim: 8,
+        capacity: 1,
+        window: usize::MAX,
+    };
+    let angles: Vec<f32> = [1.0, 0.0].repeat(4);
+    for bad in [7e4, -7e4, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        let row = [1.0, 65504.0, bad, 4.0, 5.0, -65504.0, 7.0, 8.0];
+        let (q, k, v) = (card.f32(&[1.0; 8]), card.f32(&row), card.f32(&row));
+        let (keys, values) = (card.u16(&[0; 8]), card.u16(&[0; 8]));
+        card.ops
+            .rope_append(
+                &card.stream,
+                shape,
+                1,
+                card.moment(0, Reuse::default()).slice(),
+                (q.slice(), k.slice(), v.slice()),
+                card.f32(&angles).slice(),
+                (keys.slice(), values.slice()),
+            )
+            .expect("a launch");
+        for stored in [card.read_u16(&keys), card.read_u16(&values)] {
+            for (i, (stored, given)) in stored.iter().zip(row).enumerate() {
+                // The pair of the bad key is turned with it.
+                match i {
+                    2 => assert!(value(*stored).is_nan(), "{bad}"),
+                    6 => {}
+                    _ => assert_eq!(value(*stored), f64::from(given), "{bad}"),
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn attention_of_random_shapes() {
     let Some(card) = Card::new() else { return };
@@ -603,7 +647,7 @@ fn attention_of_random_shapes() {
             .iter()
             .map(|v| v * by)
             .collect();
-        // What lies beyond the positions there are is no number.
+        // NaN behind the last position.
         let mut cache = || -> Vec<u16> {
             let mut cache = halves(&mut rng, n_kv_heads * shape.capacity * head_dim, 1.0);
             for (i, v) in cache.iter_mut().enumerate() {

@@ -293,6 +293,51 @@ fn a_token_has_the_same_bits_in_every_batch_and_kernel() {
     }
 }
 
+/// The clamp of large queries would make numbers of them.
+#[test]
+fn attention_of_non_finite_queries_is_nan() {
+    let Some(card) = Card::new() else { return };
+    let head_dim = 64;
+    let shape = AttentionShape {
+        n_heads: 1,
+        n_kv_heads: 1,
+        head_dim,
+        capacity: 4,
+        window: usize::MAX,
+    };
+    let ones = vec![f16::ONE.to_bits(); 4 * head_dim];
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut q = vec![1.0; 4 * head_dim];
+        q[2 * head_dim + 5] = bad;
+        q[3 * head_dim + 5] = 1e6;
+        let (q, keys, values) = (card.f32(&q), card.u16(&ones), card.u16(&ones));
+        let out = card.f32(&vec![0.0; 4 * head_dim]);
+        let ran = card
+            .ops
+            .flash(
+                &card.stream,
+                shape,
+                4,
+                0,
+                q.slice(),
+                (keys.slice(), values.slice()),
+                out.slice(),
+            )
+            .expect("a launch");
+        assert!(ran);
+        for (i, row) in card.read_f32(&out).chunks(head_dim).enumerate() {
+            let expected = |v: &f32| {
+                if i == 2 {
+                    v.is_nan()
+                } else {
+                    (v - 1.0).abs() < 1e-3
+                }
+            };
+            assert!(row.iter().all(expected), "{bad}, row {i}: {row:?}");
+        }
+    }
+}
+
 #[test]
 fn attention_of_random_shapes() {
     let Some(card) = Card::new() else { return };
@@ -317,7 +362,7 @@ fn attention_of_random_shapes() {
             .iter()
             .map(|v| v * loud)
             .collect();
-        // What lies beyond the positions there are is no number.
+        // NaN behind the last position.
         let mut cache = || -> Vec<u16> {
             (0..n_kv_heads * shape.capacity * head_dim)
                 .map(|i| match i / head_dim % shape.capacity {
