@@ -222,44 +222,27 @@ impl<'a> App<'a> {
             home,
         } = self;
         let closed = tokio::time::timeout(STEP_LIMIT, client.close()).await;
-        drop(driver);
         closed.context("the app does not close")??;
-        ended(&home.app).await
+        // WebKit's driver kills the app after it has answered: ended too early, it leaves it behind.
+        let gone = ended(&home.app).await;
+        drop(driver);
+        gone
     }
 }
 
 /// Waits until no process runs `app` any more: a second one would not start beside it.
 async fn ended(app: &Path) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let running = || -> Vec<String> {
+    let is_running = || {
         let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.path())
-            .filter(|path| {
-                path.join("exe")
-                    .read_link()
-                    .is_ok_and(|program| program == app)
-            })
-            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
-            .collect()
+        let programs = entries.map(|entry| entry.path().join("exe").read_link());
+        programs.flatten().any(|program| program == app)
     };
-    loop {
-        let left = running();
-        if left.is_empty() {
-            return Ok(());
-        }
+    while is_running() {
         if begun.elapsed() > STEP_LIMIT {
             bail!("the app does not end");
         }
-        // Now and then it stays after its session is closed; why is not known. The next start needs
-        // its place.
-        if begun.elapsed() > STEP_LIMIT / 4 {
-            println!("NOTE the app did not end by itself and is killed: {left:?}");
-            let _ = std::process::Command::new("kill")
-                .arg("-9")
-                .args(&left)
-                .status();
-        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    Ok(())
 }
