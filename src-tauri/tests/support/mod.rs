@@ -88,7 +88,7 @@ impl Fixture {
         Self::open(dir, model, Box::new(move || Ok(path.clone())))
     }
 
-    /// The likeliest token always, which the tiny models go on with for long.
+    /// The likeliest token always, with which the tiny model's answers do not end.
     pub fn greedy(&self, max_tokens: Option<u32>) {
         let change = |settings: &mut octet_store::settings::Settings| {
             settings.sampling.temperature = 0.0;
@@ -176,9 +176,10 @@ impl Fixture {
     }
 }
 
-/// A tiny model with a context so long that no test sees its end.
+/// A tiny model whose greedy answers do not end, with a context so long that no test sees its end.
 pub fn endless_model() -> tempfile::TempDir {
     let model = octet_tests::model_with_tokenizer("tiny-2bit");
+    octet_tests::make_endless(model.path());
     let file = model.path().join("config.json");
     let text = std::fs::read_to_string(&file).expect("a configuration");
     let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");

@@ -29,6 +29,7 @@ pub fn publish_endless(hub: &TestHub) -> anyhow::Result<()> {
             std::fs::copy(&path, dir.path().join(name))?;
         }
     }
+    octet_tests::make_endless(dir.path());
     let file = dir.path().join("config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
     config["max_position_embeddings"] = json!(32768);
