@@ -45,7 +45,7 @@ pub async fn from_the_hub(home: &Home, hub: &TestHub) -> anyhow::Result<()> {
     app.step("open the models", app.go("#/models")).await?;
     app.step(
         "the download was kept",
-        app.text("Octet ended in the middle of it"),
+        app.text("Octet was closed during the download"),
     )
     .await?;
     app.screenshot("interrupted").await?;
@@ -180,7 +180,7 @@ async fn delete(app: &App<'_>) -> anyhow::Result<()> {
     app.step("ask again", app.click_in("Installed", "Delete"))
         .await?;
     app.step("delete it", app.click_in_dialog("Delete")).await?;
-    app.step("it is said what is free", app.text("was deleted,"))
+    app.step("it is said what is free", app.text("was deleted;"))
         .await?;
     app.step("it is gone", app.until(GONE)).await
 }
