@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 60
 DISPLAYS := $(DISPLAY)$(WAYLAND_DISPLAY)$(filter Darwin,$(shell uname))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run app chat build page deb test fmt lint ptx unit ui smoke measure fuzz bench clean
+.PHONY: help run app chat build page deb test fmt lint ptx unit ui smoke measure fuzz bench clean
 
 help:
 	@sed -n 's/^# \(make .*\|  .*\)/\1/p' Makefile

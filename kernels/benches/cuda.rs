@@ -1,4 +1,4 @@
-//! How fast the kernels are on this machine's card, against what its memory can do.
+//! How fast the kernels are on this machine's GPU, against what its memory can do.
 //!
 //!     cargo bench -p octet-kernels --bench cuda
 //!
@@ -27,14 +27,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let gpu = Gpu::open("")?;
     println!("{}", gpu.name());
     let bench = Bench::new(&gpu)?;
-    let card = bench.card_bandwidth()?;
+    let vram = bench.vram_bandwidth()?;
     println!(
-        "reading and writing card memory     {:>8.1} GB/s",
-        card / 1e9
+        "reading and writing VRAM            {:>8.1} GB/s",
+        vram / 1e9
     );
     bench.upload()?;
     bench.launches()?;
-    bench.matvecs(card)?;
+    bench.matvecs(vram)?;
     bench.gemms()?;
     Ok(())
 }
@@ -140,8 +140,8 @@ impl Bench {
         Buffer::new(&self.gpu, "activations", 4 * len)
     }
 
-    /// Bytes a second that a copy within the card reads and writes.
-    fn card_bandwidth(&self) -> Result<f64, CudaError> {
+    /// Bytes a second that a copy within the GPU reads and writes.
+    fn vram_bandwidth(&self) -> Result<f64, CudaError> {
         let half = EXPERTS / 2 * self.stride;
         let all = self.memory.slice::<u8>();
         let took = seconds(&self.stream, || {
@@ -209,7 +209,7 @@ impl Bench {
     }
 
     /// Two experts a launch, one token.
-    fn matvecs(&self, card: f64) -> Result<(), CudaError> {
+    fn matvecs(&self, vram: f64) -> Result<(), CudaError> {
         let s = &self.stream;
         let (x, h, y) = (
             self.floats(HIDDEN)?,
@@ -263,9 +263,9 @@ impl Bench {
         ] {
             let rate = bytes * share / took;
             println!(
-                "{name:<35} {:>8.1} GB/s  {:.0}% of card memory",
+                "{name:<35} {:>8.1} GB/s  {:.0}% of VRAM speed",
                 rate / 1e9,
-                100.0 * rate / card
+                100.0 * rate / vram
             );
         }
         Ok(())

@@ -1,6 +1,6 @@
 // The root mean square norm of a row, by a block of 512 threads: what rms_norm and the router share.
 //
-// For one token such a block is alone on the card, and its time is that of a few trips to memory. So
+// For one token such a block is alone on the GPU, and its time is that of a few trips to memory. So
 // a thread loads all its columns before it uses one, keeps their products for the output, and the
 // block meets once. A row of up to 4096 columns is loaded once, a longer one in steps, and again
 // for the output.

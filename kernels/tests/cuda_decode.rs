@@ -1,11 +1,11 @@
 //! The kernels for one or few tokens, on the fake CUDA driver, against references in f64.
 #![cfg(target_os = "linux")]
 
-#[path = "support/card.rs"]
-mod card;
+#[path = "support/gpu.rs"]
+mod gpu;
 mod support;
 
-use card::Card;
+use gpu::TestGpu;
 use half::f16;
 use octet_kernels::cuda::{AttentionShape, Buffer, DeviceExpert, DeviceMatrix, Picks, Reuse, Rows};
 use octet_kernels::{Bits, QMatrix};
@@ -48,7 +48,7 @@ fn exact(w: &QMatrix<'_>, x: &[f32]) -> Vec<Exact> {
 
 #[test]
 fn products_of_one_token_of_random_shapes() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for seed in 0..96 {
         let mut rng = Rng::new(seed);
         let bits = ALL_BITS[seed as usize % 4];
@@ -67,9 +67,9 @@ fn products_of_one_token_of_random_shapes() {
         let x = loud(&mut rng, k);
         let before: Vec<Vec<f32>> = packed.iter().map(|w| loud(&mut rng, w.n)).collect();
 
-        let on_card: Vec<(Buffer, DeviceMatrix)> = packed.iter().map(|w| card.matrix(w)).collect();
-        let y: Vec<Buffer> = before.iter().map(|y| card.f32(y)).collect();
-        let products: Vec<_> = on_card
+        let on_gpu: Vec<(Buffer, DeviceMatrix)> = packed.iter().map(|w| gpu.matrix(w)).collect();
+        let y: Vec<Buffer> = before.iter().map(|y| gpu.f32(y)).collect();
+        let products: Vec<_> = on_gpu
             .iter()
             .zip(&y)
             .map(|((_, w), y)| {
@@ -77,9 +77,9 @@ fn products_of_one_token_of_random_shapes() {
                 (*w, y.slice())
             })
             .collect();
-        let (x_there, amax) = (card.f32(&x), card.f32(&[largest(&x)]));
-        card.ops
-            .matvec(&card.stream, &products, x_there.slice(), amax.slice(), add)
+        let (x_there, amax) = (gpu.f32(&x), gpu.f32(&[largest(&x)]));
+        gpu.ops
+            .matvec(&gpu.stream, &products, x_there.slice(), amax.slice(), add)
             .expect("a launch");
 
         let (mut errors, mut reaches) = (Vec::new(), Vec::new());
@@ -88,7 +88,7 @@ fn products_of_one_token_of_random_shapes() {
                 "seed {seed}: {bits:?}, {} x {k} in groups of {}",
                 w.n, w.group_size
             );
-            let y = card.read_f32(y);
+            let y = gpu.read_f32(y);
             for (row, exact) in exact(&w.matrix(), &x).iter().enumerate() {
                 let start = if add { f64::from(before[row]) } else { 0.0 };
                 let expected = start + exact.value;
@@ -113,18 +113,18 @@ fn products_of_one_token_of_random_shapes() {
 /// 2 bits in groups of 16 and 4 bits in groups of 64, as the published checkpoint has them.
 #[test]
 fn the_error_of_a_usual_product_is_small() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for (bits, n, group_size, meta) in [(Bits::B2, 64, 16, 128), (Bits::B4, 128, 64, 256)] {
         let k = 2048;
         let packed = Packed::demo(5, n, k, bits, group_size, meta);
         let mut rng = Rng::new(6);
         let x = rng.normals(k);
-        let (_memory, w) = card.matrix(&packed);
-        let (x_there, amax) = (card.f32(&x), card.f32(&[largest(&x)]));
-        let y = card.f32(&vec![f32::NAN; n]);
-        card.ops
+        let (_memory, w) = gpu.matrix(&packed);
+        let (x_there, amax) = (gpu.f32(&x), gpu.f32(&[largest(&x)]));
+        let y = gpu.f32(&vec![f32::NAN; n]);
+        gpu.ops
             .matvec(
-                &card.stream,
+                &gpu.stream,
                 &[(w, y.slice())],
                 x_there.slice(),
                 amax.slice(),
@@ -132,7 +132,7 @@ fn the_error_of_a_usual_product_is_small() {
             )
             .expect("a launch");
         let expected = exact(&packed.matrix(), &x);
-        let y = card.read_f32(&y);
+        let y = gpu.read_f32(&y);
         let errors = y
             .iter()
             .zip(&expected)
@@ -144,7 +144,7 @@ fn the_error_of_a_usual_product_is_small() {
 
 #[test]
 fn products_of_any_layout() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for seed in 0..64 {
         let mut rng = Rng::new(500 + seed);
         let bits = ALL_BITS[seed as usize % 4];
@@ -185,12 +185,12 @@ fn products_of_any_layout() {
         let x = rng.normals(rows as usize * k);
         let before = rng.normals(rows as usize * n);
 
-        let (_memory, w) = card.matrix(&packed);
-        let (x_there, y) = (card.f32(&x), card.f32(&before));
-        let (g, s, f) = (card.i32(&gather), card.i32(scatter), card.f32(&weights));
-        card.ops
+        let (_memory, w) = gpu.matrix(&packed);
+        let (x_there, y) = (gpu.f32(&x), gpu.f32(&before));
+        let (g, s, f) = (gpu.i32(&gather), gpu.i32(scatter), gpu.f32(&weights));
+        gpu.ops
             .matvec_any(
-                &card.stream,
+                &gpu.stream,
                 w,
                 x_there.slice(),
                 y.slice(),
@@ -215,7 +215,7 @@ fn products_of_any_layout() {
             }
         }
         let what = format!("seed {seed}: {bits:?}, {n} x {k} in groups of {group_size}");
-        assert_close(&card.read_f32(&y), &expected, 2e-6, &what);
+        assert_close(&gpu.read_f32(&y), &expected, 2e-6, &what);
     }
 }
 
@@ -228,7 +228,13 @@ struct Slots {
 }
 
 impl Slots {
-    fn random(card: &Card, rng: &mut Rng, bits: Bits, hidden: usize, intermediate: usize) -> Self {
+    fn random(
+        gpu: &TestGpu,
+        rng: &mut Rng,
+        bits: Bits,
+        hidden: usize,
+        intermediate: usize,
+    ) -> Self {
         let sizes = |n: usize| -> Vec<usize> {
             [16, 32, 64]
                 .into_iter()
@@ -242,7 +248,7 @@ impl Slots {
             packed: Vec::new(),
             _memory: Vec::new(),
             experts: Vec::new(),
-            table: Buffer::new(&card.gpu, "none yet", 0).expect("memory"),
+            table: Buffer::new(&gpu.device, "none yet", 0).expect("memory"),
         };
         for _ in 0..5 {
             let packed = [
@@ -250,25 +256,25 @@ impl Slots {
                 Packed::random(rng, bits, down, hidden / down, intermediate),
                 Packed::random(rng, bits, up, intermediate / up, hidden),
             ];
-            let [(a, w1), (b, w2), (c, w3)] = [0, 1, 2].map(|i| card.matrix(&packed[i]));
+            let [(a, w1), (b, w2), (c, w3)] = [0, 1, 2].map(|i| gpu.matrix(&packed[i]));
             slots._memory.extend([a, b, c]);
             slots.experts.push(DeviceExpert { w1, w2, w3 });
             slots.packed.push(packed);
         }
-        slots.table = Buffer::of(&card.gpu, "experts", &slots.experts).expect("memory");
+        slots.table = Buffer::of(&gpu.device, "experts", &slots.experts).expect("memory");
         slots
     }
 }
 
 #[test]
 fn experts_of_random_shapes() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for seed in 0..48 {
         let mut rng = Rng::new(2000 + seed);
         let bits = ALL_BITS[seed as usize % 4];
         let hidden = 16 * (1 + rng.below(24) as usize);
         let intermediate = 16 * (1 + rng.below(24) as usize);
-        let slots = Slots::random(&card, &mut rng, bits, hidden, intermediate);
+        let slots = Slots::random(&gpu, &mut rng, bits, hidden, intermediate);
         let what = format!("seed {seed}: {bits:?}, {hidden} to {intermediate}");
 
         // Experts 0 .. 8 lie anywhere; choices are computed in any order, some slots given.
@@ -285,15 +291,15 @@ fn experts_of_random_shapes() {
             picked.push((j, given.unwrap_or(place[ids[j] as usize] as usize)));
         }
         let x = loud(&mut rng, hidden);
-        let (x_there, amax) = (card.f32(&x), card.f32(&[largest(&x)]));
+        let (x_there, amax) = (gpu.f32(&x), gpu.f32(&[largest(&x)]));
         let (h, h_amax) = (
-            card.f32(&vec![f32::NAN; count * intermediate]),
-            card.f32(&vec![0.0; count]),
+            gpu.f32(&vec![f32::NAN; count * intermediate]),
+            gpu.f32(&vec![0.0; count]),
         );
-        let (ids, place) = (card.i32(&ids), card.i32(&place));
-        card.ops
+        let (ids, place) = (gpu.i32(&ids), gpu.i32(&place));
+        gpu.ops
             .expert_gate_up(
-                &card.stream,
+                &gpu.stream,
                 &slots.experts[0],
                 slots.table.slice(),
                 &picks,
@@ -303,7 +309,7 @@ fn experts_of_random_shapes() {
                 (h.slice(), h_amax.slice()),
             )
             .expect("a launch");
-        let (h_here, h_amax_here) = (card.read_f32(&h), card.read_f32(&h_amax));
+        let (h_here, h_amax_here) = (gpu.read_f32(&h), gpu.read_f32(&h_amax));
         for (i, (_, slot)) in picked.iter().enumerate() {
             let of_pick = &h_here[i * intermediate..][..intermediate];
             let [w1, _, w3] = &slots.packed[*slot];
@@ -326,12 +332,12 @@ fn experts_of_random_shapes() {
         }
 
         let before = rng.normals(hidden);
-        let weights_there = card.f32(&weights);
+        let weights_there = gpu.f32(&weights);
         let down = || {
-            let y = card.f32(&before);
-            card.ops
+            let y = gpu.f32(&before);
+            gpu.ops
                 .expert_down(
-                    &card.stream,
+                    &gpu.stream,
                     &slots.experts[0],
                     slots.table.slice(),
                     &picks,
@@ -341,7 +347,7 @@ fn experts_of_random_shapes() {
                     y.slice(),
                 )
                 .expect("a launch");
-            card.read_f32(&y)
+            gpu.read_f32(&y)
         };
         let y = down();
         assert_eq!(y, down(), "{what}: the same sum again");
@@ -376,7 +382,7 @@ fn experts_of_random_shapes() {
 
 #[test]
 fn norms_and_what_they_clear() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for seed in 0..32 {
         let mut rng = Rng::new(3000 + seed);
         // A block takes 4096 columns at a time.
@@ -389,12 +395,12 @@ fn norms_and_what_they_clear() {
         let (x, w) = (loud(&mut rng, t * width), rng.normals(width));
         // Sometimes not aligned.
         let skip = usize::from(seed % 8 == 1);
-        let (there, w_there) = (card.f32(&x), card.f32(&[&vec![0.0; skip], &w[..]].concat()));
-        let (amax, clear) = (card.f32(&[-1.0; 4]), card.f32(&[7.0; 300]));
+        let (there, w_there) = (gpu.f32(&x), gpu.f32(&[&vec![0.0; skip], &w[..]].concat()));
+        let (amax, clear) = (gpu.f32(&[-1.0; 4]), gpu.f32(&[7.0; 300]));
         // In place.
-        card.ops
+        gpu.ops
             .rms_norm(
-                &card.stream,
+                &gpu.stream,
                 t,
                 there.slice(),
                 w_there.slice().part(skip, width),
@@ -404,8 +410,8 @@ fn norms_and_what_they_clear() {
                 Some(clear.slice().part(0, 299)),
             )
             .expect("a launch");
-        let y = card.read_f32(&there);
-        let amax = card.read_f32(&amax);
+        let y = gpu.read_f32(&there);
+        let amax = gpu.read_f32(&amax);
         for (i, x) in x.chunks(width).enumerate() {
             let squares: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
             let scale = 1.0 / (squares / width as f64 + 1e-5).sqrt();
@@ -419,7 +425,7 @@ fn norms_and_what_they_clear() {
             assert_eq!(amax[i], largest(y));
         }
         assert_eq!(amax[t], -1.0);
-        let clear = card.read_f32(&clear);
+        let clear = gpu.read_f32(&clear);
         assert!(clear[..299].iter().all(|v| *v == 0.0) && clear[299] == 7.0);
     }
 }
@@ -427,18 +433,18 @@ fn norms_and_what_they_clear() {
 /// Also where f32 cannot hold the sum of squares, whose inverse root would make every value 0.
 #[test]
 fn a_norm_that_does_not_exist_is_nan_and_raises_nothing() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for (width, bad) in [300, 4100, 301]
         .into_iter()
         .flat_map(|width| [f32::NAN, f32::INFINITY, 1e20].map(|bad| (width, bad)))
     {
         let mut x = Rng::new(3400).normals(2 * width);
         x[width / 2] = bad;
-        let (there, w) = (card.f32(&x), card.f32(&vec![1.0; width]));
-        let amax = card.f32(&[-1.0; 2]);
-        card.ops
+        let (there, w) = (gpu.f32(&x), gpu.f32(&vec![1.0; width]));
+        let amax = gpu.f32(&[-1.0; 2]);
+        gpu.ops
             .rms_norm(
-                &card.stream,
+                &gpu.stream,
                 2,
                 there.slice(),
                 w.slice(),
@@ -448,41 +454,41 @@ fn a_norm_that_does_not_exist_is_nan_and_raises_nothing() {
                 None,
             )
             .expect("a launch");
-        let y = card.read_f32(&there);
+        let y = gpu.read_f32(&there);
         assert!(y[..width].iter().all(|v| v.is_nan()), "{width} {bad}");
-        assert_eq!(card.read_f32(&amax), [0.0, largest(&y[width..])]);
+        assert_eq!(gpu.read_f32(&amax), [0.0, largest(&y[width..])]);
     }
 }
 
 #[test]
 fn gates_and_sums_by_element() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for seed in 0..16 {
         let mut rng = Rng::new(3500 + seed);
         let n = 1 + rng.below(900) as usize;
         let gate: Vec<f32> = rng.normals(n).iter().map(|v| 4.0 * v).collect();
         let up = rng.normals(n);
-        let (a, b) = (card.f32(&gate), card.f32(&up));
-        let amax = card.f32(&[0.0]);
-        card.ops
-            .silu_mul(&card.stream, a.slice(), b.slice(), Some(amax.slice()))
+        let (a, b) = (gpu.f32(&gate), gpu.f32(&up));
+        let amax = gpu.f32(&[0.0]);
+        gpu.ops
+            .silu_mul(&gpu.stream, a.slice(), b.slice(), Some(amax.slice()))
             .expect("a launch");
-        let found = card.read_f32(&a);
+        let found = gpu.read_f32(&a);
         let expected: Vec<f64> = gate
             .iter()
             .zip(&up)
             .map(|(g, u)| f64::from(*g) / (1.0 + (-f64::from(*g)).exp()) * f64::from(*u))
             .collect();
         assert_close(&found, &expected, 1e-6, "silu");
-        assert_eq!(card.read_f32(&amax), [largest(&found)]);
+        assert_eq!(gpu.read_f32(&amax), [largest(&found)]);
 
         let weight = rng.range(-2.0, 2.0);
-        let by = card.f32(&[weight]);
+        let by = gpu.f32(&[weight]);
         for weighs in [false, true] {
-            let y = card.f32(&gate);
-            card.ops
+            let y = gpu.f32(&gate);
+            gpu.ops
                 .add_scaled(
-                    &card.stream,
+                    &gpu.stream,
                     y.slice(),
                     b.slice(),
                     weighs.then(|| by.slice()),
@@ -494,14 +500,14 @@ fn gates_and_sums_by_element() {
                 .zip(&up)
                 .map(|(y, x)| f64::from(*y) + factor * f64::from(*x))
                 .collect();
-            assert_close(&card.read_f32(&y), &expected, 1e-6, "a sum");
+            assert_close(&gpu.read_f32(&y), &expected, 1e-6, "a sum");
         }
     }
 }
 
 #[test]
 fn positions_turn_queries_and_keys() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for seed in 0..24 {
         let mut rng = Rng::new(4000 + seed);
         let mut below = |n: u32| rng.below(n) as usize;
@@ -527,16 +533,16 @@ fn positions_turn_queries_and_keys() {
                 [angle.cos(), angle.sin()]
             })
             .collect();
-        let (q_there, k_there, v_there) = (card.f32(&q), card.f32(&k), card.f32(&v));
-        let angles_there = card.f32(&angles);
+        let (q_there, k_there, v_there) = (gpu.f32(&q), gpu.f32(&k), gpu.f32(&v));
+        let angles_there = gpu.f32(&angles);
         let untouched = vec![0x7777; n_kv_heads * shape.capacity * head_dim];
-        let (keys, values) = (card.u16(&untouched), card.u16(&untouched));
-        card.ops
+        let (keys, values) = (gpu.u16(&untouched), gpu.u16(&untouched));
+        gpu.ops
             .rope_append(
-                &card.stream,
+                &gpu.stream,
                 shape,
                 t,
-                card.moment(first, Reuse::default()).slice(),
+                gpu.moment(first, Reuse::default()).slice(),
                 (q_there.slice(), k_there.slice(), v_there.slice()),
                 angles_there.slice(),
                 (keys.slice(), values.slice()),
@@ -560,8 +566,8 @@ fn positions_turn_queries_and_keys() {
                 .collect()
         };
         let expected = turned(&q, shape.n_heads);
-        assert_close(&card.read_f32(&q_there), &expected, 1e-6, "queries");
-        let (keys, values) = (card.read_u16(&keys), card.read_u16(&values));
+        assert_close(&gpu.read_f32(&q_there), &expected, 1e-6, "queries");
+        let (keys, values) = (gpu.read_u16(&keys), gpu.read_u16(&values));
         let turned_keys = turned(&k, n_kv_heads);
         for (i, (key, stored)) in keys.iter().zip(&values).enumerate() {
             let (d, position) = (i % head_dim, i / head_dim % shape.capacity);
@@ -581,7 +587,7 @@ fn positions_turn_queries_and_keys() {
 /// An infinite key's score may count for nothing, so that the answer would look right.
 #[test]
 fn keys_and_values_beyond_f16_are_stored_as_nan() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     let shape = AttentionShape {
         n_heads: 1,
         n_kv_heads: 1,
@@ -592,20 +598,20 @@ fn keys_and_values_beyond_f16_are_stored_as_nan() {
     let angles: Vec<f32> = [1.0, 0.0].repeat(4);
     for bad in [7e4, -7e4, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
         let row = [1.0, 65504.0, bad, 4.0, 5.0, -65504.0, 7.0, 8.0];
-        let (q, k, v) = (card.f32(&[1.0; 8]), card.f32(&row), card.f32(&row));
-        let (keys, values) = (card.u16(&[0; 8]), card.u16(&[0; 8]));
-        card.ops
+        let (q, k, v) = (gpu.f32(&[1.0; 8]), gpu.f32(&row), gpu.f32(&row));
+        let (keys, values) = (gpu.u16(&[0; 8]), gpu.u16(&[0; 8]));
+        gpu.ops
             .rope_append(
-                &card.stream,
+                &gpu.stream,
                 shape,
                 1,
-                card.moment(0, Reuse::default()).slice(),
+                gpu.moment(0, Reuse::default()).slice(),
                 (q.slice(), k.slice(), v.slice()),
-                card.f32(&angles).slice(),
+                gpu.f32(&angles).slice(),
                 (keys.slice(), values.slice()),
             )
             .expect("a launch");
-        for stored in [card.read_u16(&keys), card.read_u16(&values)] {
+        for stored in [gpu.read_u16(&keys), gpu.read_u16(&values)] {
             for (i, (stored, given)) in stored.iter().zip(row).enumerate() {
                 // The pair of the bad key is turned with it.
                 match i {
@@ -620,7 +626,7 @@ fn keys_and_values_beyond_f16_are_stored_as_nan() {
 
 #[test]
 fn attention_of_random_shapes() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for seed in 0..68 {
         let mut rng = Rng::new(5000 + seed);
         let mut below = |n: u32| rng.below(n) as usize;
@@ -658,17 +664,17 @@ fn attention_of_random_shapes() {
             cache
         };
         let (keys, values) = (cache(), cache());
-        let (q_there, k_there, v_there) = (card.f32(&q), card.u16(&keys), card.u16(&values));
+        let (q_there, k_there, v_there) = (gpu.f32(&q), gpu.u16(&keys), gpu.u16(&values));
         // Of a pass that has come part of the way, recorded for tokens further on too.
         let (started, further) = (first / 3, [0, 300, 9000][seed as usize % 3]);
-        let moment = card.moment(started, Reuse::default());
+        let moment = gpu.moment(started, Reuse::default());
         let reach = first + t + further;
-        let partial = card.f32(&vec![f32::NAN; t * shape.partial_len(reach)]);
-        let out = card.f32(&vec![f32::NAN; q.len()]);
-        let amax = card.f32(&vec![0.0; t]);
-        card.ops
+        let partial = gpu.f32(&vec![f32::NAN; t * shape.partial_len(reach)]);
+        let out = gpu.f32(&vec![f32::NAN; q.len()]);
+        let amax = gpu.f32(&vec![0.0; t]);
+        gpu.ops
             .attention(
-                &card.stream,
+                &gpu.stream,
                 shape,
                 t,
                 (moment.slice(), first - started, reach),
@@ -679,7 +685,7 @@ fn attention_of_random_shapes() {
                 Some(amax.slice()),
             )
             .expect("a launch");
-        let (out, amax) = (card.read_f32(&out), card.read_f32(&amax));
+        let (out, amax) = (gpu.read_f32(&out), gpu.read_f32(&amax));
 
         for i in 0..t {
             for head in 0..shape.n_heads {
@@ -720,7 +726,7 @@ fn attention_of_random_shapes() {
 
 #[test]
 fn output_matrices_of_random_shapes() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for seed in 0..24 {
         let mut rng = Rng::new(8000 + seed);
         let n = 1 + rng.below(40) as usize;
@@ -732,8 +738,8 @@ fn output_matrices_of_random_shapes() {
         let t = 1 + rng.below(3) as usize;
         let w = halves(&mut rng, n * k, 0.1);
         let x = loud(&mut rng, t * k);
-        let x_there = card.f32(&x);
-        let y = card.f32(&vec![f32::NAN; t * n]);
+        let x_there = gpu.f32(&x);
+        let y = gpu.f32(&vec![f32::NAN; t * n]);
         let expected = |weight: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
             (0..t * n)
                 .map(|i| {
@@ -743,10 +749,10 @@ fn output_matrices_of_random_shapes() {
                 .collect()
         };
 
-        let w_there = card.u16(&w);
-        card.ops
+        let w_there = gpu.u16(&w);
+        gpu.ops
             .head_f16(
-                &card.stream,
+                &gpu.stream,
                 w_there.slice(),
                 (n, k),
                 t,
@@ -756,7 +762,7 @@ fn output_matrices_of_random_shapes() {
             .expect("a launch");
         let exact = expected(&|row, column| value(w[row * k + column]));
         let what = format!("{t} tokens, {n} x {k}");
-        assert_close(&card.read_f32(&y), &exact, 1e-5, &what);
+        assert_close(&gpu.read_f32(&y), &exact, 1e-5, &what);
 
         let blocks = k.div_ceil(64);
         let q: Vec<i8> = (0..n * blocks * 64)
@@ -769,11 +775,11 @@ fn output_matrices_of_random_shapes() {
             })
             .collect();
         let scale: Vec<f32> = (0..n * blocks).map(|_| rng.range(0.001, 0.01)).collect();
-        let q_there = Buffer::of(&card.gpu, "values", &q).expect("memory");
-        let scale_there = card.f32(&scale);
-        card.ops
+        let q_there = Buffer::of(&gpu.device, "values", &q).expect("memory");
+        let scale_there = gpu.f32(&scale);
+        gpu.ops
             .head_q8(
-                &card.stream,
+                &gpu.stream,
                 (q_there.slice(), scale_there.slice()),
                 (n, k),
                 t,
@@ -784,6 +790,6 @@ fn output_matrices_of_random_shapes() {
         let exact = expected(&|row, column| {
             f64::from(q[row * blocks * 64 + column]) * f64::from(scale[row * blocks + column / 64])
         });
-        assert_close(&card.read_f32(&y), &exact, 1e-5, &what);
+        assert_close(&gpu.read_f32(&y), &exact, 1e-5, &what);
     }
 }

@@ -1,13 +1,13 @@
-//! Recorded launches, on the fake CUDA driver or a real card.
+//! Recorded launches, on the fake CUDA driver or a real GPU.
 #![cfg(target_os = "linux")]
 
-#[path = "support/card.rs"]
-mod card;
+#[path = "support/gpu.rs"]
+mod gpu;
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use card::Card;
+use gpu::TestGpu;
 use octet_kernels::cuda::{AttentionShape, Buffer, CudaError, Graph, Moment, Reuse};
 use support::Rng;
 
@@ -21,7 +21,7 @@ const SHAPE: AttentionShape = AttentionShape {
 
 /// A token's attention over a cache that grows, and how it is put on a stream.
 struct Attention {
-    card: Card,
+    gpu: TestGpu,
     moment: Buffer,
     inputs: [Buffer; 3],
     angles: Buffer,
@@ -32,7 +32,7 @@ struct Attention {
 
 impl Attention {
     fn new() -> Option<Self> {
-        let card = Card::new()?;
+        let gpu = TestGpu::new()?;
         let mut rng = Rng::new(1);
         let mut cache = || {
             let old = rng.normals(SHAPE.capacity * SHAPE.head_dim);
@@ -40,21 +40,21 @@ impl Attention {
                 .iter()
                 .map(|v| half::f16::from_f32(*v).to_bits())
                 .collect();
-            card.u16(&halves)
+            gpu.u16(&halves)
         };
         Some(Self {
             cache: [cache(), cache()],
-            inputs: [32, 16, 16].map(|len| card.f32(&rng.normals(len))),
-            angles: card.f32(&rng.normals(16)),
-            partial: card.f32(&vec![f32::NAN; SHAPE.partial_len(SHAPE.capacity)]),
-            out: card.f32(&[f32::NAN; 32]),
-            moment: card.moment(0, Reuse::default()),
-            card,
+            inputs: [32, 16, 16].map(|len| gpu.f32(&rng.normals(len))),
+            angles: gpu.f32(&rng.normals(16)),
+            partial: gpu.f32(&vec![f32::NAN; SHAPE.partial_len(SHAPE.capacity)]),
+            out: gpu.f32(&[f32::NAN; 32]),
+            moment: gpu.moment(0, Reuse::default()),
+            gpu,
         })
     }
 
     fn launch(&self) -> Result<(), CudaError> {
-        let (ops, s) = (&self.card.ops, &self.card.stream);
+        let (ops, s) = (&self.gpu.ops, &self.gpu.stream);
         let [q, k, v] = &self.inputs;
         let cache = (self.cache[0].slice(), self.cache[1].slice());
         ops.rope_append(
@@ -86,7 +86,7 @@ impl Attention {
             let moment = Moment::new(position, Reuse::default());
             self.moment.write(0, &[moment]).expect("memory");
             launch(&self);
-            self.card.read_f32(&self.out)
+            self.gpu.read_f32(&self.out)
         };
         positions.map(one).to_vec()
     }
@@ -101,14 +101,11 @@ fn recorded_attention_follows_the_position() {
         attention.run(|attention| attention.launch().expect("launches"))
     };
     let attention = Attention::new().expect("a driver, as above");
-    let graph = Graph::record(&attention.card.stream, || attention.launch()).expect("a recording");
-    assert!(
-        attention.card.read_f32(&attention.out)[0].is_nan(),
-        "it ran"
-    );
+    let graph = Graph::record(&attention.gpu.stream, || attention.launch()).expect("a recording");
+    assert!(attention.gpu.read_f32(&attention.out)[0].is_nan(), "it ran");
     let replayed = attention.run(|attention| {
         // SAFETY: all of it is there.
-        unsafe { graph.launch(&attention.card.stream) }.expect("a launch");
+        unsafe { graph.launch(&attention.gpu.stream) }.expect("a launch");
     });
     assert_eq!(launched, replayed);
 }
@@ -118,7 +115,7 @@ fn what_cannot_be_recorded_leaves_the_stream_as_it_was() {
     let Some(attention) = Attention::new() else {
         return;
     };
-    let stream = &attention.card.stream;
+    let stream = &attention.gpu.stream;
     let failed = Graph::record(stream, || {
         attention.launch()?;
         stream.synchronize()
@@ -131,20 +128,20 @@ fn what_cannot_be_recorded_leaves_the_stream_as_it_was() {
     assert_eq!(failed.expect_err("the work's own"), CudaError::NoDriver);
     attention.launch().expect("launches");
     stream.synchronize().expect("kernels");
-    assert!(!attention.card.read_f32(&attention.out)[0].is_nan());
+    assert!(!attention.gpu.read_f32(&attention.out)[0].is_nan());
 }
 
-/// Freeing memory waits for the whole card, which no recording may see.
+/// Freeing memory waits for the whole GPU, which no recording may see.
 #[test]
 fn other_threads_may_do_what_they_like_meanwhile() {
     let Some(attention) = Attention::new() else {
         return;
     };
-    let (stream, done) = (&attention.card.stream, AtomicBool::new(false));
+    let (stream, done) = (&attention.gpu.stream, AtomicBool::new(false));
     std::thread::scope(|threads| {
         threads.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                drop(attention.card.f32(&[1.0; 64]));
+                drop(attention.gpu.f32(&[1.0; 64]));
             }
         });
         for _ in 0..200 {

@@ -1,15 +1,15 @@
 //! The kernels for many tokens, on the fake CUDA driver, against references in f64.
 #![cfg(target_os = "linux")]
 
-#[path = "support/card.rs"]
-mod card;
+#[path = "support/gpu.rs"]
+mod gpu;
 mod support;
 
 use std::ffi::c_void;
 use std::ptr;
 
-use card::Card;
 use cudarc::driver::{result, sys};
+use gpu::TestGpu;
 use half::f16;
 use octet_kernels::Bits;
 use octet_kernels::cuda::{AttentionShape, Buffer, DeviceMatrix, Rows};
@@ -28,23 +28,23 @@ fn shuffled(rng: &mut Rng, len: usize) -> Vec<i32> {
 }
 
 /// f16 rows of `x`, and their scales.
-fn halves(card: &Card, width: usize, x: &[f32]) -> (Buffer, Buffer) {
+fn halves(gpu: &TestGpu, width: usize, x: &[f32]) -> (Buffer, Buffer) {
     let t = x.len() / width;
     let (x, y, scale) = (
-        card.f32(x),
-        card.u16(&vec![0xffff; x.len()]),
-        card.f32(&vec![f32::NAN; t]),
+        gpu.f32(x),
+        gpu.u16(&vec![0xffff; x.len()]),
+        gpu.f32(&vec![f32::NAN; t]),
     );
-    card.ops
-        .rows_to_f16(&card.stream, t, width, x.slice(), y.slice(), scale.slice())
+    gpu.ops
+        .rows_to_f16(&gpu.stream, t, width, x.slice(), y.slice(), scale.slice())
         .expect("a launch");
-    card.stream.synchronize().expect("a kernel");
+    gpu.stream.synchronize().expect("a kernel");
     (y, scale)
 }
 
 #[test]
 fn rows_become_halves_of_any_magnitude() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     let mut rng = Rng::new(1);
     for (width, magnitude) in [(32, 1.0), (1, 1e30), (97, 1e-25), (513, 3e4), (64, 0.0)] {
         let t = 3;
@@ -53,8 +53,8 @@ fn rows_become_halves_of_any_magnitude() {
             .iter()
             .map(|v| v * magnitude)
             .collect();
-        let (y, scale) = halves(&card, width, &x);
-        let (y, scale) = (card.read_u16(&y), card.read_f32(&scale));
+        let (y, scale) = halves(&gpu, width, &x);
+        let (y, scale) = (gpu.read_u16(&y), gpu.read_f32(&scale));
         for (i, x) in x.iter().enumerate() {
             let scale = scale[i / width];
             assert_eq!(scale.to_bits() & 0x7f_ffff, 0, "{scale} is a power of two");
@@ -71,19 +71,19 @@ fn rows_become_halves_of_any_magnitude() {
 
 #[test]
 fn gate_and_up_become_halves() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     let mut rng = Rng::new(2);
     for (t, width) in [(1, 1), (4, 96), (2, 700)] {
         let gate: Vec<f32> = rng.normals(t * width).iter().map(|v| 4.0 * v).collect();
         let up: Vec<f32> = rng.normals(t * width).iter().map(|v| 1e5 * v).collect();
-        let (a, b) = (card.f32(&gate), card.f32(&up));
+        let (a, b) = (gpu.f32(&gate), gpu.f32(&up));
         let (h, scale) = (
-            card.u16(&vec![0xffff; t * width]),
-            card.f32(&vec![f32::NAN; t]),
+            gpu.u16(&vec![0xffff; t * width]),
+            gpu.f32(&vec![f32::NAN; t]),
         );
-        card.ops
+        gpu.ops
             .silu_mul_rows(
-                &card.stream,
+                &gpu.stream,
                 t,
                 width,
                 a.slice(),
@@ -92,7 +92,7 @@ fn gate_and_up_become_halves() {
                 scale.slice(),
             )
             .expect("a launch");
-        let (h, scale) = (card.read_u16(&h), card.read_f32(&scale));
+        let (h, scale) = (gpu.read_u16(&h), gpu.read_f32(&scale));
         for i in 0..t * width {
             let (gate, up) = (f64::from(gate[i]), f64::from(up[i]));
             let (expected, scale) = (
@@ -110,7 +110,7 @@ fn gate_and_up_become_halves() {
 
 #[test]
 fn products_of_random_shapes() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for seed in 0..48 {
         let mut rng = Rng::new(seed);
         let mut below = |n: u32| rng.below(n) as usize;
@@ -132,11 +132,11 @@ fn products_of_random_shapes() {
         let weights: Vec<f32> = (0..t).map(|_| rng.range(0.0, 1.0)).collect();
         let before = rng.normals(rows_out * packed.n);
 
-        let (_memory, w) = card.matrix(&packed);
+        let (_memory, w) = gpu.matrix(&packed);
         assert!(w.is_regular_in_prefill());
-        let (halves, scale) = halves(&card, k, &x);
-        let y = card.f32(&before);
-        let (g, s, f) = (card.i32(&gather), card.i32(&scatter), card.f32(&weights));
+        let (halves, scale) = halves(&gpu, k, &x);
+        let y = gpu.f32(&before);
+        let (g, s, f) = (gpu.i32(&gather), gpu.i32(&scatter), gpu.f32(&weights));
         let rows = Rows {
             t,
             gather: gathers.then(|| g.slice()),
@@ -144,16 +144,16 @@ fn products_of_random_shapes() {
             weights: weighs.then(|| f.slice()),
             add,
         };
-        card.ops
+        gpu.ops
             .gemm(
-                &card.stream,
+                &gpu.stream,
                 w,
                 (halves.slice(), scale.slice()),
                 y.slice(),
                 rows,
             )
             .expect("a launch");
-        let y = card.read_f32(&y);
+        let y = gpu.read_f32(&y);
 
         let n = packed.n;
         let matrix = packed.matrix();
@@ -204,7 +204,7 @@ fn products_of_random_shapes() {
 
 /// The kernel `name` of `gemm.ptx`, whatever the wrapper would choose.
 fn launch_gemm(
-    card: &Card,
+    gpu: &TestGpu,
     name: &str,
     w: DeviceMatrix,
     group_rows: usize,
@@ -221,7 +221,7 @@ fn launch_gemm(
         t.div_ceil(across) as u32,
         1,
     );
-    let y = card.f32(&vec![f32::NAN; t * w.n()]);
+    let y = gpu.f32(&vec![f32::NAN; t * w.n()]);
     let (x, scale, to) = (
         x.slice::<u16>().address(),
         scale.slice::<f32>().address(),
@@ -248,16 +248,16 @@ fn launch_gemm(
         let kernel = result::module::get_function(module, name).expect("a kernel");
         result::launch_kernel(kernel, grid, (256, 1, 1), 0, ptr::null_mut(), &mut args)
             .expect("a launch");
-        card.gpu.synchronize().expect("a kernel");
+        gpu.device.synchronize().expect("a kernel");
         result::module::unload(module).expect("a module");
     }
-    card.read_f32(&y)
+    gpu.read_f32(&y)
 }
 
-/// So that neither the batch that a token comes in, nor the size of the card, shows in the text.
+/// So that neither the batch that a token comes in, nor the size of the GPU, shows in the text.
 #[test]
 fn a_token_has_the_same_bits_in_every_batch_and_kernel() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     let mut rng = Rng::new(3);
     for (bits, narrow, wide) in [
         (Bits::B2, "gemm_b2", "gemm_wide_b2"),
@@ -267,10 +267,10 @@ fn a_token_has_the_same_bits_in_every_batch_and_kernel() {
     ] {
         let (group_rows, k, t) = (11, 224, 150);
         let packed = Packed::random(&mut rng, bits, 32, group_rows, k);
-        let (_memory, w) = card.matrix(&packed);
+        let (_memory, w) = gpu.matrix(&packed);
         let x = rng.normals(t * k);
-        let (halves_of_all, scale) = halves(&card, k, &x);
-        let all = launch_gemm(&card, wide, w, group_rows, (&halves_of_all, &scale), t);
+        let (halves_of_all, scale) = halves(&gpu, k, &x);
+        let all = launch_gemm(&gpu, wide, w, group_rows, (&halves_of_all, &scale), t);
         assert!(all.iter().all(|y| y.is_finite()));
         let same = |found: &[f32], expected: &[f32]| {
             found
@@ -279,12 +279,12 @@ fn a_token_has_the_same_bits_in_every_batch_and_kernel() {
                 .all(|(a, b)| a.to_bits() == b.to_bits())
         };
         assert!(same(
-            &launch_gemm(&card, narrow, w, group_rows, (&halves_of_all, &scale), t),
+            &launch_gemm(&gpu, narrow, w, group_rows, (&halves_of_all, &scale), t),
             &all
         ));
         for (first, len) in [(0, 1), (60, 20), (100, 50)] {
-            let (x, scale) = halves(&card, k, &x[first * k..][..len * k]);
-            let part = launch_gemm(&card, narrow, w, group_rows, (&x, &scale), len);
+            let (x, scale) = halves(&gpu, k, &x[first * k..][..len * k]);
+            let part = launch_gemm(&gpu, narrow, w, group_rows, (&x, &scale), len);
             assert!(
                 same(&part, &all[first * w.n()..]),
                 "{bits:?}: tokens {first} and on"
@@ -296,7 +296,7 @@ fn a_token_has_the_same_bits_in_every_batch_and_kernel() {
 /// The clamp of large queries would make numbers of them.
 #[test]
 fn attention_of_non_finite_queries_is_nan() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     let head_dim = 64;
     let shape = AttentionShape {
         n_heads: 1,
@@ -310,12 +310,12 @@ fn attention_of_non_finite_queries_is_nan() {
         let mut q = vec![1.0; 4 * head_dim];
         q[2 * head_dim + 5] = bad;
         q[3 * head_dim + 5] = 1e6;
-        let (q, keys, values) = (card.f32(&q), card.u16(&ones), card.u16(&ones));
-        let out = card.f32(&vec![0.0; 4 * head_dim]);
-        let ran = card
+        let (q, keys, values) = (gpu.f32(&q), gpu.u16(&ones), gpu.u16(&ones));
+        let out = gpu.f32(&vec![0.0; 4 * head_dim]);
+        let ran = gpu
             .ops
             .flash(
-                &card.stream,
+                &gpu.stream,
                 shape,
                 4,
                 0,
@@ -325,7 +325,7 @@ fn attention_of_non_finite_queries_is_nan() {
             )
             .expect("a launch");
         assert!(ran);
-        for (i, row) in card.read_f32(&out).chunks(head_dim).enumerate() {
+        for (i, row) in gpu.read_f32(&out).chunks(head_dim).enumerate() {
             let expected = |v: &f32| {
                 if i == 2 {
                     v.is_nan()
@@ -340,7 +340,7 @@ fn attention_of_non_finite_queries_is_nan() {
 
 #[test]
 fn attention_of_random_shapes() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for seed in 0..40 {
         let mut rng = Rng::new(1000 + seed);
         let mut below = |n: u32| rng.below(n) as usize;
@@ -372,12 +372,12 @@ fn attention_of_random_shapes() {
                 .collect()
         };
         let (keys, values) = (cache(), cache());
-        let (q_there, k_there, v_there) = (card.f32(&q), card.u16(&keys), card.u16(&values));
-        let out = card.f32(&vec![f32::NAN; q.len()]);
-        let ran = card
+        let (q_there, k_there, v_there) = (gpu.f32(&q), gpu.u16(&keys), gpu.u16(&values));
+        let out = gpu.f32(&vec![f32::NAN; q.len()]);
+        let ran = gpu
             .ops
             .flash(
-                &card.stream,
+                &gpu.stream,
                 shape,
                 t,
                 first,
@@ -387,7 +387,7 @@ fn attention_of_random_shapes() {
             )
             .expect("a launch");
         assert!(ran);
-        let out = card.read_f32(&out);
+        let out = gpu.read_f32(&out);
 
         let (mut errors, mut all) = (Vec::new(), Vec::new());
         for i in 0..t {

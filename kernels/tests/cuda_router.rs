@@ -1,26 +1,26 @@
 //! The router on the fake CUDA driver, against a reference in f64.
 #![cfg(target_os = "linux")]
 
-#[path = "support/card.rs"]
-mod card;
+#[path = "support/gpu.rs"]
+mod gpu;
 mod support;
 
-use card::Card;
+use gpu::TestGpu;
 use half::f16;
 use octet_kernels::cuda::{Buffer, Moment, Reuse, RouterJob, Slice};
 use support::{Rng, assert_close, halves, largest, loud, value};
 
 /// One router's launch for the `t` rows of `x`.
 fn route(
-    card: &Card,
+    gpu: &TestGpu,
     t: usize,
     x: &Buffer,
     top_k: usize,
     job: RouterJob<'_>,
     moment: Option<Slice<'_, Moment>>,
 ) {
-    let (s, jobs) = (&card.stream, [Some(job), None]);
-    card.ops
+    let (s, jobs) = (&gpu.stream, [Some(job), None]);
+    gpu.ops
         .router(s, t, x.slice(), 1e-5, top_k, jobs, moment)
         .expect("a launch");
 }
@@ -42,7 +42,7 @@ fn routed(x: &[f64], gate: &[u16], top_k: usize) -> (Vec<usize>, Vec<f64>) {
 
 #[test]
 fn routers_choose_the_best() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for seed in 0..48 {
         let mut rng = Rng::new(6000 + seed);
         let mut below = |n: u32| rng.below(n) as usize;
@@ -73,16 +73,16 @@ fn routers_choose_the_best() {
             }
         }
 
-        let x_there = card.f32(&x);
+        let x_there = gpu.f32(&x);
         let (norms_there, gates_there) = (
-            [0, 1].map(|i| card.f32(&norms[i])),
-            [0, 1].map(|i| card.u16(&gates[i])),
+            [0, 1].map(|i| gpu.f32(&norms[i])),
+            [0, 1].map(|i| gpu.u16(&gates[i])),
         );
-        let normed = card.f32(&vec![f32::NAN; t * width]);
-        let amax = card.f32(&vec![f32::NAN; t]);
-        let ids = [(); 2].map(|()| card.i32(&vec![-1; t * top_k]));
-        let weights = [(); 2].map(|()| card.f32(&vec![f32::NAN; t * top_k]));
-        let clear = card.f32(&[7.0; 9]);
+        let normed = gpu.f32(&vec![f32::NAN; t * width]);
+        let amax = gpu.f32(&vec![f32::NAN; t]);
+        let ids = [(); 2].map(|()| gpu.i32(&vec![-1; t * top_k]));
+        let weights = [(); 2].map(|()| gpu.f32(&vec![f32::NAN; t * top_k]));
+        let clear = gpu.f32(&[7.0; 9]);
         let job = |i: usize| RouterJob {
             norm: norms_there[i].slice(),
             gate: gates_there[i].slice(),
@@ -94,9 +94,9 @@ fn routers_choose_the_best() {
             clear: (i == 0).then(|| clear.slice().part(0, 8)),
             layer: i,
         };
-        card.ops
+        gpu.ops
             .router(
-                &card.stream,
+                &gpu.stream,
                 t,
                 x_there.slice(),
                 1e-5,
@@ -107,11 +107,11 @@ fn routers_choose_the_best() {
             .expect("a launch");
 
         let what = format!("seed {seed}: {top_k} of {n_experts}, width {width}");
-        let (normed, amax) = (card.read_f32(&normed), card.read_f32(&amax));
+        let (normed, amax) = (gpu.read_f32(&normed), gpu.read_f32(&amax));
         for job in 0..if two { 2 } else { 1 } {
             let mut found_ids = vec![0i32; t * top_k];
             ids[job].read(0, &mut found_ids).expect("a kernel");
-            let found_weights = card.read_f32(&weights[job]);
+            let found_weights = gpu.read_f32(&weights[job]);
             for (i, x) in x.chunks(width).enumerate() {
                 let squares: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
                 let scale = 1.0 / (squares / width as f64 + 1e-5).sqrt();
@@ -135,13 +135,13 @@ fn routers_choose_the_best() {
                 }
             }
         }
-        assert_eq!(card.read_f32(&clear)[7..], [0.0, 7.0]);
+        assert_eq!(gpu.read_f32(&clear)[7..], [0.0, 7.0]);
     }
 }
 
 #[test]
 fn routers_choose_experts_that_exist_where_logits_are_no_numbers() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     for (width, n_experts, top_k) in [(64, 8, 2), (4160, 5, 4), (63, 40, 8), (64, 100, 3)] {
         // Of the tokens before and after one of NaN, each its own experts. Number 1 is no expert.
         let mut rng = Rng::new(6500);
@@ -149,12 +149,11 @@ fn routers_choose_experts_that_exist_where_logits_are_no_numbers() {
         x[width + 5] = f32::NAN;
         let mut gate = halves(&mut rng, n_experts * width, 0.1);
         gate[width + 7] = f16::NAN.to_bits();
-        let (x_there, norm, gate_there) =
-            (card.f32(&x), card.f32(&vec![1.0; width]), card.u16(&gate));
-        let normed = card.f32(&vec![0.0; 3 * width]);
-        let amax = card.f32(&[0.0; 3]);
-        let ids = card.i32(&vec![-1; 3 * top_k]);
-        let weights = card.f32(&vec![-1.0; 3 * top_k]);
+        let (x_there, norm, gate_there) = (gpu.f32(&x), gpu.f32(&vec![1.0; width]), gpu.u16(&gate));
+        let normed = gpu.f32(&vec![0.0; 3 * width]);
+        let amax = gpu.f32(&[0.0; 3]);
+        let ids = gpu.i32(&vec![-1; 3 * top_k]);
+        let weights = gpu.f32(&vec![-1.0; 3 * top_k]);
         let job = RouterJob {
             norm: norm.slice(),
             gate: gate_there.slice(),
@@ -166,12 +165,12 @@ fn routers_choose_experts_that_exist_where_logits_are_no_numbers() {
             clear: None,
             layer: 0,
         };
-        route(&card, 3, &x_there, top_k, job, None);
+        route(&gpu, 3, &x_there, top_k, job, None);
         let what = format!("{top_k} of {n_experts}, width {width}");
         let mut found = vec![0i32; 3 * top_k];
         ids.read(0, &mut found).expect("a kernel");
-        let (normed, amax) = (card.read_f32(&normed), card.read_f32(&amax));
-        let weights = card.read_f32(&weights);
+        let (normed, amax) = (gpu.read_f32(&normed), gpu.read_f32(&amax));
+        let weights = gpu.read_f32(&weights);
         // The reference needs numbers, and leaves number 1 out.
         gate[width..2 * width].fill(f16::ZERO.to_bits());
         for i in [0, 2] {
@@ -218,7 +217,7 @@ fn draw(reuse: Reuse, position: usize, layer: usize, choice: usize) -> f32 {
 
 #[test]
 fn routers_keep_experts_of_the_token_before() {
-    let Some(card) = Card::new() else { return };
+    let Some(gpu) = TestGpu::new() else { return };
     let (width, n_experts) = (64, 12);
     let mut rng = Rng::new(7000);
     for case in 0..40 {
@@ -238,12 +237,11 @@ fn routers_keep_experts_of_the_token_before() {
         if case % 10 == 0 {
             previous[0] = -1; // there was none
         }
-        let (x_there, norm, gate_there) =
-            (card.f32(&x), card.f32(&vec![1.0; width]), card.u16(&gate));
+        let (x_there, norm, gate_there) = (gpu.f32(&x), gpu.f32(&vec![1.0; width]), gpu.u16(&gate));
         // Where the token before left them.
-        let ids = card.i32(&previous);
-        let newest = card.i32(&vec![-7; top_k]);
-        let weights = card.f32(&vec![f32::NAN; top_k]);
+        let ids = gpu.i32(&previous);
+        let newest = gpu.i32(&vec![-7; top_k]);
+        let weights = gpu.f32(&vec![f32::NAN; top_k]);
         let job = RouterJob {
             norm: norm.slice(),
             gate: gate_there.slice(),
@@ -255,8 +253,8 @@ fn routers_keep_experts_of_the_token_before() {
             clear: None,
             layer,
         };
-        let moment = card.moment(position, reuse);
-        route(&card, 1, &x_there, top_k, job, Some(moment.slice()));
+        let moment = gpu.moment(position, reuse);
+        route(&gpu, 1, &x_there, top_k, job, Some(moment.slice()));
         let (mut found, mut again) = (vec![0i32; top_k], vec![0i32; top_k]);
         ids.read(0, &mut found).expect("a kernel");
         newest.read(0, &mut again).expect("a kernel");
@@ -275,7 +273,7 @@ fn routers_keep_experts_of_the_token_before() {
         }
         assert_eq!(found, expected, "case {case}");
         assert_close(
-            &card.read_f32(&weights),
+            &gpu.read_f32(&weights),
             &natural_weights,
             1e-5,
             "weights stay",

@@ -11,7 +11,7 @@ use support::{Fixture, done};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_gpu_ends_the_answer_keeps_what_there_is_and_the_cpu_goes_on() {
-    let Some(card) = octet_test_cuda::session() else {
+    let Some(gpu) = octet_test_cuda::session() else {
         return;
     };
     let fixture = Fixture::new();
@@ -21,7 +21,7 @@ async fn a_lost_gpu_ends_the_answer_keeps_what_there_is_and_the_cpu_goes_on() {
     assert_eq!(plan.device, PlanDevice::Gpu, "{:?}", plan.warnings);
     assert!(plan.gpu.is_some());
 
-    card.set("FAIL", "launch:600");
+    gpu.set("FAIL", "launch:600");
     let (chat, events) = fixture.send(None, "Hello").await;
     let Some(GenerationEvent::Failed { error, message, .. }) = events.last() else {
         panic!("fails: {:?}", events.last());

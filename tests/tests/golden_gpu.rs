@@ -1,8 +1,8 @@
-//! On a card: logits against the reference's own outputs, and against the CPU's for a model given
+//! On a GPU: logits against the reference's own outputs, and against the CPU's for a model given
 //! by `OCTET_TEST_MODEL` (`tests/gpu/run` makes one of full width).
 //!
-//! Without a card the fake driver of `octet-test-cuda` stands in; with `OCTET_TEST_REAL_GPU=1` the
-//! first real card is used.
+//! Without a GPU the fake driver of `octet-test-cuda` stands in; with `OCTET_TEST_REAL_GPU=1` the
+//! first real GPU is used.
 
 mod common;
 
@@ -31,7 +31,7 @@ fn load(dir: &Path, plan: PlanRequest, exact: bool) -> Loaded {
 }
 
 /// With `experts` a layer in VRAM, or all of them.
-fn on_card(dir: &Path, experts: Option<usize>, misses: Misses, exact: bool) -> Loaded {
+fn on_gpu(dir: &Path, experts: Option<usize>, misses: Misses, exact: bool) -> Loaded {
     let plan = PlanRequest {
         device: Device::Cuda,
         experts_on_gpu: experts,
@@ -53,7 +53,7 @@ fn prompts(name: &str, driver: &Driver, most: usize) -> Golden {
 /// The bounds: the reference's own f16 dequantization lies 0.1% from f32; f16 activations, sums of
 /// another order and an output matrix at 8 bits (0.6%) come on top where f32 is not asked for.
 #[test]
-fn golden_logits_come_from_a_card_too() {
+fn golden_logits_come_from_a_gpu_too() {
     let Some(driver) = octet_test_cuda::driver() else {
         return;
     };
@@ -61,7 +61,7 @@ fn golden_logits_come_from_a_card_too() {
         for (exact, bound, most) in [(true, 0.003, 7), (false, 0.015, 64)] {
             for experts in [None, Some(3)] {
                 let dir = octet_tests::fixture(name);
-                let loaded = on_card(&dir, experts, Misses::Fetch, exact);
+                let loaded = on_gpu(&dir, experts, Misses::Fetch, exact);
                 for (chunk, most) in [(512, most), (1, 7)] {
                     let golden = prompts(name, &driver, most);
                     let median = distance(&golden, &loaded.model, chunk).quantile(0.5);
@@ -108,7 +108,7 @@ fn median_distance(expected: &[f32], found: &[f32], vocab: usize) -> f64 {
 }
 
 #[test]
-fn a_model_given_gives_the_same_logits_on_the_card_and_on_the_cpu() {
+fn a_model_given_gives_the_same_logits_on_the_gpu_and_on_the_cpu() {
     let Some(dir) = std::env::var_os("OCTET_TEST_MODEL").map(PathBuf::from) else {
         println!("left out: OCTET_TEST_MODEL names no model");
         return;
@@ -135,7 +135,7 @@ fn a_model_given_gives_the_same_logits_on_the_card_and_on_the_cpu() {
         ("3 a layer, misses on the CPU", Some(3), Misses::Cpu, false),
     ];
     for (what, experts, misses, exact) in cases {
-        let loaded = on_card(&dir, experts, misses, exact);
+        let loaded = on_gpu(&dir, experts, misses, exact);
         let found = logits(&loaded.model, prompt, decoded);
         let median = median_distance(&expected, &found, vocab);
         println!("{what}: median {median:.5}");

@@ -1,8 +1,8 @@
-//! The engine on a card: the same logits wherever experts are and however misses are met, within
-//! the memory that was allowed, and on the CPU when the card fails.
+//! The engine on a GPU: the same logits wherever experts are and however misses are met, within
+//! the memory that was allowed, and on the CPU when the GPU fails.
 //!
-//! Without a card the fake driver of `octet-test-cuda` runs the real kernels on a processor, and
-//! does queued work as late as it may. With `OCTET_TEST_REAL_GPU=1` the first real card is used.
+//! Without a GPU the fake driver of `octet-test-cuda` runs the real kernels on a processor, and
+//! does queued work as late as it may. With `OCTET_TEST_REAL_GPU=1` the first real GPU is used.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -15,28 +15,28 @@ use octet_engine::tokenizer::TokenId;
 use octet_engine::{DoneReason, Event, LoadOptions, Loaded, Request};
 use octet_tests::fixture;
 
-/// A real card, or the driver that stands in for one.
-struct Card(Option<octet_test_cuda::Session>);
+/// A real GPU, or the driver that stands in for one.
+struct TestGpu(Option<octet_test_cuda::Session>);
 
-impl Card {
+impl TestGpu {
     fn is_real(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Changes the fake driver; the test means nothing on a real card.
+    /// Changes the fake driver; the test means nothing on a real GPU.
     fn fake(&self) -> Option<&octet_test_cuda::Session> {
         if self.is_real() {
-            println!("left out on a real card");
+            println!("left out on a real GPU");
         }
         self.0.as_ref()
     }
 }
 
-fn card() -> Option<Card> {
+fn test_gpu() -> Option<TestGpu> {
     if std::env::var_os("OCTET_TEST_REAL_GPU").is_some() {
-        return Some(Card(None));
+        return Some(TestGpu(None));
     }
-    octet_test_cuda::session().map(|session| Card(Some(session)))
+    octet_test_cuda::session().map(|session| TestGpu(Some(session)))
 }
 
 #[derive(Clone, Copy)]
@@ -165,8 +165,8 @@ fn settings() -> Vec<(&'static str, Setting)> {
 }
 
 #[test]
-fn the_card_computes_what_the_cpu_computes_however_misses_are_met() {
-    let Some(card) = card() else { return };
+fn the_gpu_computes_what_the_cpu_computes_however_misses_are_met() {
+    let Some(test_gpu) = test_gpu() else { return };
     let orders = ["late", "ahead", "seed:5"];
     for name in ["tiny-2bit", "tiny-3bit"] {
         let cpu = on_cpu(name);
@@ -174,7 +174,7 @@ fn the_card_computes_what_the_cpu_computes_however_misses_are_met() {
         let expected = logits(&cpu, 24, 4);
         for (i, (what, setting)) in settings().into_iter().enumerate() {
             let order = orders[i % orders.len()];
-            if let Some(fake) = &card.0 {
+            if let Some(fake) = &test_gpu.0 {
                 fake.set("ORDER", order);
             }
             let gpu = on_gpu(name, setting);
@@ -243,7 +243,7 @@ fn session(loaded: &Loaded, ctx: usize, records: bool, reuse: Option<RoutingReus
 
 #[test]
 fn launches_that_are_recorded_give_the_same_numbers() {
-    let Some(card) = card() else { return };
+    let Some(test_gpu) = test_gpu() else { return };
     let keep = |p| Some(RoutingReuse { p, seed: 5 });
     let gpu = on_gpu("tiny-2bit", RESIDENT);
     let mut distinct = Vec::new();
@@ -263,7 +263,7 @@ fn launches_that_are_recorded_give_the_same_numbers() {
         ..FETCHED
     };
     for (setting, order) in [(FETCHED, "ahead"), (exact, "seed:3")] {
-        if let Some(fake) = &card.0 {
+        if let Some(fake) = &test_gpu.0 {
             fake.set("ORDER", order);
         }
         for reuse in [None, keep(0.7)] {
@@ -278,7 +278,7 @@ fn launches_that_are_recorded_give_the_same_numbers() {
 
 #[test]
 fn recorded_launches_follow_positions_and_sessions_in_turn() {
-    let Some(_card) = card() else { return };
+    let Some(_test_gpu) = test_gpu() else { return };
     let gpu = on_gpu("tiny-2bit", RESIDENT);
     let tokens = prompt(520);
     // From 512 positions on, attention takes the cache in longer pieces; so far only the second
@@ -310,7 +310,7 @@ fn recorded_launches_follow_positions_and_sessions_in_turn() {
 
 #[test]
 fn a_prompt_tells_of_every_expert_and_can_be_ended_at_each() {
-    let Some(_card) = card() else { return };
+    let Some(_test_gpu) = test_gpu() else { return };
     let gpu = on_gpu("tiny-2bit", FETCHED);
     let c = gpu.model.config();
     let tokens = prompt(100);
@@ -354,7 +354,7 @@ fn a_prompt_tells_of_every_expert_and_can_be_ended_at_each() {
 
 #[test]
 fn a_cancelled_token_leaves_recorded_launches_to_go_on_with() {
-    let Some(_card) = card() else { return };
+    let Some(_test_gpu) = test_gpu() else { return };
     for setting in [RESIDENT, FETCHED] {
         let gpu = on_gpu("tiny-2bit", setting);
         let vocab = gpu.model.config().vocab_size;
@@ -382,8 +382,8 @@ fn a_cancelled_token_leaves_recorded_launches_to_go_on_with() {
 
 #[test]
 fn a_token_is_one_launch_where_all_experts_are_resident() {
-    let Some(card) = card() else { return };
-    let Some(fake) = card.fake() else { return };
+    let Some(test_gpu) = test_gpu() else { return };
+    let Some(fake) = test_gpu.fake() else { return };
     let gpu = on_gpu("tiny-2bit", RESIDENT);
     let mut session = gpu.model.session(64);
     // Then one launch by launch, and one that is recorded too.
@@ -403,8 +403,8 @@ fn a_token_is_one_launch_where_all_experts_are_resident() {
 
 #[test]
 fn a_driver_that_cannot_record_or_has_no_room_for_it_launches_one_by_one() {
-    let Some(card) = card() else { return };
-    let Some(fake) = card.fake() else { return };
+    let Some(test_gpu) = test_gpu() else { return };
+    let Some(fake) = test_gpu.fake() else { return };
     for setting in [RESIDENT, FETCHED] {
         let gpu = on_gpu("tiny-2bit", setting);
         let expected = decoded(&gpu, session(&gpu, 64, true, None));
@@ -430,9 +430,9 @@ fn a_driver_that_cannot_record_or_has_no_room_for_it_launches_one_by_one() {
 }
 
 #[test]
-fn a_card_that_is_lost_ends_the_answer_with_an_error_and_the_next_one_is_made_on_the_cpu() {
-    let Some(card) = card() else { return };
-    let Some(fake) = card.fake() else { return };
+fn a_gpu_that_is_lost_ends_the_answer_with_an_error_and_the_next_one_is_made_on_the_cpu() {
+    let Some(test_gpu) = test_gpu() else { return };
+    let Some(fake) = test_gpu.fake() else { return };
     let cpu = on_cpu("tiny-2bit");
     let expected = tokens_of(&generate(
         &cpu,
@@ -453,7 +453,7 @@ fn a_card_that_is_lost_ends_the_answer_with_an_error_and_the_next_one_is_made_on
             assert!(message.contains("CPU"), "{message}");
             assert!(gpu.model.gpu().is_none());
 
-            // The same process, the same model: all that is lost is the card.
+            // The same process, the same model: all that is lost is the GPU.
             let events = generate(&gpu, &mut conversation, &greedy(12));
             assert!(
                 matches!(
@@ -477,8 +477,8 @@ fn a_card_that_is_lost_ends_the_answer_with_an_error_and_the_next_one_is_made_on
 
 #[test]
 fn an_unloaded_model_gives_everything_back() {
-    let Some(card) = card() else { return };
-    let Some(fake) = card.fake() else { return };
+    let Some(test_gpu) = test_gpu() else { return };
+    let Some(fake) = test_gpu.fake() else { return };
     for (what, setting) in settings() {
         let gpu = on_gpu("tiny-2bit", setting);
         logits(&gpu, 20, 3);
@@ -501,13 +501,13 @@ fn an_unloaded_model_gives_everything_back() {
 }
 
 #[test]
-fn what_is_taken_of_the_card_stays_within_the_plan() {
-    let Some(card) = card() else { return };
-    let Some(fake) = card.fake() else { return };
+fn what_is_taken_of_the_gpu_stays_within_the_plan() {
+    let Some(test_gpu) = test_gpu() else { return };
+    let Some(fake) = test_gpu.fake() else { return };
     for (what, setting) in settings() {
         let gpu = on_gpu("tiny-2bit", setting);
         logits(&gpu, 40, 2);
-        let plan = gpu.plan.gpu.as_ref().expect("a plan for the card");
+        let plan = gpu.plan.gpu.as_ref().expect("a plan for the GPU");
         let context: u64 = octet_engine::plan::CUDA_CONTEXT_BYTES;
         let peak = fake.counters().memory_peak;
         assert!(
@@ -522,8 +522,8 @@ fn what_is_taken_of_the_card_stays_within_the_plan() {
 
 #[test]
 fn ram_that_cannot_be_pinned_is_used_as_it_is_and_that_is_said() {
-    let Some(card) = card() else { return };
-    let Some(fake) = card.fake() else { return };
+    let Some(test_gpu) = test_gpu() else { return };
+    let Some(fake) = test_gpu.fake() else { return };
     let cpu = on_cpu("tiny-2bit");
     let expected = logits(&cpu, 12, 3);
     let setting = Setting {
@@ -543,9 +543,9 @@ fn ram_that_cannot_be_pinned_is_used_as_it_is_and_that_is_said() {
 }
 
 #[test]
-fn a_card_with_less_room_than_planned_holds_fewer_experts_and_that_is_said() {
-    let Some(card) = card() else { return };
-    let Some(fake) = card.fake() else { return };
+fn a_gpu_with_less_room_than_planned_holds_fewer_experts_and_that_is_said() {
+    let Some(test_gpu) = test_gpu() else { return };
+    let Some(fake) = test_gpu.fake() else { return };
     // Recorded launches come last, and are not what room is made for.
     fake.set("GRAPHS", 0);
     let full = on_gpu("tiny-2bit", RESIDENT);
@@ -565,7 +565,7 @@ fn a_card_with_less_room_than_planned_holds_fewer_experts_and_that_is_said() {
     logits(&gpu, 20, 3);
     drop(gpu);
 
-    // With no room even for the trunk it is the CPU, unless the card was insisted on.
+    // With no room even for the trunk it is the CPU, unless the GPU was insisted on.
     fake.set("MEMORY_LIMIT", 100_000);
     let auto = PlanRequest {
         device: Device::Auto,

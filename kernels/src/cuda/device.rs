@@ -1,4 +1,4 @@
-//! A card, its memory, and the order of work on it: thin owners over the driver's handles.
+//! A GPU, its memory, and the order of work on it: thin owners over the driver's handles.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 /// would fail then and spoil the recording.
 pub(super) static RECORDING: RwLock<()> = RwLock::new(());
 
-/// A card with its context.
+/// A GPU with its context.
 #[derive(Debug)]
 pub struct Gpu {
     device: sys::CUdevice,
@@ -77,7 +77,7 @@ impl Gpu {
         Ok(Arc::new(gpu))
     }
 
-    /// Makes the card current on the calling thread.
+    /// Makes the GPU current on the calling thread.
     pub(super) fn bind(&self) -> Result<(), CudaError> {
         if CURRENT.get() != self.number {
             // SAFETY: the context lives as long as `self`.
@@ -104,7 +104,7 @@ impl Gpu {
         Ok((free as u64, total as u64))
     }
 
-    /// Multiprocessors of the card.
+    /// Multiprocessors of the GPU.
     pub(super) fn multiprocessors(&self) -> Result<u32, CudaError> {
         let what = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         // SAFETY: the device comes from the driver.
@@ -128,7 +128,7 @@ impl Gpu {
         below.is_some_and(|(start, len)| at + bytes.len() <= start + len)
     }
 
-    /// Waits for all work on the card.
+    /// Waits for all work on the GPU.
     ///
     /// # Errors
     /// What that work ran into.
@@ -149,7 +149,7 @@ impl Drop for Gpu {
     }
 }
 
-/// Memory on the card. Freeing it waits for the card's work.
+/// Memory on the GPU. Freeing it waits for the GPU's work.
 #[derive(Debug)]
 pub struct Buffer {
     gpu: Arc<Gpu>,
@@ -232,7 +232,7 @@ impl Buffer {
         self.gpu.synchronize()
     }
 
-    /// Copies the values from byte `at` on into `values`, behind all work of the card.
+    /// Copies the values from byte `at` on into `values`, behind all work of the GPU.
     ///
     /// # Errors
     /// What the driver reports, that work's failures included.
@@ -257,10 +257,10 @@ impl Drop for Buffer {
             .allocated_bytes
             .fetch_sub(self.bytes as u64, Ordering::Relaxed);
         if self.gpu.synchronize().is_ok() {
-            // SAFETY: allocated in `new`; no work of the card is left.
+            // SAFETY: allocated in `new`; no work of the GPU is left.
             let _ = unsafe { result::free_sync(self.ptr) };
         }
-        // A card that failed has lost its memory already.
+        // A GPU that failed has lost its memory already.
     }
 }
 
@@ -341,13 +341,13 @@ impl<T> Slice<'_, T> {
         self.ptr
     }
 
-    /// The address on the card.
+    /// The address on the GPU.
     pub fn address(&self) -> u64 {
         self.ptr
     }
 }
 
-/// Host memory that the card reads and writes at full speed; cached for the CPU as any other.
+/// Host memory that the GPU reads and writes at full speed; cached for the CPU as any other.
 #[derive(Debug)]
 pub struct Pinned {
     gpu: Arc<Gpu>,
@@ -416,7 +416,7 @@ impl Drop for Pinned {
             .unwrap_or_else(PoisonError::into_inner);
         pinned.remove(&self.ptr.addr());
         drop(pinned);
-        // SAFETY: allocated in `new`; the card's work is done, or the card is lost.
+        // SAFETY: allocated in `new`; the GPU's work is done, or the GPU is lost.
         let _ = unsafe { result::free_host(self.ptr.cast()) };
     }
 }
@@ -490,7 +490,7 @@ impl Unfilled {
     }
 }
 
-/// Work that the card does in order.
+/// Work that the GPU does in order.
 #[derive(Debug)]
 pub struct Stream {
     gpu: Arc<Gpu>,
@@ -517,7 +517,7 @@ impl Stream {
         })
     }
 
-    /// The card.
+    /// The GPU.
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
@@ -527,7 +527,7 @@ impl Stream {
         Ok(self.raw)
     }
 
-    /// Waits until the card has done all that was put on the stream.
+    /// Waits until the GPU has done all that was put on the stream.
     ///
     /// # Errors
     /// What that work ran into.
@@ -578,7 +578,7 @@ impl Stream {
             .map_err(CudaError::of("ordering streams"))
     }
 
-    /// Copies host bytes to the card.
+    /// Copies host bytes to the GPU.
     ///
     /// # Safety
     /// `from` must live and stay as it is until the stream has passed the copy.
@@ -596,7 +596,7 @@ impl Stream {
             .map_err(CudaError::of("copying to the GPU"))
     }
 
-    /// Copies from the card into host memory.
+    /// Copies from the GPU into host memory.
     ///
     /// # Safety
     /// `to` must live, and nobody may touch it, until the stream has passed the copy.
@@ -620,7 +620,7 @@ impl Stream {
 }
 
 impl Stream {
-    /// Copies within the card.
+    /// Copies within the GPU.
     ///
     /// # Errors
     /// What the driver reports.
@@ -630,7 +630,7 @@ impl Stream {
     pub fn copy_within(&self, from: Slice<'_, u8>, to: Slice<'_, u8>) -> Result<(), CudaError> {
         assert_eq!(from.len, to.len, "BUG: a copy of another length");
         let raw = self.raw()?;
-        // SAFETY: both ranges lie in buffers, whose freeing waits for the card.
+        // SAFETY: both ranges lie in buffers, whose freeing waits for the GPU.
         unsafe { result::memcpy_dtod_async(to.ptr, from.ptr, from.len, raw) }
             .map_err(CudaError::of("copying on the GPU"))
     }
@@ -675,7 +675,7 @@ impl Event {
         })
     }
 
-    /// Waits on the host until the card has passed the point.
+    /// Waits on the host until the GPU has passed the point.
     ///
     /// # Errors
     /// What the work before it ran into.

@@ -1,16 +1,16 @@
-//! What a card or its driver reports.
+//! What a GPU or its driver reports.
 
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
 
-/// A failure of the card or its driver.
+/// A failure of the GPU or its driver.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CudaError {
     /// The driver's library is not on this machine.
     #[error("no NVIDIA driver is installed")]
     NoDriver,
-    /// The driver knows no card with that identifier.
+    /// The driver knows no GPU with that identifier.
     #[error("the driver lists no GPU {uuid}")]
     NoSuchGpu {
         /// The identifier asked for, `GPU-...`.
@@ -24,7 +24,7 @@ pub enum CudaError {
         /// How much.
         bytes: usize,
     },
-    /// Any other call that failed; most leave the card unusable for this process.
+    /// Any other call that failed; most leave the GPU unusable for this process.
     #[error("{call}: {name}")]
     Driver {
         /// What was being done.

@@ -19,11 +19,11 @@ pub struct Graph {
 unsafe impl Send for Graph {}
 
 impl Graph {
-    /// Records what `work` puts on `stream`; none of it is run. `work` must not wait for the card,
+    /// Records what `work` puts on `stream`; none of it is run. `work` must not wait for the GPU,
     /// nor allocate or free memory of it.
     ///
     /// # Errors
-    /// `work`'s own, or what the driver reports: [`CudaError::OutOfMemory`] where the card has no
+    /// `work`'s own, or what the driver reports: [`CudaError::OutOfMemory`] where the GPU has no
     /// room for the recording. The stream is as it was before.
     pub fn record<E: From<CudaError>>(
         stream: &Stream,
@@ -36,7 +36,7 @@ impl Graph {
         let raw = unsafe { result::graph::instantiate(recorded.0, flags) }.map_err(failed())?;
         let gpu = Arc::clone(stream.gpu());
         let graph = Self { gpu, raw };
-        // It takes its memory of the card now, and not at the first launch.
+        // It takes its memory of the GPU now, and not at the first launch.
         // SAFETY: both live.
         unsafe { result::graph::upload(raw, stream.raw()?) }.map_err(failed())?;
         Ok(graph)
@@ -45,7 +45,7 @@ impl Graph {
     /// Puts the work on `stream`.
     ///
     /// # Safety
-    /// All memory that the work was recorded with, on the card and on the host, and the kernels
+    /// All memory that the work was recorded with, on the GPU and on the host, and the kernels
     /// must still be there, until the stream has passed the work. What [`Stream::upload`] and
     /// [`Stream::download`] ask for holds anew.
     ///
@@ -78,7 +78,7 @@ impl Recording {
     ) -> Result<Self, E> {
         let raw = stream.raw()?;
         let alone = RECORDING.write().unwrap_or_else(PoisonError::into_inner);
-        // What other threads do with the card meanwhile is theirs.
+        // What other threads do with the GPU meanwhile is theirs.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives.
         unsafe { result::stream::begin_capture(raw, mode) }

@@ -3,11 +3,11 @@
 
 use super::device::{Plain, Slice};
 
-/// The largest number of experts that one token may use on the card.
+/// The largest number of experts that one token may use on the GPU.
 pub const MAX_TOP_K: usize = MAX_PICKS;
 /// Experts of one launch.
 pub const MAX_PICKS: usize = 8;
-/// Splits of the cache that the attention for few tokens aims at: enough blocks for a large card.
+/// Splits of the cache that the attention for few tokens aims at: enough blocks for a large GPU.
 const SPLITS: usize = 16;
 /// Positions of a split, at most.
 const SPLIT_LEN: usize = 256;
@@ -72,7 +72,7 @@ pub struct Reuse {
     pub seed: u32,
 }
 
-/// What differs from token to token, for kernels to read on the card: `Moment` of `octet.cuh`.
+/// What differs from token to token, for kernels to read on the GPU: `Moment` of `octet.cuh`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct Moment {

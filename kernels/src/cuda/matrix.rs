@@ -1,4 +1,4 @@
-//! Where matrices lie on the card: descriptors as the kernels read them, and the layout of copies.
+//! Where matrices lie on the GPU: descriptors as the kernels read them, and the layout of copies.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ struct Param {
     unused: i32,
 }
 
-/// One HQQ matrix on the card: `Matrix` of `octet.cuh`.
+/// One HQQ matrix on the GPU: `Matrix` of `octet.cuh`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct DeviceMatrix {
@@ -34,7 +34,7 @@ pub struct DeviceMatrix {
     packed_rows: i32,
 }
 
-/// One expert on the card: `Expert` of `octet.cuh`.
+/// One expert on the GPU: `Expert` of `octet.cuh`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct DeviceExpert {
@@ -107,13 +107,13 @@ impl DeviceMatrix {
     }
 }
 
-/// How host arrays are copied so that the card finds each aligned: few long copies rather than
+/// How host arrays are copied so that the GPU finds each aligned: few long copies rather than
 /// one an array, since neighbours in a file mostly share their alignment.
 #[derive(Debug, Clone)]
 pub struct Placement {
     /// Copies: a range of the source, and where it goes.
     pub copies: Vec<(Range<usize>, usize)>,
-    /// Bytes taken on the card.
+    /// Bytes taken on the GPU.
     pub bytes: usize,
 }
 
@@ -168,7 +168,7 @@ impl Placement {
     }
 }
 
-/// The arrays of a matrix, each with the alignment that the card needs.
+/// The arrays of a matrix, each with the alignment that the GPU needs.
 fn arrays<'a>(m: &QMatrix<'a>) -> Vec<(&'a [u8], usize)> {
     let mut arrays = vec![(m.w_q(), ALIGN)];
     for param in [m.scale(), m.zero()] {
@@ -253,16 +253,16 @@ mod tests {
             )
             .expect("a legal matrix");
             let (placement, [device]) = Placement::of(&source, [matrix], 1 << 20);
-            let mut card = vec![0xee; placement.bytes];
+            let mut vram = vec![0xee; placement.bytes];
             for (range, to) in &placement.copies {
-                card[*to..to + range.len()].copy_from_slice(&source[range.clone()]);
+                vram[*to..to + range.len()].copy_from_slice(&source[range.clone()]);
             }
             // The f16 values in one, the bytes in another.
             assert_eq!(placement.copies.len(), 2, "{:?}", placement.copies);
             assert!(placement.bytes <= source.len() + Placement::EXPERT_SLACK);
             let there = |address: u64, len: usize| {
                 let at = (address - (1 << 20)) as usize;
-                &card[at..at + len]
+                &vram[at..at + len]
             };
             for (address, from) in [
                 (device.w_q, &w_q),

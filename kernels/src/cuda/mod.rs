@@ -2,19 +2,19 @@
 //!
 //! Nothing of NVIDIA's is needed to build: the kernels are PTX for compute 7.5, made from
 //! `kernels/cuda/*.cu` and committed beside them, and the driver's library is looked for when the
-//! program runs. [`is_available`] says whether it was found; [`Gpu::open`] takes a card.
+//! program runs. [`is_available`] says whether it was found; [`Gpu::open`] takes a GPU.
 //!
-//! - [`Gpu`]: a card. [`Buffer`]: memory on it. [`Pinned`]: host memory that it can read at full
+//! - [`Gpu`]: a GPU. [`Buffer`]: memory on it. [`Pinned`]: host memory that it can read at full
 //!   speed. [`Stream`]: work in order. [`Event`]: a point in a stream. [`Graph`]: launches and
 //!   copies that were recorded, to be put on a stream by one call.
-//! - [`DeviceMatrix`], [`DeviceExpert`]: where an HQQ matrix or an expert lies on the card;
+//! - [`DeviceMatrix`], [`DeviceExpert`]: where an HQQ matrix or an expert lies on the GPU;
 //!   [`Placement`] lays them out.
 //! - [`Ops`]: the kernels, one method each.
 //!
 //! # What makes it sound
-//! Work is asynchronous, but freeing a [`Buffer`] waits for all work of its card, and a launch
+//! Work is asynchronous, but freeing a [`Buffer`] waits for all work of its GPU, and a launch
 //! borrows its buffers: so no kernel sees freed memory. Lengths are checked before each launch.
-//! Copies between pinned memory and the card are `unsafe` where the host side has to be left alone
+//! Copies between pinned memory and the GPU are `unsafe` where the host side has to be left alone
 //! until the stream has passed them, and so is launching a [`Graph`], which borrows nothing.
 
 mod device;

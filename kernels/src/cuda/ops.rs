@@ -107,7 +107,7 @@ fn address<T>(slice: Option<Slice<'_, T>>) -> u64 {
     slice.map_or(0, |slice| slice.address())
 }
 
-/// The kernels of a card.
+/// The kernels of a GPU.
 pub struct Ops {
     functions: Functions,
     multiprocessors: u32,
@@ -121,7 +121,7 @@ unsafe impl Send for Ops {}
 unsafe impl Sync for Ops {}
 
 impl Ops {
-    /// Loads the kernels. The driver compiles them for the card once and keeps the result.
+    /// Loads the kernels. The driver compiles them for the GPU once and keeps the result.
     ///
     /// # Errors
     /// What the driver reports.
@@ -706,7 +706,7 @@ impl Ops {
             (down as u32, rows.t.div_ceil(tokens) as u32, 1)
         };
         let (narrow, wide) = (grid(GEMM_TILE), grid(GEMM_WIDE_TILE));
-        // Wide tiles load less, where there are tokens to fill them and blocks for most of the card.
+        // Wide tiles load less, where there are tokens to fill them and blocks for most of the GPU.
         let is_wide = rows.t > GEMM_TILE.1 && 2 * wide.0 * wide.1 >= self.multiprocessors;
         let function = if is_wide {
             by_bits!(
@@ -750,7 +750,7 @@ fn launch(
 ) -> Result<(), CudaError> {
     let raw = stream.raw()?;
     // SAFETY: the arguments are those of the kernel's signature, the buffers behind them are long
-    // enough, and freeing them waits for the card.
+    // enough, and freeing them waits for the GPU.
     unsafe { result::launch_kernel(function, grid, (block, 1, 1), 0, raw, args) }
         .map_err(CudaError::of("starting a kernel"))
 }

@@ -113,10 +113,10 @@ pub fn session() -> Option<Session> {
     Some(session)
 }
 
-/// Names the variable that has tests use the real driver and its first card, where they can.
+/// Names the variable that has tests use the real driver and its first GPU, where they can.
 pub const REAL_GPU_VARIABLE: &str = "OCTET_TEST_REAL_GPU";
 
-/// What a test that makes sense on a real card too runs on.
+/// What a test that makes sense on a real GPU too runs on.
 #[derive(Debug)]
 pub enum Driver {
     /// The real one.

@@ -138,10 +138,10 @@ fn of_a_split_gpu_cuda_lists_one_instance_with_its_own_name_and_memory() {
     assert_eq!(instance.memory_info().unwrap().total, 10 << 30);
     assert_eq!(instance.uuid().unwrap(), second);
     // The older call names the GPU.
-    let mut card = sys::CUuuid { bytes: [0; 16] };
-    assert_eq!(unsafe { sys::cuDeviceGetUuid(&mut card, 0) }, OK);
-    assert_eq!(card.bytes[0] as u8, 0x1c);
-    assert_eq!(card.bytes[8] as u8, 0x80);
+    let mut gpu = sys::CUuuid { bytes: [0; 16] };
+    assert_eq!(unsafe { sys::cuDeviceGetUuid(&mut gpu, 0) }, OK);
+    assert_eq!(gpu.bytes[0] as u8, 0x1c);
+    assert_eq!(gpu.bytes[8] as u8, 0x80);
 }
 
 #[test]

@@ -449,7 +449,7 @@ fn nvml_agrees_with_the_driver() {
     let Some(fake) = octet_test_cuda::session() else {
         return;
     };
-    fake.set("NAME", "Card");
+    fake.set("NAME", "Test GPU");
     fake.set("DRIVER", "530.1");
     fake.set("CAPABILITY", "8.9");
     fake.set("VRAM", "8GiB");
@@ -459,12 +459,12 @@ fn nvml_agrees_with_the_driver() {
     let nvml = nvml_wrapper::Nvml::init().unwrap();
     assert_eq!(nvml.sys_driver_version().unwrap(), "530.1");
     assert_eq!(nvml.device_count().unwrap(), 1);
-    let card = nvml.device_by_index(0).unwrap();
-    assert_eq!(card.name().unwrap(), "Card");
-    let capability = card.cuda_compute_capability().unwrap();
+    let gpu = nvml.device_by_index(0).unwrap();
+    assert_eq!(gpu.name().unwrap(), "Test GPU");
+    let capability = gpu.cuda_compute_capability().unwrap();
     assert_eq!((capability.major, capability.minor), (8, 9));
     d.zeros(1 << 20);
-    let memory = card.memory_info().unwrap();
+    let memory = gpu.memory_info().unwrap();
     assert_eq!(
         (memory.total, memory.free),
         (8 << 30, (7 << 30) - (1 << 20))
@@ -472,7 +472,7 @@ fn nvml_agrees_with_the_driver() {
     assert_eq!(memory.free, result::mem_get_info().unwrap().0 as u64);
     let bytes = result::device::get_uuid(0).unwrap().bytes;
     let hex: String = bytes.iter().map(|b| format!("{:02x}", *b as u8)).collect();
-    assert_eq!(card.uuid().unwrap().replace('-', ""), format!("GPU{hex}"));
+    assert_eq!(gpu.uuid().unwrap().replace('-', ""), format!("GPU{hex}"));
 
     d.fake.set("DEVICES", 0);
     assert_eq!(nvml.device_count().unwrap(), 0);
@@ -495,7 +495,7 @@ fn child_without_install() {
     }
     assert!(unsafe { sys::is_culib_present() });
     result::init().unwrap();
-    assert_eq!(result::device::get_name(0).unwrap(), "Child's card");
+    assert_eq!(result::device::get_name(0).unwrap(), "Child's GPU");
     nvml_wrapper::Nvml::init().unwrap();
     unsafe {
         let context = result::primary_ctx::retain(0).unwrap();
@@ -514,7 +514,7 @@ fn a_child_process_finds_it_and_leaves_a_report() {
         .args(["--exact", "child_without_install"])
         .env(CHILD, "1")
         .env("LD_LIBRARY_PATH", dir)
-        .env("OCTET_FAKE_CUDA_NAME", "Child's card")
+        .env("OCTET_FAKE_CUDA_NAME", "Child's GPU")
         .env("OCTET_FAKE_CUDA_REPORT", &report)
         .output()
         .unwrap();

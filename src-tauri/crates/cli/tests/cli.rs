@@ -225,7 +225,7 @@ fn inspect_shows_shape_quantization_and_plan() {
     assert!(line.contains("another model"), "{line}");
 }
 
-/// What `octet bench` prints, on the processor or with the libraries in `driver` on a card.
+/// What `octet bench` prints, on the processor or with the libraries in `driver` on a GPU.
 fn bench_in(cache: &Path, driver: Option<&Path>, args: &[&str]) -> String {
     let device = if driver.is_some() { "cuda" } else { "cpu" };
     let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
@@ -272,9 +272,9 @@ fn bench_prints_both_routings_and_what_the_machine_can_do() {
     assert!(report["calibration"]["cpu_bytes_per_sec"].as_f64() > Some(0.0));
 }
 
-/// With the driver that stands in for a card.
+/// With the driver that stands in for a GPU.
 #[test]
-fn bench_on_a_card_tells_what_it_took_and_how_misses_were_met() {
+fn bench_on_a_gpu_tells_what_it_took_and_how_misses_were_met() {
     let Some(driver) = octet_test_cuda::library_dir() else {
         println!("left out: the fake CUDA driver was not built here");
         return;

@@ -60,15 +60,15 @@ pub struct Machine {
     pub threads: usize,
     /// f32 activations everywhere.
     pub exact: bool,
-    /// The card, where there is one.
-    pub gpu: Option<Card>,
+    /// The GPU, where there is one.
+    pub gpu: Option<GpuAndDriver>,
     /// Size of an expert: its bytes, rounded up to a power of two.
     pub expert_bytes_class: u64,
 }
 
-/// A card and its driver.
+/// A GPU and its driver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Card {
+pub struct GpuAndDriver {
     /// As in [`Gpu::uuid`].
     pub uuid: String,
     /// As in [`Gpu::driver_version`].
@@ -88,7 +88,7 @@ pub struct Calibration {
 }
 
 impl Machine {
-    /// This machine with a pool of `threads`, a card and experts of `expert_bytes`.
+    /// This machine with a pool of `threads`, a GPU and experts of `expert_bytes`.
     pub fn new(
         hardware: &Hardware,
         gpu: Option<&Gpu>,
@@ -101,7 +101,7 @@ impl Machine {
             kernels: octet_kernels::features().to_owned(),
             threads,
             exact: precision == Precision::Exact,
-            gpu: gpu.map(|gpu| Card {
+            gpu: gpu.map(|gpu| GpuAndDriver {
                 uuid: gpu.uuid.clone(),
                 driver_version: gpu.driver_version.clone(),
             }),
@@ -389,7 +389,7 @@ mod tests {
             kernels: "AVX2".to_owned(),
             threads,
             exact: false,
-            gpu: Some(Card {
+            gpu: Some(GpuAndDriver {
                 uuid: "GPU-1".to_owned(),
                 driver_version: "550.54".to_owned(),
             }),
@@ -427,8 +427,8 @@ mod tests {
             |m| m.gpu = None,
             |m| m.expert_bytes_class *= 2,
             |m| {
-                if let Some(card) = &mut m.gpu {
-                    card.driver_version.push('!');
+                if let Some(gpu) = &mut m.gpu {
+                    gpu.driver_version.push('!');
                 }
             },
         ];
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn bandwidths_need_a_card() {
+    fn bandwidths_need_a_gpu() {
         assert!(MEASURED.bandwidths().is_some());
         let without = Calibration {
             upload_bytes_per_sec: None,

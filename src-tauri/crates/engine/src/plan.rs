@@ -31,7 +31,7 @@
 //! 2. Experts take the rest. On a GPU the fewest is none (fetch buffers remain); in RAM it is
 //!    [`ModelSizes::min_ram_slots`]. If RAM holds all of them, the checkpoint is used in place;
 //!    behind a GPU RAM always holds them in slots, which are pinned.
-//! 3. Once the card is open, [`Plan::step_down`] plans again if it has less than was thought.
+//! 3. Once the GPU is open, [`Plan::step_down`] plans again if it has less than was thought.
 //!
 //! More memory never gives fewer experts, and a longer context never gives more.
 
@@ -148,7 +148,7 @@ impl Plan {
         self.ram_slots.unwrap_or(self.total_experts())
     }
 
-    /// Plans again with what the card turned out to have once it was opened, or has left after an
+    /// Plans again with what the GPU turned out to have once it was opened, or has left after an
     /// allocation failed. `hardware` and `request` are those of this plan; what was asked for of
     /// VRAM is then the most, no longer the least.
     ///

@@ -1,4 +1,4 @@
-//! From a plan to a model in memory: on the card the plan names, with less of it where memory turns
+//! From a plan to a model in memory: on the GPU the plan names, with less of it where memory turns
 //! out short, or on the CPU.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, ExpertId};
 use crate::engine::{LoadOptions, model_sizes};
 use crate::error::EngineError;
 use crate::experts::{Bandwidths, Device as _, DeviceOptions, ExpertOptions, Experts, RamAlone};
-use crate::gpu::{Card, GpuModel, Slots};
+use crate::gpu::{GpuModel, OpenGpu, Slots};
 use crate::hardware::{Gpu, Hardware};
 use crate::model::Mixtral;
 use crate::plan::{
@@ -32,8 +32,8 @@ pub(crate) struct Setup<'a> {
 /// A model, its plan as it came out, and what was measured on the way.
 pub(crate) type Made = (Mixtral, Plan, Option<Calibration>);
 
-/// A card with a model's trunk and slots for its experts.
-struct OnCard {
+/// A GPU with a model's trunk and slots for its experts.
+struct OnGpu {
     gpu: GpuModel,
     slots: Arc<Slots>,
 }
@@ -56,7 +56,7 @@ impl Failure {
     }
 }
 
-/// Why a card cannot be used, in the middle of a sentence.
+/// Why a GPU cannot be used, in the middle of a sentence.
 fn reason(error: &EngineError) -> String {
     match error {
         EngineError::Device { reason } => reason.clone(),
@@ -79,10 +79,10 @@ impl Setup<'_> {
                 return self.finish(plan, None, passed_over);
             };
             let (uuid, name) = (uuid.clone(), name.clone());
-            let opened = Card::open(&uuid).map_err(EngineError::from);
-            let failure = match opened.and_then(|card| self.on_card(&card, &sizes, &plan)) {
-                Ok((Some(on_card), plan)) => {
-                    return self.finish(plan, Some(on_card), passed_over);
+            let opened = OpenGpu::open(&uuid).map_err(EngineError::from);
+            let failure = match opened.and_then(|opened| self.on_gpu(&opened, &sizes, &plan)) {
+                Ok((Some(on_gpu), plan)) => {
+                    return self.finish(plan, Some(on_gpu), passed_over);
                 }
                 Ok((None, plan)) => Failure::NoRoom(Box::new(plan)),
                 Err(error) => Failure::Broken(error),
@@ -131,23 +131,23 @@ impl Setup<'_> {
         }
     }
 
-    /// Takes what `planned` says of the card, or less where it has less room; nothing of it where
+    /// Takes what `planned` says of the GPU, or less where it has less room; nothing of it where
     /// the CPU is the better place then.
-    fn on_card(
+    fn on_gpu(
         &self,
-        card: &Card,
+        opened: &OpenGpu,
         sizes: &ModelSizes,
         planned: &Plan,
-    ) -> Result<(Option<OnCard>, Plan), EngineError> {
+    ) -> Result<(Option<OnGpu>, Plan), EngineError> {
         let slot_bytes = Slots::slot_bytes(self.checkpoint.expert_bytes()) as u64;
-        let mut vram = self.measured(card, planned)?;
+        let mut vram = self.measured(opened, planned)?;
         loop {
             let plan = planned.step_down(sizes, &self.hardware, &self.options.plan, vram)?;
             if plan.device == Placement::Cpu {
                 return Ok((None, plan));
             }
-            match self.take(card, &plan) {
-                Ok(on_card) => return Ok((Some(on_card), plan)),
+            match self.take(opened, &plan) {
+                Ok(on_gpu) => return Ok((Some(on_gpu), plan)),
                 Err(error) if error.is_out_of_memory() => {}
                 Err(error) => return Err(error.into()),
             }
@@ -159,9 +159,9 @@ impl Setup<'_> {
         }
     }
 
-    /// What the context took of the card, and what it has beside it.
-    fn measured(&self, card: &Card, planned: &Plan) -> Result<MeasuredVram, CudaError> {
-        let (free_bytes, _) = card.gpu().memory()?;
+    /// What the context took of the GPU, and what it has beside it.
+    fn measured(&self, opened: &OpenGpu, planned: &Plan) -> Result<MeasuredVram, CudaError> {
+        let (free_bytes, _) = opened.gpu().memory()?;
         let before_bytes = self
             .gpu(planned)
             .map_or(free_bytes, |gpu| gpu.vram_free_bytes);
@@ -175,7 +175,7 @@ impl Setup<'_> {
         })
     }
 
-    /// The card of `plan` as it was found.
+    /// The GPU of `plan` as it was found.
     fn gpu(&self, plan: &Plan) -> Option<&Gpu> {
         let Placement::Cuda { uuid: wanted, .. } = &plan.device else {
             return None;
@@ -183,30 +183,30 @@ impl Setup<'_> {
         self.hardware.gpu.usable().find(|gpu| gpu.uuid == *wanted)
     }
 
-    fn take(&self, card: &Card, plan: &Plan) -> Result<OnCard, CudaError> {
+    fn take(&self, opened: &OpenGpu, plan: &Plan) -> Result<OnGpu, CudaError> {
         let n_slots = plan.total_gpu_slots + plan.gpu_fetch_slots;
-        let slots = Arc::new(Slots::new(card, Arc::clone(&self.checkpoint), n_slots)?);
+        let slots = Arc::new(Slots::new(opened, Arc::clone(&self.checkpoint), n_slots)?);
         let gpu = GpuModel::new(
-            card,
+            opened,
             &self.checkpoint,
             &self.pool,
             self.precision,
             plan.ctx,
             Arc::clone(&slots),
         )?;
-        Ok(OnCard { gpu, slots })
+        Ok(OnGpu { gpu, slots })
     }
 
     fn finish(
         self,
         mut plan: Plan,
-        on_card: Option<OnCard>,
+        on_gpu: Option<OnGpu>,
         passed_over: Vec<String>,
     ) -> Result<Made, EngineError> {
         plan.warnings.extend(passed_over);
-        let calibration = self.calibration(&plan, on_card.as_ref())?;
-        let device = match &on_card {
-            Some(OnCard { slots, .. }) => Some(DeviceOptions {
+        let calibration = self.calibration(&plan, on_gpu.as_ref())?;
+        let device = match &on_gpu {
+            Some(OnGpu { slots, .. }) => Some(DeviceOptions {
                 device: Arc::clone(slots) as _,
                 misses: plan.misses,
                 bandwidths: calibration
@@ -231,12 +231,12 @@ impl Setup<'_> {
                 no_core_to_spare: self.options.plan.prefetch.is_none()
                     && self.pool.threads() >= self.hardware.cpu.logical_cores,
                 device,
-                pinned_for: on_card.as_ref().map(|on| Arc::clone(on.gpu.gpu())),
+                pinned_for: on_gpu.as_ref().map(|on| Arc::clone(on.gpu.gpu())),
                 pinned_slots: Some(plan.pinned_slots),
-                ram_alone: on_card.as_ref().and_then(|_| self.ram_alone(&plan)),
+                ram_alone: on_gpu.as_ref().and_then(|_| self.ram_alone(&plan)),
             },
         )?;
-        let gpu = on_card.map(|on| on.gpu);
+        let gpu = on_gpu.map(|on| on.gpu);
         let model = Mixtral::on(self.checkpoint, experts, self.pool, self.precision, gpu);
         Ok((model, plan, calibration))
     }
@@ -262,19 +262,19 @@ impl Setup<'_> {
     fn calibration(
         &self,
         plan: &Plan,
-        on_card: Option<&OnCard>,
+        on_gpu: Option<&OnGpu>,
     ) -> Result<Option<Calibration>, EngineError> {
-        let has_misses = on_card.is_some() && plan.total_gpu_slots < plan.total_experts();
+        let has_misses = on_gpu.is_some() && plan.total_gpu_slots < plan.total_experts();
         let anew = self.options.calibrate;
         if !anew && !has_misses {
             return Ok(None);
         }
         let bytes = self.checkpoint.expert_bytes();
         let threads = self.pool.threads();
-        let gpu = self.gpu(plan).filter(|_| on_card.is_some());
+        let gpu = self.gpu(plan).filter(|_| on_gpu.is_some());
         let machine = Machine::new(&self.hardware, gpu, threads, self.precision, bytes);
         let measure = || {
-            let uploads = on_card.map(|on_card| self.uploads(on_card)).transpose()?;
+            let uploads = on_gpu.map(|on_gpu| self.uploads(on_gpu)).transpose()?;
             calibration::measure(&self.checkpoint, &self.pool, self.precision, uploads)
         };
         let cache = match &self.options.cache_dir {
@@ -285,7 +285,7 @@ impl Setup<'_> {
     }
 
     /// Copies of an expert to the GPU, that say how many bytes a second that was.
-    fn uploads<'a>(&self, on_card: &'a OnCard) -> Result<Uploads<'a>, EngineError> {
+    fn uploads<'a>(&self, on_gpu: &'a OnGpu) -> Result<Uploads<'a>, EngineError> {
         let id = ExpertId {
             layer: 0,
             expert: 0,
@@ -293,7 +293,7 @@ impl Setup<'_> {
         let len = self.checkpoint.expert_len(id);
         let mut plain = vec![0; len];
         self.checkpoint.read_expert(id, &mut plain)?;
-        let slots = &*on_card.slots;
+        let slots = &*on_gpu.slots;
         let copy = move |bytes: &[u8]| {
             let clock = Instant::now();
             let copied = slots.upload(0, id, bytes);
@@ -301,13 +301,11 @@ impl Setup<'_> {
             Ok(len as f64 / clock.elapsed().as_secs_f64().max(1e-9))
         };
         // Where the system pins no more, experts will not be pinned either.
-        let pinned = Unfilled::new(on_card.gpu.gpu(), len)
-            .ok()
-            .map(|mut pinned| {
-                pinned.append(&plain);
-                let pinned = pinned.finish();
-                Box::new(move || copy(&pinned)) as Box<Upload<'a>>
-            });
+        let pinned = Unfilled::new(on_gpu.gpu.gpu(), len).ok().map(|mut pinned| {
+            pinned.append(&plain);
+            let pinned = pinned.finish();
+            Box::new(move || copy(&pinned)) as Box<Upload<'a>>
+        });
         Ok(Uploads {
             pinned,
             staged: Box::new(move || copy(&plain)),

@@ -6,7 +6,7 @@ using namespace fake;
 API CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
     ENTER;
     *free = d.free_memory(current->place);
-    *total = current->place.bytes(d.settings.cards[current->place.card]);
+    *total = current->place.bytes(d.settings.gpus[current->place.gpu]);
     return SUCCESS;
 }
 

@@ -51,8 +51,8 @@ API CUresult cuGetErrorString(CUresult code, const char** text) {
     ENTER_DRIVER;                                      \
     if ((device) < 0 || (device) >= (int)places.size()) return INVALID_DEVICE; \
     const Place place = places[device];                \
-    const Card& card = d.settings.cards[place.card];   \
-    (void)card
+    const Gpu& gpu = d.settings.gpus[place.gpu];       \
+    (void)gpu
 
 API CUresult cuDeviceGetCount(int* count) {
     ENTER_DRIVER;
@@ -69,26 +69,26 @@ API CUresult cuDeviceGet(int* device, int ordinal) {
 API CUresult cuDeviceGetName(char* name, int bytes, int device) {
     ENTER_DEVICE(device);
     if (bytes < 1) return INVALID_VALUE;
-    snprintf(name, bytes, "%s", place.name(card).c_str());
+    snprintf(name, bytes, "%s", place.name(gpu).c_str());
     return SUCCESS;
 }
 
 API CUresult cuDeviceGetUuid_v2(void* uuid, int device) {
     ENTER_DEVICE(device);
-    place.uuid(card, (unsigned char*)uuid);
+    place.uuid(gpu, (unsigned char*)uuid);
     return SUCCESS;
 }
 
-// The older call does not tell an instance from its card.
+// The older call does not tell an instance from its GPU.
 API CUresult cuDeviceGetUuid(void* uuid, int device) {
     ENTER_DEVICE(device);
-    memcpy(uuid, card.uuid, sizeof card.uuid);
+    memcpy(uuid, gpu.uuid, sizeof gpu.uuid);
     return SUCCESS;
 }
 
 API CUresult cuDeviceTotalMem_v2(size_t* bytes, int device) {
     ENTER_DEVICE(device);
-    *bytes = place.bytes(card);
+    *bytes = place.bytes(gpu);
     return SUCCESS;
 }
 
@@ -98,8 +98,8 @@ API CUresult cuDeviceGetAttribute(int* value, int attribute, int device) {
     const std::map<int, int> values = {
         {1, 1024},  {2, 1024},   {3, 1024},  {4, 64},      {5, 2147483647}, {6, 65535}, {7, 65535},
         {8, 49152}, {9, 65536},  {10, 32},   {11, 2147483647}, {12, 65536}, {13, 1777000}, {14, 512},
-        {15, 1},    {16, 28},    {17, card.display}, {19, 1},    {31, 1},      {33, 1},         {36, 7501000}, {37, 192},
-        {38, 2359296}, {39, 1536}, {40, 2},  {41, 1},      {75, card.major}, {76, card.minor},
+        {15, 1},    {16, 28},    {17, gpu.display}, {19, 1},    {31, 1},      {33, 1},         {36, 7501000}, {37, 192},
+        {38, 2359296}, {39, 1536}, {40, 2},  {41, 1},      {75, gpu.major}, {76, gpu.minor},
         {78, 1},    {79, 1},     {80, 1},    {81, 102400}, {82, 65536},     {83, 1},    {89, 1},
         {90, 1},    {95, 1},     {97, 101376}, {99, 1},    {102, 1},        {106, 16},  {111, 1024},
         {115, 1},
@@ -113,7 +113,7 @@ API CUresult cuDeviceGetAttribute(int* value, int attribute, int device) {
 API CUresult cuDevicePrimaryCtxRetain(void** context, int device) {
     ENTER_DEVICE(device);
     if (d.lost) return d.lost;
-    if (card.open_error) return card.open_error;
+    if (gpu.open_error) return gpu.open_error;
     Context*& primary = d.primaries[place];
     if (!primary) primary = new Context;
     primary->place = place;

@@ -13,10 +13,10 @@
 
 namespace fake {
 
-const int MOST_CARDS = 8;
+const int MOST_GPUS = 8;
 
-// A GPU of the machine. Cards are in the order of NVML, which is that of the PCI bus.
-struct Card {
+// A GPU of the machine. GPUs are in the order of NVML, which is that of the PCI bus.
+struct Gpu {
     u64 vram = 12ull << 30, free = ~0ull;  // free: ~0 for all but what a desktop takes
     int major = 8, minor = 6;
     std::string name = "NVIDIA GeForce RTX 3060 (fake)";
@@ -40,58 +40,58 @@ inline std::string uuid_text(const char* kind, const unsigned char* u) {
     return text;
 }
 
-// What a process computes on: a card, or an instance of one.
+// What a process computes on: a GPU, or an instance of one.
 struct Place {
-    int card = 0, instance = -1;
+    int gpu = 0, instance = -1;
 
-    bool operator==(const Place& p) const { return card == p.card && instance == p.instance; }
-    bool operator<(const Place& p) const { return card != p.card ? card < p.card : instance < p.instance; }
+    bool operator==(const Place& p) const { return gpu == p.gpu && instance == p.instance; }
+    bool operator<(const Place& p) const { return gpu != p.gpu ? gpu < p.gpu : instance < p.instance; }
 
-    void uuid(const Card& of, unsigned char out[16]) const {
+    void uuid(const Gpu& of, unsigned char out[16]) const {
         memcpy(out, of.uuid, 16);
         if (instance >= 0) out[8] = (unsigned char)(0xa0 + instance);
     }
-    std::string uuid_text(const Card& of) const {
+    std::string uuid_text(const Gpu& of) const {
         unsigned char bytes[16];
         uuid(of, bytes);
         return fake::uuid_text(instance < 0 ? "GPU" : "MIG", bytes);
     }
-    std::string name(const Card& of) const {
+    std::string name(const Gpu& of) const {
         return instance < 0 ? of.name : of.name + " MIG " + std::to_string(of.mig[instance] >> 30) + "gb";
     }
-    u64 bytes(const Card& of) const { return instance < 0 ? of.vram : of.mig[instance]; }
+    u64 bytes(const Gpu& of) const { return instance < 0 ? of.vram : of.mig[instance]; }
 };
 
 // CUDA's own order: the fastest first, or CUDA_DEVICE_ORDER=PCI_BUS_ID.
-inline std::vector<int> cuda_order(const std::vector<Card>& cards) {
+inline std::vector<int> cuda_order(const std::vector<Gpu>& gpus) {
     std::vector<int> order;
-    for (size_t i = 0; i < cards.size(); i++) order.push_back((int)i);
+    for (size_t i = 0; i < gpus.size(); i++) order.push_back((int)i);
     const char* wanted = getenv("CUDA_DEVICE_ORDER");
     if (wanted && !strcmp(wanted, "PCI_BUS_ID")) return order;
-    auto speed = [&](int i) { return ((u64)(cards[i].major * 100 + cards[i].minor) << 40) + (cards[i].vram >> 20); };
+    auto speed = [&](int i) { return ((u64)(gpus[i].major * 100 + gpus[i].minor) << 40) + (gpus[i].vram >> 20); };
     std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return speed(a) > speed(b); });
     return order;
 }
 
 // What an entry of CUDA_VISIBLE_DEVICES names; false: nothing, or more than one.
-inline bool find_place(const std::vector<Card>& cards, const std::vector<int>& order, std::string entry, Place* out) {
+inline bool find_place(const std::vector<Gpu>& gpus, const std::vector<int>& order, std::string entry, Place* out) {
     size_t first = entry.find_first_not_of(" "), last = entry.find_last_not_of(" ");
     if (first == std::string::npos) return false;
     entry = entry.substr(first, last - first + 1);
-    auto whole = [&](int card) { return Place{card, cards[card].mig.empty() ? -1 : 0}; };
+    auto whole = [&](int gpu) { return Place{gpu, gpus[gpu].mig.empty() ? -1 : 0}; };
     if (entry.find_first_not_of("0123456789") == std::string::npos) {
         unsigned long index = strtoul(entry.c_str(), nullptr, 10);
         if (index >= order.size()) return false;
         return *out = whole(order[index]), true;
     }
     int found = 0;
-    for (int card : order) {
-        bool is_gpu = entry.size() > 4 && Place{card, -1}.uuid_text(cards[card]).rfind(entry, 0) == 0;
-        if (is_gpu) *out = whole(card), found++;
-        for (size_t i = 0; i < cards[card].mig.size(); i++) {
-            Place instance{card, (int)i};
-            std::string old = "MIG-" + Place{card, -1}.uuid_text(cards[card]) + "/" + std::to_string(i) + "/0";
-            bool is_named = entry.size() > 4 && instance.uuid_text(cards[card]).rfind(entry, 0) == 0;
+    for (int gpu : order) {
+        bool is_gpu = entry.size() > 4 && Place{gpu, -1}.uuid_text(gpus[gpu]).rfind(entry, 0) == 0;
+        if (is_gpu) *out = whole(gpu), found++;
+        for (size_t i = 0; i < gpus[gpu].mig.size(); i++) {
+            Place instance{gpu, (int)i};
+            std::string old = "MIG-" + Place{gpu, -1}.uuid_text(gpus[gpu]) + "/" + std::to_string(i) + "/0";
+            bool is_named = entry.size() > 4 && instance.uuid_text(gpus[gpu]).rfind(entry, 0) == 0;
             if (is_named || entry == old) *out = instance, found++;
         }
     }
@@ -101,17 +101,17 @@ inline bool find_place(const std::vector<Card>& cards, const std::vector<int>& o
 // What CUDA lists, in its order: all there is, or what `visible` names up to the first entry that
 // is not there. Something named twice leaves nothing. Of MIG instances a process sees one, and
 // then no other GPU.
-inline std::vector<Place> visible_places(const std::vector<Card>& cards, const char* visible) {
-    std::vector<int> order = cuda_order(cards);
+inline std::vector<Place> visible_places(const std::vector<Gpu>& gpus, const char* visible) {
+    std::vector<int> order = cuda_order(gpus);
     std::vector<Place> places;
     if (!visible) {
-        for (int card : order) places.push_back({card, cards[card].mig.empty() ? -1 : 0});
+        for (int gpu : order) places.push_back({gpu, gpus[gpu].mig.empty() ? -1 : 0});
     } else {
         std::string rest = visible;
         while (true) {
             size_t comma = rest.find(',');
             Place place;
-            if (!find_place(cards, order, rest.substr(0, comma), &place)) break;
+            if (!find_place(gpus, order, rest.substr(0, comma), &place)) break;
             if (std::find(places.begin(), places.end(), place) != places.end()) return {};
             places.push_back(place);
             if (comma == std::string::npos) break;

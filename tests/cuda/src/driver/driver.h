@@ -74,7 +74,7 @@ struct Graph {
     int mode = 0;         // of the capture
     pthread_t thread;     // that began it
     bool spoilt = false;  // by a call that a capture does not allow
-    // What it takes of the card once it can be launched; by drivers before 550, 64 KiB a node.
+    // What it takes of the GPU once it can be launched; by drivers before 550, 64 KiB a node.
     u64 bytes() const { return ops.size() << 16; }
 };
 
@@ -379,22 +379,22 @@ struct Driver {
         memory.give_back(a);
     }
 
-    // Of a card or an instance, what it has free.
+    // Of a GPU or an instance, what it has free.
     u64 free_memory(const Place& place) const {
-        const Card& card = settings.cards[place.card];
-        u64 at_start = place.instance < 0 ? card.free_at_start() : card.mig[place.instance], used = 0;
+        const Gpu& gpu = settings.gpus[place.gpu];
+        u64 at_start = place.instance < 0 ? gpu.free_at_start() : gpu.mig[place.instance], used = 0;
         for (auto& [at, context] : primaries)
-            if (at == place || (place.instance < 0 && at.card == place.card)) used += context->memory;
+            if (at == place || (place.instance < 0 && at.gpu == place.gpu)) used += context->memory;
         return at_start > used ? at_start - used : 0;
     }
 
-    // What an allocation takes of the card: the driver maps 2 MiB at a time, which small ones share.
+    // What an allocation takes of the GPU: the driver maps 2 MiB at a time, which small ones share.
     static u64 taken(u64 bytes) {
         const u64 unit = bytes > 1 << 20 ? 2 << 20 : 512;
         return (bytes + unit - 1) / unit * unit;
     }
 
-    // Counts that much as taken of the card, if there is room.
+    // Counts that much as taken of the GPU, if there is room.
     bool take_memory(std::unique_lock<std::mutex>& lock, u64 wanted) {
         auto fits = [&] { return wanted <= free_memory(current->place) && counts.memory + wanted <= settings.memory_limit; };
         if (!fits()) force_all(lock);  // which runs frees that wait in streams

@@ -20,15 +20,15 @@ enum {
 };
 
 // A handle is a number; what it points to is never read.
-const size_t OF_INSTANCE = 64;  // handles of a card's instances follow one another
+const size_t OF_INSTANCE = 64;  // handles of a GPU's instances follow one another
 
-void* handle(int card, int instance) { return (void*)(OF_INSTANCE * (size_t)(card + 1) + (size_t)(instance + 1)); }
+void* handle(int gpu, int instance) { return (void*)(OF_INSTANCE * (size_t)(gpu + 1) + (size_t)(instance + 1)); }
 
 struct Device : NvmlDevice {
     bool there;
 
     explicit Device(void* handle) : Device((int)((size_t)handle / OF_INSTANCE) - 1, (int)((size_t)handle % OF_INSTANCE) - 1) {}
-    Device(int card, int instance) { there = octet_fake_cuda_device(card, instance, this); }
+    Device(int gpu, int instance) { there = octet_fake_cuda_device(gpu, instance, this); }
 };
 
 // Of no GPU in particular.
@@ -81,9 +81,9 @@ API int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** device) {
 }
 
 API int nvmlDeviceGetHandleByUUID(const char* uuid, void** device) {
-    for (int card = 0; card < machine().devices; card++)
-        for (int instance = -1; instance < Device(card, -1).instances; instance++)
-            if (!strcmp(Device(card, instance).uuid, uuid)) return *device = handle(card, instance), SUCCESS;
+    for (int gpu = 0; gpu < machine().devices; gpu++)
+        for (int instance = -1; instance < Device(gpu, -1).instances; instance++)
+            if (!strcmp(Device(gpu, instance).uuid, uuid)) return *device = handle(gpu, instance), SUCCESS;
     return NOT_FOUND;
 }
 

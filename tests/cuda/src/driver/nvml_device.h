@@ -10,4 +10,4 @@ struct NvmlDevice {
 
 // `instance`: -1 for the whole GPU. 0 if there is none; then only `devices`, `version` and
 // `nvml_error` are filled in.
-extern "C" int octet_fake_cuda_device(int card, int instance, NvmlDevice* out);
+extern "C" int octet_fake_cuda_device(int gpu, int instance, NvmlDevice* out);

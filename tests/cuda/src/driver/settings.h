@@ -136,7 +136,7 @@ struct Failure {
 struct Settings {
     enum Order { LATE, AHEAD, EAGER, SEEDED } order = LATE;
     u64 seed = 0;
-    std::vector<Card> cards;
+    std::vector<Gpu> gpus;
     int cuda = 12020;
     std::string driver = "535.104.05";
     int devices = 1;
@@ -151,20 +151,20 @@ struct Settings {
     int nvml_error = 0;
 
     Settings() {
-        for (int i = 0; i < MOST_CARDS; i++) {
-            cards.emplace_back();
-            cards[i].uuid[0] += 0x10 * i;
-            cards[i].uuid[15] += i;
+        for (int i = 0; i < MOST_GPUS; i++) {
+            gpus.emplace_back();
+            gpus[i].uuid[0] += 0x10 * i;
+            gpus[i].uuid[15] += i;
         }
     }
 
     std::vector<Place> places() const {
-        std::vector<Card> there(cards.begin(), cards.begin() + devices);
+        std::vector<Gpu> there(gpus.begin(), gpus.begin() + devices);
         return visible_places(there, has_visible ? visible.c_str() : getenv("CUDA_VISIBLE_DEVICES"));
     }
 
     bool set(const std::string& key, const std::string& value);
-    bool set_of_card(Card& card, const std::string& key, const std::string& value);
+    bool set_of_gpu(Gpu& gpu, const std::string& key, const std::string& value);
     bool set_failures(std::string value);
 };
 
@@ -183,31 +183,31 @@ inline bool version(const std::string& text, int* major, int* minor) {
     return sscanf(text.c_str(), "%d.%d", major, minor) == 2;
 }
 
-inline bool Settings::set_of_card(Card& card, const std::string& key, const std::string& value) {
+inline bool Settings::set_of_gpu(Gpu& gpu, const std::string& key, const std::string& value) {
     u64 n;
-    if (key == "CAPABILITY") return version(value, &card.major, &card.minor);
-    if (key == "NAME") return card.name = value, true;
+    if (key == "CAPABILITY") return version(value, &gpu.major, &gpu.minor);
+    if (key == "NAME") return gpu.name = value, true;
     if (key == "UUID") {
         if (value.size() != 32) return false;
-        for (int i = 0; i < 16; i++) card.uuid[i] = (unsigned char)strtoul(value.substr(2 * i, 2).c_str(), nullptr, 16);
+        for (int i = 0; i < 16; i++) gpu.uuid[i] = (unsigned char)strtoul(value.substr(2 * i, 2).c_str(), nullptr, 16);
         return true;
     }
     if (key == "MIG") {
-        card.mig.clear();
+        gpu.mig.clear();
         for (std::string rest = value; value != "none" && !rest.empty();) {
             size_t comma = rest.find(',');
             if (!number(rest.substr(0, comma), &n)) return false;
-            card.mig.push_back(n);
+            gpu.mig.push_back(n);
             rest = comma == std::string::npos ? "" : rest.substr(comma + 1);
         }
         return true;
     }
     if (!number(value, &n)) return false;
-    if (key == "VRAM") card.vram = n;
-    else if (key == "FREE") card.free = n;
-    else if (key == "DISPLAY") card.display = n != 0;
-    else if (key == "NVML_MEMORY") card.memory_figure = n != 0;
-    else if (key == "OPEN_ERROR") card.open_error = (int)n;
+    if (key == "VRAM") gpu.vram = n;
+    else if (key == "FREE") gpu.free = n;
+    else if (key == "DISPLAY") gpu.display = n != 0;
+    else if (key == "NVML_MEMORY") gpu.memory_figure = n != 0;
+    else if (key == "OPEN_ERROR") gpu.open_error = (int)n;
     else return false;
     return true;
 }
@@ -259,13 +259,13 @@ inline bool Settings::set(const std::string& key, const std::string& value) {
     if (key == "VISIBLE") return has_visible = true, visible = value, true;
     if (key == "REPORT") return true;
     size_t tail = key.size() > 2 && key[key.size() - 2] == '_' ? key.size() - 1 : std::string::npos;
-    if (tail != std::string::npos && key[tail] >= '0' && key[tail] < '0' + MOST_CARDS)
-        return set_of_card(cards[key[tail] - '0'], key.substr(0, tail - 1), value);
-    bool of_cards = true;
-    for (Card& card : cards) of_cards = of_cards && set_of_card(card, key, value);
-    if (of_cards) return key != "UUID";
+    if (tail != std::string::npos && key[tail] >= '0' && key[tail] < '0' + MOST_GPUS)
+        return set_of_gpu(gpus[key[tail] - '0'], key.substr(0, tail - 1), value);
+    bool of_gpus = true;
+    for (Gpu& gpu : gpus) of_gpus = of_gpus && set_of_gpu(gpu, key, value);
+    if (of_gpus) return key != "UUID";
     if (!number(value, &n)) return false;
-    if (key == "DEVICES" && n <= MOST_CARDS) devices = (int)n;
+    if (key == "DEVICES" && n <= MOST_GPUS) devices = (int)n;
     else if (key == "MEMORY_LIMIT") memory_limit = n;
     else if (key == "PINNED_LIMIT") pinned_limit = n;
     else if (key == "PINNED_SPEED") pinned_speed = n;
@@ -281,11 +281,11 @@ inline Settings from_environment() {
     Settings s;
     std::vector<std::string> keys = {"ORDER", "CUDA", "DRIVER", "DEVICES", "VISIBLE", "MEMORY_LIMIT", "PINNED_LIMIT",
                                      "PINNED_SPEED", "PAGEABLE_SPEED", "FAIL", "GRAPHS", "GUARD", "NVML_ERROR"};
-    const char* of_cards[] = {"VRAM", "FREE", "CAPABILITY", "NAME", "UUID", "DISPLAY", "NVML_MEMORY", "OPEN_ERROR",
+    const char* of_gpus[] = {"VRAM", "FREE", "CAPABILITY", "NAME", "UUID", "DISPLAY", "NVML_MEMORY", "OPEN_ERROR",
                               "MIG"};
-    for (const char* key : of_cards) {
+    for (const char* key : of_gpus) {
         keys.push_back(key);
-        for (int i = 0; i < MOST_CARDS; i++) keys.push_back(std::string(key) + "_" + std::to_string(i));
+        for (int i = 0; i < MOST_GPUS; i++) keys.push_back(std::string(key) + "_" + std::to_string(i));
     }
     for (const std::string& key : keys) {
         const char* value = getenv(("OCTET_FAKE_CUDA_" + key).c_str());

@@ -42,19 +42,19 @@ API int octet_fake_cuda_device(int number, int instance, NvmlDevice* out) {
     out->nvml_error = d.settings.nvml_error;
     snprintf(out->version, sizeof out->version, "%s", d.settings.driver.c_str());
     if (number < 0 || number >= d.settings.devices) return 0;
-    const Card& card = d.settings.cards[number];
-    if (instance >= (int)card.mig.size()) return 0;
+    const Gpu& gpu = d.settings.gpus[number];
+    if (instance >= (int)gpu.mig.size()) return 0;
     const Place place{number, instance};
-    out->major = card.major;
-    out->minor = card.minor;
+    out->major = gpu.major;
+    out->minor = gpu.minor;
     out->lost = d.lost;
-    out->instances = (int)card.mig.size();
-    out->display = card.display;
-    out->memory_figure = card.memory_figure;
-    out->total = place.bytes(card);
+    out->instances = (int)gpu.mig.size();
+    out->display = gpu.display;
+    out->memory_figure = gpu.memory_figure;
+    out->total = place.bytes(gpu);
     out->free = d.free_memory(place);
-    snprintf(out->name, sizeof out->name, "%s", place.name(card).c_str());
-    snprintf(out->uuid, sizeof out->uuid, "%s", place.uuid_text(card).c_str());
+    snprintf(out->name, sizeof out->name, "%s", place.name(gpu).c_str());
+    snprintf(out->uuid, sizeof out->uuid, "%s", place.uuid_text(gpu).c_str());
     return 1;
 }
 

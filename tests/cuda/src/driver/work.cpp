@@ -18,9 +18,9 @@ API CUresult cuModuleLoadData(void** module, const void* image) {
     }
     at = ptx.find(".target sm_");
     if (at != std::string::npos && sscanf(ptx.c_str() + at, ".target sm_%d", &target) == 1) {
-        const Card& card = d.settings.cards[current->place.card];
-        if (target > card.major * 10 + card.minor)
-            return complain(NO_BINARY_FOR_GPU, "PTX for sm_%d on a GPU of %d.%d", target, card.major, card.minor);
+        const Gpu& gpu = d.settings.gpus[current->place.gpu];
+        if (target > gpu.major * 10 + gpu.minor)
+            return complain(NO_BINARY_FOR_GPU, "PTX for sm_%d on a GPU of %d.%d", target, gpu.major, gpu.minor);
     }
     Module* m = new Module;
     m->context = current;
@@ -84,8 +84,8 @@ CUresult check_pointers(Driver& d, const Op& op) {
 API CUresult cuFuncGetAttribute(int* value, int attribute, void* function) {
     ENTER;
     if (!kernel_of(function)) return INVALID_HANDLE;
-    const Card& card = d.settings.cards[current->place.card];
-    const int values[] = {1024, 0, 0, 0, 64, 75, card.major * 10 + card.minor, 0, 0};
+    const Gpu& gpu = d.settings.gpus[current->place.gpu];
+    const int values[] = {1024, 0, 0, 0, 64, 75, gpu.major * 10 + gpu.minor, 0, 0};
     if (attribute < 0 || attribute > 8) return INVALID_VALUE;
     *value = values[attribute];
     return SUCCESS;

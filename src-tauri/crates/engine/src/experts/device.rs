@@ -9,7 +9,7 @@ use super::speeds::Speeds;
 use super::tier::Memory;
 use crate::checkpoint::ExpertId;
 
-/// What a card (or, in tests, plain memory standing in for one) has to do.
+/// What a GPU (or, in tests, plain memory standing in for one) has to do.
 ///
 /// Calls come from several threads: uploads from the fetch thread, forwards from the engine's.
 /// The tier sees to it that a slot is never read while it is being written.

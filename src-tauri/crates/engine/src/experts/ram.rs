@@ -78,7 +78,7 @@ pub(super) struct Held {
 /// The memory of a slot.
 enum SlotBytes {
     Plain(Vec<u8>),
-    /// A card reads it at full speed.
+    /// A GPU reads it at full speed.
     Pinned(Pinned),
 }
 

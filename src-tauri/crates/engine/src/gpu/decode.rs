@@ -1,4 +1,4 @@
-//! The experts of one token: hits on the card, misses fetched or computed on the CPU meanwhile.
+//! The experts of one token: hits on the GPU, misses fetched or computed on the CPU meanwhile.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ pub(super) struct Conversing<'a> {
     pub reuses: bool,
 }
 
-/// A token's choice that is not on the card yet.
+/// A token's choice that is not on the GPU yet.
 struct Missing {
     /// Its number among the router's choices.
     j: usize,
@@ -246,7 +246,7 @@ impl GpuModel {
         pass.host.experts.prefetch(&ids);
     }
 
-    /// Launches experts that are on the card; `done` of this token's were launched before.
+    /// Launches experts that are on the GPU; `done` of this token's were launched before.
     fn compute_picks(
         &self,
         pass: &Pass<'_>,
@@ -303,7 +303,7 @@ impl GpuModel {
         ops.matvec_any(s, expert.w2, gate, hidden, rows)
     }
 
-    /// Computes experts on the CPU while the card is at work, and adds their share there.
+    /// Computes experts on the CPU while the GPU is at work, and adds their share there.
     fn compute_on_cpu(
         &self,
         pass: &mut Pass<'_>,
@@ -382,7 +382,7 @@ impl GpuModel {
     }
 }
 
-/// Experts as the card numbers them; anything out of range, as a state of NaN gives, is the first.
+/// Experts as the GPU numbers them; anything out of range, as a state of NaN gives, is the first.
 fn numbers(ids: &[i32], n_experts: usize) -> Vec<u16> {
     ids.iter()
         .map(|&e| {

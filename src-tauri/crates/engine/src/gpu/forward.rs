@@ -85,7 +85,7 @@ impl GpuModel {
             ..
         } = session
         else {
-            unreachable!("BUG: a session without a cache on the card");
+            unreachable!("BUG: a session without a cache on the GPU");
         };
         let capacity = kv.capacity();
         assert!(first + t <= capacity, "BUG: positions past the cache");
@@ -137,7 +137,7 @@ impl GpuModel {
         Ok(())
     }
 
-    /// Brings the pass's input to the card.
+    /// Brings the pass's input to the GPU.
     pub(super) fn upload_input(&self, pass: &mut Pass<'_>) -> Result<(), CudaError> {
         let (from, to) = pass.work.input(pass.t);
         // SAFETY: the staging is rewritten by the next pass only, which comes after this one's wait.

@@ -1,4 +1,4 @@
-//! Mixtral on an NVIDIA card: trunk and KV cache in VRAM, experts in slots, misses fetched up or
+//! Mixtral on an NVIDIA GPU: trunk and KV cache in VRAM, experts in slots, misses fetched up or
 //! computed on the CPU.
 //!
 //! # Streams, and who waits for whom
@@ -9,12 +9,12 @@
 //! - Hits are launched at once. Misses for the CPU are computed by the engine's thread meanwhile.
 //!   Fetched ones are launched when their copy is complete, for which the engine's thread waits: so
 //!   a kernel never has to wait for the copy stream.
-//! - A copy into a slot waits, on the card, for the last kernels that read the slot: the engine's
+//! - A copy into a slot waits, on the GPU, for the last kernels that read the slot: the engine's
 //!   thread leaves an event behind ([`Slots::used`]) before it gives the lease back, also where an
 //!   error ends the layer ([`in_use::InUse`]).
 //! - Before the engine's thread turns to the CPU's share or waits for a copy, it has the driver
 //!   begin what was launched ([`Stream::flush`]): Windows gathers launches.
-//! - Staging memory is written by one side only while the other is known to be done: what the card
+//! - Staging memory is written by one side only while the other is known to be done: what the GPU
 //!   reads (embeddings, row lists, the CPU's results) is rewritten only after a later wait of the
 //!   engine's thread for the compute stream, and what it writes is read only after one.
 //!
@@ -24,7 +24,7 @@
 //! A decoded token's launches are recorded and replayed ([`graphs`]): all of them, or those of a
 //! layer up to the router's choice. What they read on the host is staging, of which the above holds.
 //!
-//! A card that fails is given up: the pass ends with [`EngineError::Device`], and the next session
+//! A GPU that fails is given up: the pass ends with [`EngineError::Device`], and the next session
 //! computes on the CPU, from the same RAM tier.
 
 mod decode;
@@ -53,7 +53,7 @@ pub(crate) use work::Kv;
 use weights::Trunk;
 use work::{KvPool, Work};
 
-/// What a forward pass on the card shares with the CPU's.
+/// What a forward pass on the GPU shares with the CPU's.
 #[derive(Clone, Copy)]
 pub(crate) struct Host<'a> {
     pub checkpoint: &'a Checkpoint,
@@ -62,7 +62,7 @@ pub(crate) struct Host<'a> {
     pub precision: Precision,
 }
 
-/// A model's trunk and working memory on a card; its experts are in [`Slots`].
+/// A model's trunk and working memory on a GPU; its experts are in [`Slots`].
 pub struct GpuModel {
     /// First, so that what it has recorded goes before the kernels do.
     work: Mutex<Work>,
@@ -85,14 +85,14 @@ impl From<CudaError> for EngineError {
     }
 }
 
-/// A card with its kernels loaded, before anything is known of a model.
-pub struct Card {
+/// A GPU with its kernels loaded, before anything is known of a model.
+pub struct OpenGpu {
     gpu: Arc<Gpu>,
     ops: Arc<Ops>,
 }
 
-impl Card {
-    /// Takes the card `uuid` and loads the kernels.
+impl OpenGpu {
+    /// Takes the GPU `uuid` and loads the kernels.
     ///
     /// # Errors
     /// What the driver reports.
@@ -102,20 +102,20 @@ impl Card {
         Ok(Self { gpu, ops })
     }
 
-    /// The card.
+    /// The GPU.
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
 }
 
 impl GpuModel {
-    /// Brings `checkpoint`'s trunk to the card and makes room for a context of `ctx`; `slots` are
+    /// Brings `checkpoint`'s trunk to the GPU and makes room for a context of `ctx`; `slots` are
     /// made first, or after, as memory allows.
     ///
     /// # Errors
     /// [`CudaError::OutOfMemory`] where less has to be asked for.
     pub fn new(
-        card: &Card,
+        opened: &OpenGpu,
         checkpoint: &Checkpoint,
         pool: &Pool,
         precision: Precision,
@@ -123,12 +123,12 @@ impl GpuModel {
         slots: Arc<Slots>,
     ) -> Result<Self, CudaError> {
         let exact = precision == Precision::Exact;
-        let gpu = Arc::clone(&card.gpu);
+        let gpu = Arc::clone(&opened.gpu);
         Ok(Self {
             trunk: Trunk::new(&gpu, checkpoint, pool, exact)?,
             work: Mutex::new(Work::new(&gpu, checkpoint.config(), ctx)?),
             kv: KvPool::new(&gpu, checkpoint.config(), ctx)?,
-            ops: Arc::clone(&card.ops),
+            ops: Arc::clone(&opened.ops),
             compute: Stream::new(&gpu)?,
             slots,
             exact,
@@ -137,17 +137,17 @@ impl GpuModel {
         })
     }
 
-    /// The card.
+    /// The GPU.
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
 
-    /// Whether the card failed and is no longer used.
+    /// Whether the GPU failed and is no longer used.
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Gives the card up.
+    /// Gives the GPU up.
     pub(crate) fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
     }

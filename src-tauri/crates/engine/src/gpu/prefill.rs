@@ -74,7 +74,7 @@ impl GpuModel {
         Ok(())
     }
 
-    /// Routes the chunk and brings each expert's tokens and weights to the card.
+    /// Routes the chunk and brings each expert's tokens and weights to the GPU.
     fn route_many(&self, pass: &mut Pass<'_>, layer: usize) -> Result<Vec<Part>, EngineError> {
         let c = pass.host.checkpoint.config();
         let (t, top_k, s) = (pass.t, c.top_k, &self.compute);

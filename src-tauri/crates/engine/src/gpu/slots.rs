@@ -7,7 +7,7 @@ use octet_kernels::cuda::{
     Buffer, CudaError, DeviceExpert, Event, Ops, Placement, Rows, Slice, Stream,
 };
 
-use super::Card;
+use super::OpenGpu;
 use super::staging::Staging;
 use crate::checkpoint::{Checkpoint, ExpertId};
 use crate::experts::Device;
@@ -15,7 +15,7 @@ use crate::experts::Device;
 /// Slots start at multiples of this.
 const SLOT_ALIGN: usize = 256;
 
-/// Expert slots on a card.
+/// Expert slots on a GPU.
 pub struct Slots {
     ops: Arc<Ops>,
     name: String,
@@ -50,11 +50,11 @@ impl Slots {
     ///
     /// # Errors
     /// [`CudaError::OutOfMemory`] where only fewer fit.
-    pub fn new(card: &Card, checkpoint: Arc<Checkpoint>, n: usize) -> Result<Self, CudaError> {
-        let gpu = card.gpu();
+    pub fn new(opened: &OpenGpu, checkpoint: Arc<Checkpoint>, n: usize) -> Result<Self, CudaError> {
+        let gpu = opened.gpu();
         let stride = Self::slot_bytes(checkpoint.expert_bytes());
         Ok(Self {
-            ops: Arc::clone(&card.ops),
+            ops: Arc::clone(&opened.ops),
             name: gpu.name().to_owned(),
             copies: Stream::new(gpu)?,
             turn: Mutex::new(Staging::new(gpu, checkpoint.expert_bytes())),

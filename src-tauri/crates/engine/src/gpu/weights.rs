@@ -1,4 +1,4 @@
-//! The trunk on the card: attention, norms, routers and the output matrix. The embedding matrix
+//! The trunk on the GPU: attention, norms, routers and the output matrix. The embedding matrix
 //! stays in RAM: a token needs one row of it.
 
 use std::sync::Arc;
@@ -109,7 +109,7 @@ impl Layer {
         Placement::of(checkpoint.trunk_data(), matrices, base)
     }
 
-    /// Brings `layer` to the card, its matrices to byte `start` of `memory`.
+    /// Brings `layer` to the GPU, its matrices to byte `start` of `memory`.
     fn new(
         gpu: &Arc<Gpu>,
         checkpoint: &Checkpoint,

@@ -225,7 +225,7 @@ impl Work {
             .part(self.input_at.moment / MOMENT_LEN, 1)
     }
 
-    /// The input of `t` tokens as it is copied to the card, and where it is to go.
+    /// The input of `t` tokens as it is copied to the GPU, and where it is to go.
     pub(super) fn input(&self, t: usize) -> (&[f32], Slice<'_, f32>) {
         let (start, len) = self.input_at.all(t);
         let from = self.staging.input.values(4 * start, len);
@@ -337,7 +337,7 @@ pub(super) struct KvPool {
     free: Mutex<Option<Cache>>,
 }
 
-/// A conversation's cache on the card, given back on drop.
+/// A conversation's cache on the GPU, given back on drop.
 pub(crate) struct Kv {
     pool: Arc<KvPool>,
     cache: Option<Cache>,
@@ -397,7 +397,7 @@ impl Kv {
         self.cache().newest.slice()
     }
 
-    /// Where its memory lies on the card.
+    /// Where its memory lies on the GPU.
     pub(super) fn addresses(&self) -> [u64; 2] {
         let keys = self.cache().memory.slice::<u8>();
         [keys.address(), self.newest().address()]

@@ -5,7 +5,7 @@ use nvml_wrapper::{Device, Nvml, enums::device::UsedGpuMemory};
 /// Reads the VRAM that this program holds, CUDA context included.
 ///
 /// The driver's own account of the process where it gives one. Where it does not (in containers it
-/// knows the process by another number, on Windows it keeps none), what is in use of the card
+/// knows the process by another number, on Windows it keeps none), what is in use of the GPU
 /// beyond what was when the meter was made; other programs then count too.
 pub struct VramMeter {
     nvml: Nvml,

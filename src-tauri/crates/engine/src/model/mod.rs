@@ -51,7 +51,7 @@ pub struct Mixtral {
     head: Head,
     pool: Pool,
     precision: Precision,
-    /// Where everything but the CPU's share of misses is computed, if there is a card.
+    /// Where everything but the CPU's share of misses is computed, if there is a GPU.
     gpu: Option<GpuModel>,
 }
 
@@ -63,10 +63,10 @@ pub struct Session {
     pub routing: RoutingStats,
     /// Has decoded tokens keep experts of the token before, for benchmarks.
     pub routing_reuse: Option<RoutingReuse>,
-    /// Has a card take a decoded token's launches as recorded before, where its driver can; the
+    /// Has a GPU take a decoded token's launches as recorded before, where its driver can; the
     /// numbers are the same.
     pub records: bool,
-    /// Keys and values on the card, if the session computes there: `kv` then only counts.
+    /// Keys and values on the GPU, if the session computes there: `kv` then only counts.
     pub(crate) gpu: Option<gpu::Kv>,
     pub(crate) scratch: Scratch,
     pub(crate) buffers: Buffers,
@@ -114,7 +114,7 @@ impl Mixtral {
         Self::on(checkpoint, experts, pool, precision, None)
     }
 
-    /// The same on a card, if there is one; then the CPU only computes misses.
+    /// The same on a GPU, if there is one; then the CPU only computes misses.
     pub fn on(
         checkpoint: Arc<Checkpoint>,
         experts: Experts,
@@ -124,7 +124,7 @@ impl Mixtral {
     ) -> Self {
         let config = checkpoint.config();
         let head = match precision {
-            // Beside a card the CPU's output matrix only serves if that fails.
+            // Beside a GPU the CPU's output matrix only serves if that fails.
             _ if gpu.is_some() => Head::F16,
             Precision::Exact => Head::F16,
             Precision::Fast => {
@@ -145,7 +145,7 @@ impl Mixtral {
         }
     }
 
-    /// The card that computes, as long as it works.
+    /// The GPU that computes, as long as it works.
     pub fn gpu(&self) -> Option<&GpuModel> {
         self.gpu.as_ref().filter(|gpu| !gpu.is_lost())
     }
@@ -175,7 +175,7 @@ impl Mixtral {
         &self.pool
     }
 
-    /// An empty session for up to `ctx` positions; on the CPU if the card has no room for it.
+    /// An empty session for up to `ctx` positions; on the CPU if the GPU has no room for it.
     pub fn session(&self, ctx: usize) -> Session {
         let c = self.config();
         let gpu = self.gpu().and_then(|gpu| gpu.cache(ctx).ok());
@@ -270,7 +270,7 @@ impl Mixtral {
         Ok(out)
     }
 
-    /// [`Mixtral::forward`] on the card. If that fails it is given up, and later sessions compute
+    /// [`Mixtral::forward`] on the GPU. If that fails it is given up, and later sessions compute
     /// on the CPU; this one is of no more use.
     fn forward_on_gpu<'s>(
         &self,

@@ -309,7 +309,7 @@ pub struct PlanRequest {
     /// fact, not a wish: not kept with settings.
     #[serde(skip)]
     pub gpu_backend_available: bool,
-    /// What the card turned out to have, once it was opened. A fact too; see [`Plan::step_down`].
+    /// What the GPU turned out to have, once it was opened. A fact too; see [`Plan::step_down`].
     #[serde(skip)]
     pub measured_vram: Option<MeasuredVram>,
 }

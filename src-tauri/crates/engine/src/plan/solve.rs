@@ -317,7 +317,7 @@ impl Planner<'_> {
         let sizes = self.sizes;
         let total = sizes.total_experts();
         let most = wanted.map_or(total, |per_layer| per_layer * sizes.n_layers);
-        // What was asked for is given or refused, until the card turns out to have less.
+        // What was asked for is given or refused, until the GPU turns out to have less.
         if wanted.is_some() && self.request.measured_vram.is_none() {
             return Bounds::exactly(most);
         }

@@ -107,7 +107,7 @@ proptest! {
     }
 
     #[test]
-    fn a_card_with_less_never_holds_more_and_keeps_its_budget(
+    fn a_gpu_with_less_never_holds_more_and_keeps_its_budget(
         sizes in any_sizes(),
         request in any_request(),
         vram in 0_u64..30 * GB,

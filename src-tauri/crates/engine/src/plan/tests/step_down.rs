@@ -1,9 +1,9 @@
-//! Plans made again with what the card turned out to have.
+//! Plans made again with what the GPU turned out to have.
 
 use super::*;
 
 #[test]
-fn a_card_with_what_was_planned_changes_nothing() {
+fn a_gpu_with_what_was_planned_changes_nothing() {
     let hardware = with_vram(12 * GIB);
     let planned = plan(&mixtral(), &hardware, &request());
     let measured = MeasuredVram {
@@ -15,7 +15,7 @@ fn a_card_with_what_was_planned_changes_nothing() {
 }
 
 #[test]
-fn a_card_with_less_steps_down_and_says_so() {
+fn a_gpu_with_less_steps_down_and_says_so() {
     let hardware = with_vram(12 * GIB);
     let planned = plan(&mixtral(), &hardware, &request());
     let measured = MeasuredVram {
@@ -102,7 +102,7 @@ fn stepping_down_from_all_experts_brings_the_ram_tier_back() {
 }
 
 #[test]
-fn a_card_with_next_to_nothing_left_falls_to_the_cpu() {
+fn a_gpu_with_next_to_nothing_left_falls_to_the_cpu() {
     let hardware = with_vram(12 * GIB);
     let planned = plan(&mixtral(), &hardware, &request());
     let measured = MeasuredVram {

@@ -1,4 +1,4 @@
-//! Matrices and vectors on a card: that of the fake CUDA driver, or a real one where
+//! Matrices and vectors on a GPU: that of the fake CUDA driver, or a real one where
 //! `OCTET_TEST_REAL_GPU` is set.
 #![allow(dead_code)] // every test uses its own part
 
@@ -9,43 +9,43 @@ use octet_kernels::{GroupParam, QMatrix};
 
 use crate::support::{Packed, Param};
 
-/// A card with the kernels, for one test at a time.
-pub struct Card {
+/// A GPU with the kernels, for one test at a time.
+pub struct TestGpu {
     pub ops: Ops,
     pub stream: Stream,
-    pub gpu: Arc<Gpu>,
+    pub device: Arc<Gpu>,
     _driver: octet_test_cuda::Driver, // last: the rest calls it when dropped
 }
 
-impl Card {
+impl TestGpu {
     /// `None`, having said why, where there is no driver.
     pub fn new() -> Option<Self> {
         let driver = octet_test_cuda::driver()?;
-        let gpu = Gpu::open("").expect("a card");
+        let device = Gpu::open("").expect("a GPU");
         Some(Self {
-            ops: Ops::new(&gpu).expect("the kernels"),
-            stream: Stream::new(&gpu).expect("a stream"),
-            gpu,
+            ops: Ops::new(&device).expect("the kernels"),
+            stream: Stream::new(&device).expect("a stream"),
+            device,
             _driver: driver,
         })
     }
 
     pub fn f32(&self, values: &[f32]) -> Buffer {
-        Buffer::of(&self.gpu, "values", values).expect("memory")
+        Buffer::of(&self.device, "values", values).expect("memory")
     }
 
     pub fn u16(&self, values: &[u16]) -> Buffer {
-        Buffer::of(&self.gpu, "values", values).expect("memory")
+        Buffer::of(&self.device, "values", values).expect("memory")
     }
 
     pub fn i32(&self, values: &[i32]) -> Buffer {
-        Buffer::of(&self.gpu, "values", values).expect("memory")
+        Buffer::of(&self.device, "values", values).expect("memory")
     }
 
     /// A pass whose first token is at `position`.
     pub fn moment(&self, position: usize, reuse: Reuse) -> Buffer {
         let moment = Moment::new(position, reuse);
-        Buffer::of(&self.gpu, "a moment", &[moment]).expect("memory")
+        Buffer::of(&self.device, "a moment", &[moment]).expect("memory")
     }
 
     /// What all kernels so far have made of `buffer`.
@@ -61,7 +61,7 @@ impl Card {
         values
     }
 
-    /// A matrix on the card, and the memory that it lies in, as from a file whose arrays start
+    /// A matrix on the GPU, and the memory that it lies in, as from a file whose arrays start
     /// wherever they happen to.
     pub fn matrix(&self, w: &Packed) -> (Buffer, DeviceMatrix) {
         let mut source = vec![0xaa; 6];
@@ -97,7 +97,7 @@ impl Card {
         )
         .expect("a legal matrix");
         let (placement, _) = Placement::of(&source, [matrix], 0);
-        let mut buffer = Buffer::new(&self.gpu, "a matrix", placement.bytes).expect("memory");
+        let mut buffer = Buffer::new(&self.device, "a matrix", placement.bytes).expect("memory");
         let (placement, [device]) =
             Placement::of(&source, [matrix], buffer.slice::<u8>().address());
         for (from, to) in placement.copies {
