@@ -57,6 +57,10 @@ struct Plan<'a> {
     chunks: usize,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "on the stack: planning allocates nothing"
+)]
 enum Kind {
     Matvec(Matvec),
     Product(Product),

@@ -46,7 +46,9 @@ pub fn make_endless(dir: &Path) {
     let name = index["weight_map"]["lm_head.weight"].as_str();
     let file = dir.join(name.expect("an output matrix"));
     let mut bytes = std::fs::read(&file).expect("a file");
-    let header_bytes = bytes.first_chunk().map(|length| u64::from_le_bytes(*length));
+    let header_bytes = bytes
+        .first_chunk()
+        .map(|length| u64::from_le_bytes(*length));
     let data = 8 + header_bytes.expect("a header") as usize;
     let tensor = &json(&bytes[8..data])["lm_head.weight"];
     let number = |value: &serde_json::Value| value.as_u64().expect("a number") as usize;
