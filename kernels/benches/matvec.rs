@@ -169,7 +169,7 @@ fn quantized(
                     |call| {
                         let w: QMatrix<'_> = set[call % set.len()].matrix();
                         let job = Job {
-                            w,
+                            w: w.into(),
                             x: &x,
                             y: &mut y,
                         };

@@ -39,7 +39,7 @@ fn products(c: &mut Criterion) {
             group.bench_with_input(BenchmarkId::new("tokens", t), &t, |bencher, _| {
                 bencher.iter(|| {
                     call += 1;
-                    let w = set[call % set.len()].matrix();
+                    let w = set[call % set.len()].matrix().into();
                     let job = Job {
                         w,
                         x: &x,

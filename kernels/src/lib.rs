@@ -1,7 +1,8 @@
-//! HQQ matrix kernels for CPUs, on the packed file layout: nothing is repacked, so a mapped file or
-//! a cache slot is multiplied as it lies.
+//! Matrix kernels for CPUs on the layouts of files, HQQ's packed one and GGUF's blocks: nothing is
+//! repacked, so a mapped file or a cache slot is multiplied as it lies.
 //!
-//! - [`QMatrix`]: one quantized matrix, borrowed. [`matmul`]: products with one or several of them.
+//! - [`QMatrix`], [`BlockMatrix`]: one quantized matrix, borrowed; [`Matrix`]: either of them.
+//!   [`matmul`]: products with one or several.
 //! - [`Q8Matrix`] with [`matmul_q8`], and [`matmul_f16`]: dense matrices (`lm_head`, the router).
 //! - [`half_ops`]: f16 slices of a KV cache.
 //! - [`Pool`]: the threads. [`Scratch`]: the work space, kept from call to call.
@@ -13,19 +14,22 @@
 //! - *unit*: what the packing fills, a byte or (3 bits) an `i32`; *part*: which weight of a unit,
 //!   counted from the highest bits. *Packed row*: the `k` units of one or more rows' weights.
 //! - *meta*: of the second quantization, that of the scales and zeros themselves.
-//! - *block*: columns that share a step after rounding; *tile*: dequantized rows by columns.
+//! - *block*: columns that share a step after rounding, or what a [`BlockType`] stores together;
+//!   *span*: the blocks of 256 columns; *tile*: dequantized rows by columns.
 //! - *level*: an instruction set with kernels of its own, [`Level`].
 #![warn(missing_docs)]
 
 #[cfg(target_endian = "big")]
 compile_error!("the kernels read little-endian file bytes in place");
 
+mod blocks;
 mod cpu;
 pub mod cuda;
 mod dense;
 pub mod half_ops;
 mod layout;
 mod matmul;
+mod matrix;
 mod matvec;
 mod outliers;
 mod params;
@@ -33,10 +37,12 @@ mod pool;
 mod product;
 mod scratch;
 
+pub use blocks::{BlockError, BlockMatrix, BlockType};
 pub use cpu::{Level, LevelError};
 pub use dense::{Q8Matrix, matmul_f16, matmul_q8};
 pub use layout::{Bits, GroupParam, LayoutError, QMatrix};
 pub use matmul::{Job, Precision, matmul};
+pub use matrix::Matrix;
 pub use pool::Pool;
 pub use product::{dequantize, dequantize_rows};
 pub use scratch::Scratch;

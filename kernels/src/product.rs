@@ -4,11 +4,13 @@
 //! The rows of a tile share their scales and zeros where groups line up with rows, so a tile of 16
 //! rows is dequantized once and multiplied with all tokens. In [`Precision::Fast`] tiles and
 //! activations are 16-bit integers with one step a tile or token: a tile's step is about 1/8000 of
-//! its largest weight, an activation's 1/4095 of the largest of its 512 columns.
+//! its largest weight, an activation's 1/4095 of the largest of its 512 columns. The rows of block
+//! matrices share nothing, so each row of a tile has a step of its own.
 
 use crate::cpu::{KB_F32, KB_I16, Kernels, TILE, Units, X_MAX};
 use crate::layout::{Bits, QMatrix};
 use crate::matmul::Precision;
+use crate::matrix::Matrix;
 use crate::outliers::is_finite;
 use crate::params;
 use crate::scratch::{Carver, Output, Space};
@@ -66,18 +68,22 @@ struct Slot {
 }
 
 impl Product {
-    /// The plan for `tokens` tokens. `twin` is the plan of a job with the same `x`.
-    pub(crate) fn new(
-        w: &QMatrix<'_>,
+    /// The plan for `tokens` tokens. `twins` are the plans of jobs with the same `x`.
+    pub(crate) fn new<'p>(
+        w: &Matrix<'_>,
         tokens: usize,
         precision: Precision,
         threads: usize,
-        twin: Option<&Self>,
+        mut twins: impl Iterator<Item = &'p Self>,
         shared: &mut Carver,
     ) -> Self {
-        let rows = w.bits().packed_rows(w.group_size());
-        let (tiling, tiles) = match w.group_rows() {
-            Some(group_rows) => {
+        let grouped = match w {
+            Matrix::Hqq(w) => w.group_rows().map(|group_rows| (w, group_rows)),
+            Matrix::Blocks(_) => None,
+        };
+        let (tiling, tiles) = match grouped {
+            Some((w, group_rows)) => {
+                let rows = w.bits().packed_rows(w.group_size());
                 let parts = w.group_size().div_ceil(rows);
                 let tile_rows = (TILE / parts).max(1);
                 let tiles = rows.div_ceil(tile_rows);
@@ -92,13 +98,17 @@ impl Product {
             }
             None => (Tiling::Rows, w.n().div_ceil(TILE)),
         };
-        let integer = precision == Precision::Fast && w.group_rows().is_some();
+        let rounds = match w {
+            Matrix::Hqq(_) => grouped.is_some(),
+            Matrix::Blocks(w) => !w.kind().is_float(),
+        };
+        let integer = precision == Precision::Fast && rounds;
         let kb = if integer { KB_I16 } else { KB_F32 };
         let k_blocks = w.k().div_ceil(kb);
         let fair = tiles / (4 * threads);
         let fits = BAND_BYTES / (tokens * size_of::<[f32; TILE]>()).max(1);
         let band = fair.min(fits).clamp(1, MAX_BAND);
-        let twin = twin.filter(|twin| twin.integer == integer);
+        let twin = twins.find(|twin| twin.integer == integer);
         let (x, x_unit) = match twin {
             Some(twin) => (twin.x, twin.x_unit),
             None if integer => (
@@ -174,14 +184,17 @@ impl Product {
     }
 
     /// The rows of a tile.
-    fn slots(&self, w: &QMatrix<'_>, tile: usize, slots: &mut [Slot; TILE]) -> usize {
+    fn slots(&self, w: &Matrix<'_>, tile: usize, slots: &mut [Slot; TILE]) -> usize {
         let mut count = 0;
-        match self.tiling {
-            Tiling::GroupRow {
-                group_rows,
-                tile_rows,
-                tiles,
-            } => {
+        match (self.tiling, w) {
+            (
+                Tiling::GroupRow {
+                    group_rows,
+                    tile_rows,
+                    tiles,
+                },
+                Matrix::Hqq(w),
+            ) => {
                 let rows = w.bits().packed_rows(w.group_size());
                 let (rho, first) = (tile / tiles, tile % tiles * tile_rows);
                 for unit_row in first..rows.min(first + tile_rows) {
@@ -199,7 +212,7 @@ impl Product {
                     }
                 }
             }
-            Tiling::Rows => {
+            _ => {
                 for out in tile * TILE..w.n().min((tile + 1) * TILE) {
                     slots[count] = Slot {
                         out,
@@ -219,7 +232,7 @@ impl Product {
     pub(crate) unsafe fn run(
         &self,
         kernels: &Kernels,
-        w: &QMatrix<'_>,
+        w: &Matrix<'_>,
         y: Output<'_>,
         shared: Space<'_>,
         thread: Space<'_>,
@@ -250,11 +263,28 @@ impl Product {
                             &mut thread.slice_mut::<TileI16>(self.tile, 1)[0],
                         )
                     };
-                    let step = self.fill_i16(kernels, w, slots, thread, (start, len), tile);
+                    let steps = match w {
+                        Matrix::Hqq(w) => {
+                            let columns = (start, len);
+                            [self.fill_i16(kernels, w, slots, thread, columns, tile); TILE]
+                        }
+                        Matrix::Blocks(w) => {
+                            let mut steps = [0.0; TILE];
+                            for ((slot, row), step) in slots.iter().zip(&mut *tile).zip(&mut steps)
+                            {
+                                let bytes = w.run(slot.out, start, len);
+                                let row = &mut row[..len];
+                                // SAFETY: a table is only handed out where the CPU has its
+                                // features.
+                                *step = unsafe { (kernels.block_integers)(w.kind(), bytes, row) };
+                            }
+                            steps
+                        }
+                    };
                     pad(tile, count, size.0, len, size.1, 0);
                     let units = &units[block * t..][..t];
                     // SAFETY: a table is only handed out where the CPU has its features.
-                    unsafe { (kernels.mul_i16)(tile, size, step, x, units, sums) };
+                    unsafe { (kernels.mul_i16)(tile, size, &steps, x, units, sums) };
                 } else {
                     let offset = self.x + block * t * size_of::<[f32; KB_F32]>();
                     // SAFETY: as above.
@@ -264,7 +294,19 @@ impl Product {
                             &mut thread.slice_mut::<TileF32>(self.tile, 1)[0],
                         )
                     };
-                    self.fill_f32(kernels, w, slots, thread, (start, len), tile);
+                    match w {
+                        Matrix::Hqq(w) => {
+                            self.fill_f32(kernels, w, slots, thread, (start, len), tile);
+                        }
+                        Matrix::Blocks(w) => {
+                            for (slot, row) in slots.iter().zip(&mut *tile) {
+                                let bytes = w.run(slot.out, start, len);
+                                let row = &mut row[..len];
+                                // SAFETY: as above.
+                                unsafe { (kernels.block_values)(w.kind(), bytes, row) };
+                            }
+                        }
+                    }
                     pad(tile, count, size.0, len, size.1, 0.0);
                     // SAFETY: a table is only handed out where the CPU has its features.
                     unsafe { (kernels.mul_f32)(tile, size, x, sums) };

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::cpu::{Kernels, Level};
+use crate::cpu::{Kernels, Level, XBlock};
 
 /// Bytes to which every carved range is aligned: a cache line, and the widest vector.
 pub(crate) const ALIGN: usize = 64;
@@ -95,6 +95,8 @@ unsafe impl Pod for i8 {}
 unsafe impl Pod for i16 {}
 // SAFETY: every bit pattern is a value.
 unsafe impl Pod for f32 {}
+// SAFETY: arrays of numbers without padding, aligned to 64 bytes.
+unsafe impl Pod for XBlock {}
 // SAFETY: an array adds nothing to its element.
 unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
 

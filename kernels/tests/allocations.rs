@@ -5,7 +5,10 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use octet_kernels::{Bits, Job, Pool, Precision, Q8Matrix, Scratch, matmul, matmul_f16, matmul_q8};
+use octet_kernels::{
+    Bits, BlockType, Job, Pool, Precision, Q8Matrix, Scratch, matmul, matmul_f16, matmul_q8,
+};
+use support::blocks::Blocks;
 use support::{Packed, Rng, f16_bytes};
 
 struct Counting;
@@ -39,27 +42,41 @@ fn a_warm_call_allocates_nothing() {
         Packed::demo(2, 448, 256, Bits::B2, 16, 128),
     );
     let attention = Packed::demo(3, 256, 256, Bits::B4, 64, 256);
+    let blocks = [BlockType::Q4_K, BlockType::MXFP4]
+        .map(|kind| Blocks::random(&mut Rng::new(6), kind, (300, 256), 0.01));
     let x = Rng::new(4).normals(256);
     let head = f16_bytes(Rng::new(5).normals(1000 * 256));
     let q8 = Q8Matrix::from_f16(&pool, &head, 1000, 256);
     let (mut y1, mut y2, mut y3) = (vec![0.0; 448], vec![0.0; 448], vec![0.0; 256]);
+    let mut y4 = [vec![0.0; 300], vec![0.0; 300]];
     let mut logits = vec![0.0; 1000];
     let mut step = |precision| {
+        let [y4, y5] = &mut y4;
         let jobs = &mut [
             Job {
-                w: gate.matrix(),
+                w: gate.matrix().into(),
                 x: &x,
                 y: &mut y1,
             },
             Job {
-                w: up.matrix(),
+                w: up.matrix().into(),
                 x: &x,
                 y: &mut y2,
             },
             Job {
-                w: attention.matrix(),
+                w: attention.matrix().into(),
                 x: &x,
                 y: &mut y3,
+            },
+            Job {
+                w: blocks[0].matrix().into(),
+                x: &x,
+                y: y4,
+            },
+            Job {
+                w: blocks[1].matrix().into(),
+                x: &x,
+                y: y5,
             },
         ];
         matmul(&pool, &mut scratch, precision, jobs);

@@ -17,7 +17,11 @@ fn run(pool: &Pool, level: Level, precision: Precision, w: QMatrix<'_>, x: &[f32
         pool,
         &mut scratch,
         precision,
-        &mut [Job { w, x, y: &mut y }],
+        &mut [Job {
+            w: w.into(),
+            x,
+            y: &mut y,
+        }],
     );
     y
 }
@@ -391,7 +395,7 @@ fn jobs_do_not_disturb_each_other() {
                 .zip(&mut outputs)
                 .enumerate()
                 .map(|(i, (w, y))| Job {
-                    w: w.matrix(),
+                    w: w.matrix().into(),
                     x: tokens(i),
                     y,
                 })
@@ -416,7 +420,7 @@ fn jobs_do_not_disturb_each_other() {
 fn a_wrong_output_length_is_a_bug() {
     let packed = Packed::demo(1, 48, 256, Bits::B2, 16, 128);
     let job = Job {
-        w: packed.matrix(),
+        w: packed.matrix().into(),
         x: &[0.0; 512],
         y: &mut [0.0; 48],
     };

@@ -3,8 +3,11 @@
 use std::arch::x86_64::*;
 use std::array::{from_mut, from_ref};
 
+use super::blocks::common::block_kernels;
+use super::blocks::{self, BlockRows, Layout, NATURAL, XBlock};
 use super::common::{self, common_kernels, requantize};
 use super::{BLOCK, GroupInput, KB_F32, KB_I16, Kernels, Level, Q8_BLOCK, TILE, Units, scalar};
+use crate::blocks::BlockType;
 
 pub(super) static KERNELS: Kernels = Kernels {
     level: Level::Avx2,
@@ -27,6 +30,12 @@ pub(super) static KERNELS: Kernels = Kernels {
     dot_f16,
     axpy_f16,
     dot_q8,
+    block_values,
+    block_integers,
+    block_layout,
+    block_x,
+    block_rows,
+    dot_floats,
 };
 
 pub(super) fn is_available() -> bool {
@@ -36,6 +45,7 @@ pub(super) fn is_available() -> bool {
 }
 
 common_kernels!(#[target_feature(enable = "avx2,fma,f16c")]);
+block_kernels!(#[target_feature(enable = "avx2,fma,f16c")]);
 
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -372,14 +382,22 @@ pub(super) fn sums_of(v: [__m256; 4]) -> __m128 {
     _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v))
 }
 
-/// Adds `unit` times the sums of four rows to four entries of `acc`.
+/// The units of four rows, times that of a token.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn accumulate(acc: &mut [f32; 4], sums: __m128, unit: f32) {
+pub(super) fn scaled_units(units: &[f32; 4], x_unit: f32) -> __m128 {
+    // SAFETY: the array is 16 bytes long.
+    unsafe { _mm_mul_ps(_mm_loadu_ps(units.as_ptr()), _mm_set1_ps(x_unit)) }
+}
+
+/// Adds the sums of four rows times `units` to four entries of `acc`.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn accumulate(acc: &mut [f32; 4], sums: __m128, units: __m128) {
     // SAFETY: the array is 16 bytes long.
     unsafe {
         let old = _mm_loadu_ps(acc.as_ptr());
-        _mm_storeu_ps(acc.as_mut_ptr(), _mm_fmadd_ps(sums, _mm_set1_ps(unit), old));
+        _mm_storeu_ps(acc.as_mut_ptr(), _mm_fmadd_ps(sums, units, old));
     }
 }
 
@@ -387,7 +405,7 @@ pub(super) fn accumulate(acc: &mut [f32; 4], sums: __m128, unit: f32) {
 fn mul_i16(
     tile: &[[i16; KB_I16]; TILE],
     (rows, len): (usize, usize),
-    unit: f32,
+    w_units: &[f32; TILE],
     x: &[[i16; KB_I16]],
     units: &[f32],
     acc: &mut [[f32; TILE]],
@@ -396,11 +414,11 @@ fn mul_i16(
     let (us, u_rest) = units.as_chunks::<TOKENS>();
     let (accs, acc_rest) = acc.as_chunks_mut::<TOKENS>();
     for ((x, units), acc) in xs.iter().zip(us).zip(accs) {
-        mul_i16_tokens(tile, (rows, len), unit, x, units, acc);
+        mul_i16_tokens(tile, (rows, len), w_units, x, units, acc);
     }
     for ((x, units), acc) in x_rest.iter().zip(u_rest).zip(acc_rest) {
         let (x, units, acc) = (from_ref(x), from_ref(units), from_mut(acc));
-        mul_i16_tokens(tile, (rows, len), unit, x, units, acc);
+        mul_i16_tokens(tile, (rows, len), w_units, x, units, acc);
     }
 }
 
@@ -412,7 +430,7 @@ const TOKENS: usize = 2;
 fn mul_i16_tokens<const T: usize>(
     tile: &[[i16; KB_I16]; TILE],
     (rows, len): (usize, usize),
-    unit: f32,
+    w_units: &[f32; TILE],
     x: &[[i16; KB_I16]; T],
     units: &[f32; T],
     acc: &mut [[f32; TILE]; T],
@@ -443,7 +461,8 @@ fn mul_i16_tokens<const T: usize>(
                 _mm256_cvtepi32_ps(c),
                 _mm256_cvtepi32_ps(d),
             ]);
-            accumulate(&mut acc.as_chunks_mut::<4>().0[quad], sums, unit * x_unit);
+            let units = scaled_units(&w_units.as_chunks::<4>().0[quad], *x_unit);
+            accumulate(&mut acc.as_chunks_mut::<4>().0[quad], sums, units);
         }
     }
 }
@@ -491,7 +510,11 @@ fn mul_f32_tokens<const T: usize>(
             }
         }
         for (sums, acc) in sums.into_iter().zip(acc.iter_mut()) {
-            accumulate(&mut acc.as_chunks_mut::<4>().0[quad], sums_of(sums), 1.0);
+            accumulate(
+                &mut acc.as_chunks_mut::<4>().0[quad],
+                sums_of(sums),
+                _mm_set1_ps(1.0),
+            );
         }
     }
 }

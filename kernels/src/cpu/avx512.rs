@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::array::{from_mut, from_ref};
 
-use super::avx2::{self, accumulate, padded, prefetch, room, sums_of};
+use super::avx2::{self, accumulate, padded, prefetch, room, scaled_units, sums_of};
 use super::common::requantize;
 use super::{BLOCK, GroupInput, KB_F32, KB_I16, Kernels, Level, Q8_BLOCK, TILE};
 
@@ -297,7 +297,7 @@ const TOKENS: usize = 4;
 fn mul_i16(
     tile: &[[i16; KB_I16]; TILE],
     size: (usize, usize),
-    unit: f32,
+    w_units: &[f32; TILE],
     x: &[[i16; KB_I16]],
     units: &[f32],
     acc: &mut [[f32; TILE]],
@@ -306,13 +306,13 @@ fn mul_i16(
     let (us, u_rest) = units.as_chunks::<TOKENS>();
     let (accs, acc_rest) = acc.as_chunks_mut::<TOKENS>();
     for ((x, units), acc) in xs.iter().zip(us).zip(accs) {
-        mul_i16_tokens(tile, size, unit, x, units, acc);
+        mul_i16_tokens(tile, size, w_units, x, units, acc);
     }
     for ((x, units), acc) in x_rest.iter().zip(u_rest).zip(acc_rest) {
         mul_i16_tokens(
             tile,
             size,
-            unit,
+            w_units,
             from_ref(x),
             from_ref(units),
             from_mut(acc),
@@ -325,7 +325,7 @@ fn mul_i16(
 fn mul_i16_tokens<const T: usize>(
     tile: &[[i16; KB_I16]; TILE],
     (rows, len): (usize, usize),
-    unit: f32,
+    w_units: &[f32; TILE],
     x: &[[i16; KB_I16]; T],
     units: &[f32; T],
     acc: &mut [[f32; TILE]; T],
@@ -350,7 +350,8 @@ fn mul_i16_tokens<const T: usize>(
         }
         for ((sums, x_unit), acc) in sums.into_iter().zip(units).zip(acc.iter_mut()) {
             let sums = sums_of(sums.map(|sum| fold(_mm512_cvtepi32_ps(sum))));
-            accumulate(&mut acc.as_chunks_mut::<4>().0[quad], sums, unit * x_unit);
+            let units = scaled_units(&w_units.as_chunks::<4>().0[quad], *x_unit);
+            accumulate(&mut acc.as_chunks_mut::<4>().0[quad], sums, units);
         }
     }
 }
@@ -400,7 +401,11 @@ fn mul_f32_tokens<const T: usize>(
         }
         for (sums, acc) in sums.into_iter().zip(acc.iter_mut()) {
             let sums = sums_of(sums.map(|sum| fold(sum)));
-            accumulate(&mut acc.as_chunks_mut::<4>().0[quad], sums, 1.0);
+            accumulate(
+                &mut acc.as_chunks_mut::<4>().0[quad],
+                sums,
+                _mm_set1_ps(1.0),
+            );
         }
     }
 }

@@ -9,13 +9,13 @@ use crate::layout::Bits;
 /// Adding 1.5 * 2^23 leaves the integer in the low bits of the mantissa: unlike a cast, this
 /// vectorizes on every level.
 #[inline(always)]
-fn round_i16(v: f32) -> i16 {
+pub(super) fn round_i16(v: f32) -> i16 {
     (v + 12_582_912.0).to_bits() as i16
 }
 
 /// `1 / max * limit` and its inverse, or zeros where the values are too small to tell from zero.
 #[inline(always)]
-fn steps(max: f32, limit: f32) -> (f32, f32) {
+pub(super) fn steps(max: f32, limit: f32) -> (f32, f32) {
     if max < 1e-30 {
         (0.0, 0.0)
     } else {
@@ -36,7 +36,7 @@ fn extent(scale: f32, zero: f32, max_q: f32) -> f32 {
 }
 
 #[inline(always)]
-fn max_abs(values: &[f32]) -> f32 {
+pub(super) fn max_abs(values: &[f32]) -> f32 {
     let mut lanes = [0f32; 8];
     let (chunks, rest) = values.as_chunks::<8>();
     for chunk in chunks {

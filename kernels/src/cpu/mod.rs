@@ -5,16 +5,20 @@
 
 use std::sync::OnceLock;
 
+use crate::blocks::BlockType;
 use crate::layout::Bits;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod blocks;
 mod common;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+
+pub(crate) use blocks::{BlockRows, Layout, XBlock, span_start};
 
 /// Columns that share a scale in a quantized group input.
 pub(crate) const BLOCK: usize = 256;
@@ -220,8 +224,8 @@ pub(crate) struct Kernels {
     pub fill_f32: unsafe fn(Units<'_>, &[f32], &[f32], &mut [f32]),
     /// Rounds `x` to integers up to a maximum; returns the value of one unit.
     pub round_x: unsafe fn(&[f32], f32, &mut [i16]) -> f32,
-    /// `acc[token][row] += unit * units[token] * (tile[row] . x[token])` over `len` columns, for
-    /// `rows` rows; both multiples of what pads them (32 and 4).
+    /// `acc[token][row] += w_units[row] * units[token] * (tile[row] . x[token])` over `len`
+    /// columns, for `rows` rows; both multiples of what pads them (32 and 4).
     pub mul_i16: MulI16,
     /// `acc[token][row] += tile[row] . x[token]`, as `mul_i16`.
     pub mul_f32: MulF32,
@@ -235,13 +239,26 @@ pub(crate) struct Kernels {
     pub axpy_f16: unsafe fn(f32, &[u8], &mut [f32]),
     /// The dot product of blocks of i8 and i16, each block with its two scales; and read ahead.
     pub dot_q8: unsafe fn(&[[i8; Q8_BLOCK]], &[f32], &[[i16; Q8_BLOCK]], &[f32], *const u8) -> f32,
+    /// The weights of whole blocks in f32.
+    pub block_values: unsafe fn(BlockType, &[u8], &mut [f32]),
+    /// Up to [`KB_I16`] weights of a row as integers up to [`W_MAX`]; returns the value of one
+    /// unit.
+    pub block_integers: unsafe fn(BlockType, &[u8], &mut [i16]) -> f32,
+    /// The order of activations for `block_rows`.
+    pub block_layout: fn(BlockType) -> &'static Layout,
+    /// Rounds 256 activations to 8 bits, in an order.
+    pub block_x: unsafe fn(&Layout, &[f32], &mut XBlock),
+    /// Products of some rows with some tokens: `out[token][row]`.
+    pub block_rows: unsafe fn(&BlockRows<'_>, &mut [f32]),
+    /// The dot product of f32 and little-endian weights of a float type.
+    pub dot_floats: unsafe fn(BlockType, &[f32], &[u8]) -> f32,
 }
 
-/// Tile, its rows and columns, its unit; `x`, its units; sums.
+/// Tile, its rows and columns, its units by row; `x`, its units; sums.
 pub(crate) type MulI16 = unsafe fn(
     &[[i16; KB_I16]; TILE],
     (usize, usize),
-    f32,
+    &[f32; TILE],
     &[[i16; KB_I16]],
     &[f32],
     &mut [[f32; TILE]],

@@ -245,7 +245,7 @@ const TOKENS: usize = 2;
 fn mul_i16(
     tile: &[[i16; KB_I16]; TILE],
     size: (usize, usize),
-    unit: f32,
+    w_units: &[f32; TILE],
     x: &[[i16; KB_I16]],
     units: &[f32],
     acc: &mut [[f32; TILE]],
@@ -254,13 +254,13 @@ fn mul_i16(
     let (us, u_rest) = units.as_chunks::<TOKENS>();
     let (accs, acc_rest) = acc.as_chunks_mut::<TOKENS>();
     for ((x, units), acc) in xs.iter().zip(us).zip(accs) {
-        mul_i16_tokens(tile, size, unit, x, units, acc);
+        mul_i16_tokens(tile, size, w_units, x, units, acc);
     }
     for ((x, units), acc) in x_rest.iter().zip(u_rest).zip(acc_rest) {
         mul_i16_tokens(
             tile,
             size,
-            unit,
+            w_units,
             from_ref(x),
             from_ref(units),
             from_mut(acc),
@@ -273,7 +273,7 @@ fn mul_i16(
 fn mul_i16_tokens<const T: usize>(
     tile: &[[i16; KB_I16]; TILE],
     (rows, len): (usize, usize),
-    unit: f32,
+    w_units: &[f32; TILE],
     x: &[[i16; KB_I16]; T],
     units: &[f32; T],
     acc: &mut [[f32; TILE]; T],
@@ -299,9 +299,10 @@ fn mul_i16_tokens<const T: usize>(
             }
         }
         for ((sums, x_unit), acc) in sums.into_iter().zip(units).zip(acc.iter_mut()) {
-            for (sum, acc) in sums.into_iter().zip(&mut acc[4 * quad..]) {
+            let rows = acc[4 * quad..].iter_mut().zip(&w_units[4 * quad..]);
+            for (sum, (acc, w_unit)) in sums.into_iter().zip(rows) {
                 let sum = vaddq_f32(vcvtq_f32_s32(sum[0]), vcvtq_f32_s32(sum[1]));
-                *acc += vaddvq_f32(sum) * (unit * x_unit);
+                *acc += vaddvq_f32(sum) * (w_unit * x_unit);
             }
         }
     }

@@ -1,7 +1,10 @@
 //! The reference: plain Rust on every machine.
 
+use super::blocks::common::block_kernels;
+use super::blocks::{self, BlockRows, Layout, NATURAL, XBlock};
 use super::common::{self, common_kernels, requantize, table_slot};
 use super::{BLOCK, GroupInput, KB_F32, KB_I16, Kernels, Level, Q8_BLOCK, TILE, Units};
+use crate::blocks::BlockType;
 use crate::layout::f16_at;
 use half::f16;
 
@@ -26,9 +29,16 @@ pub(super) static KERNELS: Kernels = Kernels {
     dot_f16,
     axpy_f16,
     dot_q8,
+    block_values,
+    block_integers,
+    block_layout,
+    block_x,
+    block_rows,
+    dot_floats,
 };
 
 common_kernels!();
+block_kernels!();
 
 /// `a * b / 2^15`, rounded, as the instruction of that name.
 fn mulhrs(a: i16, b: i16) -> i16 {
@@ -108,18 +118,18 @@ fn dot4(units: &[u8], q: &[i8], d: &[f32], _ahead: *const u8, out: &mut [f32]) {
 fn mul_i16(
     tile: &[[i16; KB_I16]; TILE],
     (rows, len): (usize, usize),
-    unit: f32,
+    w_units: &[f32; TILE],
     x: &[[i16; KB_I16]],
     units: &[f32],
     acc: &mut [[f32; TILE]],
 ) {
     for ((x, x_unit), acc) in x.iter().zip(units).zip(acc) {
-        for (row, acc) in tile[..rows].iter().zip(acc) {
+        for ((row, w_unit), acc) in tile[..rows].iter().zip(w_units).zip(acc) {
             let mut lanes = [0i32; 8];
             for (i, (a, b)) in row[..len].iter().zip(&x[..len]).enumerate() {
                 lanes[i % 8] += i32::from(*a) * i32::from(*b);
             }
-            *acc += lanes.iter().map(|l| *l as f32).sum::<f32>() * (unit * x_unit);
+            *acc += lanes.iter().map(|l| *l as f32).sum::<f32>() * (w_unit * x_unit);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Random matrices in the packed layout, and the plain product to compare with.
 #![allow(dead_code)] // every test and bench uses its own part
 
+pub mod blocks;
+
 use half::f16;
 use octet_kernels::{Bits, GroupParam, QMatrix};
 

@@ -325,17 +325,17 @@ impl Mixtral {
         let v = sized(&mut buffers.v, t * kv_width);
         let mut jobs = [
             Job {
-                w: trunk.q_proj,
+                w: trunk.q_proj.into(),
                 x: normed,
                 y: q,
             },
             Job {
-                w: trunk.k_proj,
+                w: trunk.k_proj.into(),
                 x: normed,
                 y: k,
             },
             Job {
-                w: trunk.v_proj,
+                w: trunk.v_proj.into(),
                 x: normed,
                 y: v,
             },
@@ -358,7 +358,7 @@ impl Mixtral {
 
         let projected = sized(&mut buffers.projected, t * c.hidden_size);
         let mut jobs = [Job {
-            w: trunk.o_proj,
+            w: trunk.o_proj.into(),
             x: attended,
             y: projected,
         }];

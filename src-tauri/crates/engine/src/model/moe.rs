@@ -312,12 +312,12 @@ pub fn expert_forward(
 ) {
     let mut jobs = [
         Job {
-            w: weights.w1,
+            w: weights.w1.into(),
             x,
             y: &mut *gate,
         },
         Job {
-            w: weights.w3,
+            w: weights.w3.into(),
             x,
             y: &mut *up,
         },
@@ -336,7 +336,7 @@ pub fn expert_forward(
         });
     }
     let mut jobs = [Job {
-        w: weights.w2,
+        w: weights.w2.into(),
         x: gate,
         y,
     }];

@@ -1,0 +1,188 @@
+//! Loops over blocks that compilers vectorize, once for all levels.
+
+use super::super::W_MAX;
+use super::super::common::{max_abs, round_i16, steps};
+use super::{BlockRows, LANES, Layout, XBlock, span_start};
+use crate::blocks::{self, BlockType, Span, WIDTH};
+use crate::outliers::is_finite;
+
+/// Weights in f32.
+#[inline(always)]
+pub(in super::super) fn block_values(kind: BlockType, bytes: &[u8], out: &mut [f32]) {
+    if kind.is_float() {
+        blocks::floats(kind, bytes, out);
+        return;
+    }
+    let mut span = Span::ZERO;
+    for (bytes, out) in blocks::spans(kind, bytes).zip(out.chunks_mut(WIDTH)) {
+        blocks::fill(kind, bytes, &mut span);
+        let groups = out.chunks_mut(WIDTH / LANES).zip(span.q.as_chunks().0);
+        for ((out, q), (scale, min)) in groups.zip(span.scale.iter().zip(&span.min)) {
+            let q: &[i8; WIDTH / LANES] = q;
+            for (out, q) in out.iter_mut().zip(q) {
+                *out = scale * f32::from(*q) - min;
+            }
+        }
+    }
+}
+
+/// Weights of a part of a row as integers up to [`W_MAX`]; returns the value of one unit.
+#[inline(always)]
+pub(in super::super) fn block_integers(kind: BlockType, bytes: &[u8], out: &mut [i16]) -> f32 {
+    const SPANS: usize = super::super::KB_I16 / WIDTH;
+    let mut spans = [Span::ZERO; SPANS];
+    let mut most = [0f32; LANES];
+    for (bytes, span) in blocks::spans(kind, bytes).zip(&mut spans) {
+        let groups = blocks::fill(kind, bytes, span).div_ceil(WIDTH / LANES);
+        let (q, _) = span.q.as_chunks::<{ WIDTH / LANES }>();
+        for (group, q) in q.iter().enumerate().take(groups) {
+            let (scale, min) = (span.scale[group], span.min[group]);
+            for (most, q) in most.iter_mut().zip(q) {
+                let value = (scale * f32::from(*q) - min).abs();
+                *most = if value > *most { value } else { *most };
+            }
+        }
+    }
+    let (to_units, unit) = steps(max_abs(&most), W_MAX);
+    for (span, out) in spans.iter().zip(out.chunks_mut(WIDTH)) {
+        let (q, _) = span.q.as_chunks::<{ WIDTH / LANES }>();
+        for ((out, q), (scale, min)) in out
+            .chunks_mut(WIDTH / LANES)
+            .zip(q)
+            .zip(span.scale.iter().zip(&span.min))
+        {
+            let (scale, min) = (scale * to_units, min * to_units);
+            for (out, q) in out.iter_mut().zip(q) {
+                *out = round_i16(scale * f32::from(*q) - min);
+            }
+        }
+    }
+    unit
+}
+
+/// Rounds up to 256 activations, a multiple of 32. What is not a finite number makes all the
+/// outputs of its token NaN.
+#[inline(always)]
+pub(in super::super) fn block_x(layout: &Layout, x: &[f32], out: &mut XBlock) {
+    let mut q = [0i8; WIDTH];
+    let mut units = [0f32; LANES];
+    let mut sums = [0i32; LANES];
+    for (i, (x, q)) in x
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(q.as_chunks_mut::<32>().0)
+        .enumerate()
+    {
+        let (to_units, unit) = steps(max_abs(x), 127.0);
+        for (x, q) in x.iter().zip(q.iter_mut()) {
+            *q = round_i16(x * to_units) as i8;
+        }
+        // Integers have no NaN: it would come out as a number.
+        let unit = if is_finite(x) { unit } else { f32::NAN };
+        for (half, q) in q.as_chunks::<16>().0.iter().enumerate() {
+            units[2 * i + half] = unit;
+            sums[2 * i + half] = q.iter().map(|q| i32::from(*q)).sum();
+        }
+    }
+    for (lane, group) in layout.groups.iter().enumerate() {
+        let (unit, sum) = (units[usize::from(*group)], sums[usize::from(*group)]);
+        out.unit[lane] = unit * layout.factor[lane];
+        out.sum[lane] = unit * sum as f32;
+        out.start[lane] = -layout.offset * sum;
+    }
+    for (out, column) in out.q.iter_mut().zip(&layout.order) {
+        *out = q[usize::from(*column)];
+    }
+}
+
+/// `out[token][row]`, activations in [`super::NATURAL`] order.
+#[inline(always)]
+pub(in super::super) fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
+    let count = rows.rows();
+    let spans = rows.k.div_ceil(WIDTH);
+    let mut span = Span::ZERO;
+    out.fill(0.0);
+    for (row, bytes) in rows.bytes.chunks(rows.row_bytes).enumerate() {
+        for i in 0..spans {
+            let at = span_start(rows.k, i) / rows.kind.block_len() * rows.kind.block_bytes();
+            let len = WIDTH / rows.kind.block_len() * rows.kind.block_bytes();
+            let bytes = &bytes[at..bytes.len().min(at + len)];
+            let groups = blocks::fill(rows.kind, bytes, &mut span) / (WIDTH / LANES);
+            for (x, out) in rows.x.chunks(spans).zip(out.chunks_mut(count)) {
+                let x = &x[i];
+                let mut total = 0.0;
+                let pairs = span
+                    .q
+                    .as_chunks::<16>()
+                    .0
+                    .iter()
+                    .zip(x.q.as_chunks::<16>().0);
+                for (group, (w, x_q)) in pairs.enumerate().take(groups) {
+                    let sum: i32 = w
+                        .iter()
+                        .zip(x_q)
+                        .map(|(w, x)| i32::from(*w) * i32::from(*x))
+                        .sum();
+                    total += sum as f32 * (span.scale[group] * x.unit[group])
+                        - span.min[group] * x.sum[group];
+                }
+                out[row] += total;
+            }
+        }
+    }
+}
+
+/// The dot product of f32 and little-endian weights of a float type.
+#[inline(always)]
+pub(in super::super) fn dot_floats(kind: BlockType, x: &[f32], bytes: &[u8]) -> f32 {
+    const RUN: usize = 64;
+    let mut sums = [0f32; RUN];
+    let mut w = [0f32; RUN];
+    for (x, bytes) in x.chunks(RUN).zip(bytes.chunks(RUN * kind.block_bytes())) {
+        let w = &mut w[..x.len()];
+        blocks::floats(kind, bytes, w);
+        for ((sum, x), w) in sums.iter_mut().zip(x).zip(w.iter()) {
+            *sum += x * w;
+        }
+    }
+    // By halves, so that the order is the same however it is vectorized.
+    let mut len = RUN;
+    while len > 1 {
+        len /= 2;
+        for i in 0..len {
+            sums[i] += sums[i + len];
+        }
+    }
+    sums[0]
+}
+
+/// Functions around the loops of this module, compiled with the features given.
+macro_rules! block_kernels {
+    ($(#[$features:meta])?) => {
+        $(#[$features])?
+        fn block_values(kind: BlockType, bytes: &[u8], out: &mut [f32]) {
+            blocks::common::block_values(kind, bytes, out);
+        }
+        $(#[$features])?
+        fn block_integers(kind: BlockType, bytes: &[u8], out: &mut [i16]) -> f32 {
+            blocks::common::block_integers(kind, bytes, out)
+        }
+        $(#[$features])?
+        fn block_x(layout: &Layout, x: &[f32], out: &mut XBlock) {
+            blocks::common::block_x(layout, x, out);
+        }
+        $(#[$features])?
+        fn dot_floats(kind: BlockType, x: &[f32], bytes: &[u8]) -> f32 {
+            blocks::common::dot_floats(kind, x, bytes)
+        }
+        fn block_layout(_kind: BlockType) -> &'static Layout {
+            &NATURAL
+        }
+        $(#[$features])?
+        fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
+            blocks::common::block_rows(rows, out);
+        }
+    };
+}
+pub(in super::super) use block_kernels;

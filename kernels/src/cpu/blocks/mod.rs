@@ -1,0 +1,79 @@
+//! Products of GGUF's block types with activations of 8 bits.
+//!
+//! A row is read in *spans* of 256 weights. Activations lie in [`XBlock`]s, one a span, in an order
+//! that the kernel of a type chooses: such that each 32-bit lane of four vectors of weights has the
+//! same 16 columns, so that a span needs one conversion to f32 and one vector of scales.
+
+pub(super) mod common;
+
+use crate::blocks::{BlockType, WIDTH};
+
+/// Lanes of a span: groups of 16 columns.
+pub(crate) const LANES: usize = 16;
+
+/// 256 activations of one token, rounded to 8 bits in blocks of 32 columns.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct XBlock {
+    /// In the order of a [`Layout`].
+    pub q: [i8; WIDTH],
+    /// The value of one unit, by lane, times the layout's factor.
+    pub unit: [f32; LANES],
+    /// The sum of the rounded activations, by lane.
+    pub sum: [f32; LANES],
+    /// The lane's integer sum before any product: what the layout's offset adds to each, negated.
+    pub start: [i32; LANES],
+}
+
+/// The order in which a kernel wants activations.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    /// The column of each byte.
+    pub order: [u8; WIDTH],
+    /// The group of 16 columns of each lane.
+    pub groups: [u8; LANES],
+    /// What a lane's sum of products has to be multiplied by.
+    pub factor: [f32; LANES],
+    /// What is added to weights to make them unsigned.
+    pub offset: i32,
+}
+
+/// Columns as they come, for kernels that take a group at a time.
+pub(super) static NATURAL: Layout = {
+    let mut order = [0; WIDTH];
+    let mut i = 0;
+    while i < WIDTH {
+        order[i] = i as u8;
+        i += 1;
+    }
+    Layout {
+        order,
+        groups: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+        factor: [1.0; LANES],
+        offset: 0,
+    }
+};
+
+/// Some rows and the activations of some tokens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockRows<'a> {
+    pub kind: BlockType,
+    /// One row after the other.
+    pub bytes: &'a [u8],
+    pub row_bytes: usize,
+    pub k: usize,
+    /// `[token][span]`, in the layout of the type.
+    pub x: &'a [XBlock],
+}
+
+impl BlockRows<'_> {
+    fn rows(&self) -> usize {
+        self.bytes.len() / self.row_bytes
+    }
+}
+
+/// The first column of a span: the last one ends with the row, and has activations of 0 where it
+/// overlaps the one before.
+pub(crate) fn span_start(k: usize, span: usize) -> usize {
+    (span * WIDTH).min(k.saturating_sub(WIDTH))
+}

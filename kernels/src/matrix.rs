@@ -1,0 +1,65 @@
+//! A weight matrix of any type.
+
+use crate::blocks::BlockMatrix;
+use crate::layout::QMatrix;
+use crate::product;
+
+/// One weight matrix, borrowed: what [`crate::matmul`] multiplies with.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Matrix<'a> {
+    /// HQQ's packed layout.
+    Hqq(QMatrix<'a>),
+    /// Blocks as GGUF files have them.
+    Blocks(BlockMatrix<'a>),
+}
+
+impl<'a> From<QMatrix<'a>> for Matrix<'a> {
+    fn from(w: QMatrix<'a>) -> Self {
+        Self::Hqq(w)
+    }
+}
+
+impl<'a> From<BlockMatrix<'a>> for Matrix<'a> {
+    fn from(w: BlockMatrix<'a>) -> Self {
+        Self::Blocks(w)
+    }
+}
+
+impl Matrix<'_> {
+    /// Rows: the length of the output.
+    pub fn n(&self) -> usize {
+        match self {
+            Self::Hqq(w) => w.n(),
+            Self::Blocks(w) => w.n(),
+        }
+    }
+
+    /// Columns: the length of the input.
+    pub fn k(&self) -> usize {
+        match self {
+            Self::Hqq(w) => w.k(),
+            Self::Blocks(w) => w.k(),
+        }
+    }
+
+    /// Bytes that one pass reads.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Hqq(w) => w.bytes(),
+            Self::Blocks(w) => w.bytes().len(),
+        }
+    }
+
+    /// The weights of some rows in f32, from `first_row` on: as many as `out`, `(rows, k)`
+    /// row-major, has room for.
+    ///
+    /// # Panics
+    /// If `out` is not a number of whole rows that the matrix has.
+    pub fn dequantize_rows(&self, first_row: usize, out: &mut [f32]) {
+        match self {
+            Self::Hqq(w) => product::dequantize_rows(w, first_row, out),
+            Self::Blocks(w) => w.dequantize_rows(first_row, out),
+        }
+    }
+}
