@@ -9,6 +9,10 @@ mod grids;
 mod values;
 
 pub(crate) use few::BlockVec;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use grids::{IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, sign_byte};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use values::{IQ4_LEVELS, MXFP4_LEVELS};
 pub(crate) use values::{Span, WIDTH, fill, floats, spans};
 
 use crate::cpu::Kernels;

@@ -3,8 +3,9 @@
 use std::arch::x86_64::*;
 use std::array::{from_mut, from_ref};
 
+use super::blocks::avx2::{block_layout, block_rows};
 use super::blocks::common::block_kernels;
-use super::blocks::{self, BlockRows, Layout, NATURAL, XBlock};
+use super::blocks::{self, Layout, XBlock};
 use super::common::{self, common_kernels, requantize};
 use super::{BLOCK, GroupInput, KB_F32, KB_I16, Kernels, Level, Q8_BLOCK, TILE, Units, scalar};
 use crate::blocks::BlockType;

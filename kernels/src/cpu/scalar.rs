@@ -40,6 +40,14 @@ pub(super) static KERNELS: Kernels = Kernels {
 common_kernels!();
 block_kernels!();
 
+fn block_layout(_kind: BlockType) -> &'static Layout {
+    &NATURAL
+}
+
+fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
+    blocks::common::block_rows(rows, out);
+}
+
 /// `a * b / 2^15`, rounded, as the instruction of that name.
 fn mulhrs(a: i16, b: i16) -> i16 {
     ((i32::from(a) * i32::from(b) + (1 << 14)) >> 15) as i16

@@ -61,9 +61,14 @@ pub(in super::super) fn block_integers(kind: BlockType, bytes: &[u8], out: &mut 
 }
 
 /// Rounds up to 256 activations, a multiple of 32. What is not a finite number makes all the
-/// outputs of its token NaN.
+/// outputs of its token NaN. `reorder` puts bytes in an order.
 #[inline(always)]
-pub(in super::super) fn block_x(layout: &Layout, x: &[f32], out: &mut XBlock) {
+pub(in super::super) fn block_x(
+    layout: &Layout,
+    x: &[f32],
+    out: &mut XBlock,
+    reorder: impl Fn(&[i8; WIDTH], &[u8; WIDTH], &mut [i8; WIDTH]),
+) {
     let mut q = [0i8; WIDTH];
     let mut units = [0f32; LANES];
     let mut sums = [0i32; LANES];
@@ -89,9 +94,16 @@ pub(in super::super) fn block_x(layout: &Layout, x: &[f32], out: &mut XBlock) {
         let (unit, sum) = (units[usize::from(*group)], sums[usize::from(*group)]);
         out.unit[lane] = unit * layout.factor[lane];
         out.sum[lane] = unit * sum as f32;
-        out.start[lane] = -layout.offset * sum;
+        // The factor is a power of 2.
+        out.start[lane] = -((layout.offset as f32 / layout.factor[lane]) as i32) * sum;
     }
-    for (out, column) in out.q.iter_mut().zip(&layout.order) {
+    reorder(&q, &layout.order, &mut out.q);
+}
+
+/// Puts 256 bytes in an order.
+#[inline(always)]
+pub(in super::super) fn reorder(q: &[i8; WIDTH], order: &[u8; WIDTH], out: &mut [i8; WIDTH]) {
+    for (out, column) in out.iter_mut().zip(order) {
         *out = q[usize::from(*column)];
     }
 }
@@ -170,18 +182,11 @@ macro_rules! block_kernels {
         }
         $(#[$features])?
         fn block_x(layout: &Layout, x: &[f32], out: &mut XBlock) {
-            blocks::common::block_x(layout, x, out);
+            blocks::common::block_x(layout, x, out, blocks::common::reorder);
         }
         $(#[$features])?
         fn dot_floats(kind: BlockType, x: &[f32], bytes: &[u8]) -> f32 {
             blocks::common::dot_floats(kind, x, bytes)
-        }
-        fn block_layout(_kind: BlockType) -> &'static Layout {
-            &NATURAL
-        }
-        $(#[$features])?
-        fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
-            blocks::common::block_rows(rows, out);
         }
     };
 }

@@ -4,7 +4,19 @@
 //! that the kernel of a type chooses: such that each 32-bit lane of four vectors of weights has the
 //! same 16 columns, so that a span needs one conversion to f32 and one vector of scales.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
 pub(super) mod common;
+#[cfg(target_arch = "x86_64")]
+mod rows;
+#[cfg(target_arch = "x86_64")]
+mod simd;
+#[cfg(target_arch = "x86_64")]
+mod types;
+#[cfg(target_arch = "x86_64")]
+mod vbmi;
 
 use crate::blocks::{BlockType, WIDTH};
 
@@ -36,6 +48,26 @@ pub(crate) struct Layout {
     pub factor: [f32; LANES],
     /// What is added to weights to make them unsigned.
     pub offset: i32,
+}
+
+impl Layout {
+    /// Vector `m` has columns `4m..4m + 4` of each lane's group.
+    #[cfg(target_arch = "x86_64")]
+    const fn new(groups: [u8; LANES], factor: [f32; LANES], offset: i32) -> Self {
+        let mut order = [0; WIDTH];
+        let mut i = 0;
+        while i < WIDTH {
+            let (m, lane, byte) = (i / 64, i / 4 % 16, i % 4);
+            order[i] = groups[lane] * 16 + (4 * m + byte) as u8;
+            i += 1;
+        }
+        Self {
+            order,
+            groups,
+            factor,
+            offset,
+        }
+    }
 }
 
 /// Columns as they come, for kernels that take a group at a time.

@@ -1,0 +1,264 @@
+//! [`Simd`] with AVX2, FMA and F16C: a vector is two registers.
+
+use std::arch::x86_64::*;
+
+use super::rows::{Decode, each_tokens, rows};
+use super::simd::{Simd, instructions};
+use super::{BlockRows, LANES, Layout, NATURAL, XBlock};
+use super::{common, types};
+use crate::blocks::{BlockType, WIDTH};
+
+/// AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Avx2(());
+
+impl Avx2 {
+    /// # Safety
+    /// The CPU has AVX2, FMA and F16C.
+    pub(in super::super) unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+type Bytes = [__m256i; 2];
+type Floats = [__m256; 2];
+
+#[inline(always)]
+unsafe fn pair<T>(v: &T) -> Bytes {
+    const { assert!(size_of::<T>() == 64) };
+    let at: *const __m256i = std::ptr::from_ref(v).cast();
+    // SAFETY: 64 bytes are there; the caller has AVX2.
+    unsafe { [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))] }
+}
+
+impl Simd for Avx2 {
+    type Bytes = Bytes;
+    type Floats = Floats;
+    const WIDE: bool = false;
+    const SIGNED_OFFSET: i32 = 0;
+
+    #[inline(always)]
+    fn signed(self, v: Bytes) -> Bytes {
+        v
+    }
+
+    instructions! {
+        fn load(bytes: &[u8; 64]) -> Bytes { pair(bytes) }
+        fn load32(a: &[u8; 32], b: &[u8; 32]) -> Bytes {
+            [_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast())]
+        }
+        fn load16(pieces: [&[u8; 16]; 4]) -> Bytes {
+            let [a, b, c, d] = pieces.map(|piece| _mm_loadu_si128(piece.as_ptr().cast()));
+            [_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)]
+        }
+        fn integers(v: &[i32; LANES]) -> Bytes { pair(v) }
+        fn floats(v: &[f32; LANES]) -> Floats { pair(v).map(|v| _mm256_castsi256_ps(v)) }
+        fn zero() -> Floats { [_mm256_setzero_ps(); 2] }
+
+        fn and(a: Bytes, b: Bytes) -> Bytes { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] }
+        fn or(a: Bytes, b: Bytes) -> Bytes { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
+        fn add(a: Bytes, b: Bytes) -> Bytes { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+        fn max(a: Bytes, b: Bytes) -> Bytes { [_mm256_max_epi32(a[0], b[0]), _mm256_max_epi32(a[1], b[1])] }
+        fn mul(a: Bytes, b: Bytes) -> Bytes { [_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])] }
+        fn shr(v: Bytes, by: &[i32; LANES]) -> Bytes {
+            let by = pair(by);
+            [_mm256_srlv_epi32(v[0], by[0]), _mm256_srlv_epi32(v[1], by[1])]
+        }
+        fn rotl(v: Bytes, by: &[i32; LANES]) -> Bytes {
+            let by = pair(by);
+            let turn = |v: __m256i, by: __m256i| {
+                // A shift by 32 gives 0.
+                let back = _mm256_sub_epi32(_mm256_set1_epi32(32), by);
+                _mm256_or_si256(_mm256_sllv_epi32(v, by), _mm256_srlv_epi32(v, back))
+            };
+            [turn(v[0], by[0]), turn(v[1], by[1])]
+        }
+        fn quads<const MASK: i32>(a: Bytes, b: Bytes) -> Bytes {
+            let quads = |a: __m256i, b: __m256i| {
+                let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+                _mm256_castps_si256(_mm256_shuffle_ps::<MASK>(a, b))
+            };
+            [quads(a[0], b[0]), quads(a[1], b[1])]
+        }
+        fn transpose(v: [Bytes; 4]) -> [Bytes; 4] {
+            let mut out = v;
+            for half in 0..2 {
+                let [a, b, c, d] = v.map(|v| v[half]);
+                let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+                out[0][half] = _mm256_unpacklo_epi64(ab, cd);
+                out[1][half] = _mm256_unpackhi_epi64(ab, cd);
+                let (ab, cd) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+                out[2][half] = _mm256_unpacklo_epi64(ab, cd);
+                out[3][half] = _mm256_unpackhi_epi64(ab, cd);
+            }
+            out
+        }
+        fn lookup(table: Bytes, index: Bytes) -> Bytes {
+            [_mm256_shuffle_epi8(table[0], index[0]), _mm256_shuffle_epi8(table[1], index[1])]
+        }
+
+        fn dot(sums: Bytes, w: Bytes, x: &[i8; 64]) -> Bytes {
+            let (ones, x) = (_mm256_set1_epi16(1), pair(x));
+            let dot = |sum, w, x| {
+                _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones))
+            };
+            [dot(sums[0], w[0], x[0]), dot(sums[1], w[1], x[1])]
+        }
+        fn dot_signed(sums: Bytes, w: Bytes, x: &[i8; 64]) -> Bytes {
+            let (ones, x) = (_mm256_set1_epi16(1), pair(x));
+            let dot = |sum, w, x| {
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones))
+            };
+            [dot(sums[0], w[0], x[0]), dot(sums[1], w[1], x[1])]
+        }
+
+        fn convert(v: Bytes) -> Floats { v.map(|v| _mm256_cvtepi32_ps(v)) }
+        fn from_bits(v: Bytes) -> Floats { v.map(|v| _mm256_castsi256_ps(v)) }
+        fn widen(v: __m128i) -> Bytes {
+            [_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(v, v))]
+        }
+        fn widen_signed(v: __m128i) -> Bytes {
+            [_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(v, v))]
+        }
+        fn half(bytes: [u8; 2]) -> Floats {
+            [_mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(bytes))); 2]
+        }
+        fn halves(v: __m128i, order: &[u8; 32]) -> Floats {
+            let at = order.as_ptr().cast::<__m128i>();
+            let [low, high] = [_mm_loadu_si128(at), _mm_loadu_si128(at.add(1))];
+            [low, high].map(|order| _mm256_cvtph_ps(_mm_shuffle_epi8(v, order)))
+        }
+        fn mul_f(a: Floats, b: Floats) -> Floats { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+        fn fma(a: Floats, b: Floats, c: Floats) -> Floats {
+            [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
+        }
+        fn fnma(a: Floats, b: Floats, c: Floats) -> Floats {
+            [_mm256_fnmadd_ps(a[0], b[0], c[0]), _mm256_fnmadd_ps(a[1], b[1], c[1])]
+        }
+        fn sum(v: Floats) -> f32 { super::super::avx2::sum_f32(_mm256_add_ps(v[0], v[1])) }
+        fn prefetch(ahead: *const u8, bytes: usize) { super::super::avx2::prefetch(ahead, 0, bytes) }
+        fn scales6(header: &[u8; 16]) -> __m128i { scales6(header) }
+        fn shuffle(v: __m128i, order: &[u8; 16]) -> __m128i { shuffle(v, order) }
+        fn load128(bytes: &[u8; 16]) -> __m128i { _mm_loadu_si128(bytes.as_ptr().cast()) }
+        fn halves_of_bytes(v: __m128i) -> [__m128i; 2] { halves_of_bytes(v) }
+        fn scales3(tail: &[u8; 16]) -> __m128i { scales3(tail) }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bytes(v: &[u8; 16]) -> __m128i {
+    // SAFETY: the array is 16 bytes long.
+    unsafe { _mm_loadu_si128(v.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn shuffle(v: __m128i, order: &[u8; 16]) -> __m128i {
+    _mm_shuffle_epi8(v, bytes(order))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn halves_of_bytes(v: __m128i) -> [__m128i; 2] {
+    let low = _mm_set1_epi8(15);
+    [
+        _mm_and_si128(v, low),
+        _mm_and_si128(_mm_srli_epi16::<4>(v), low),
+    ]
+}
+
+/// Scale or minimum `j` below 4 has the low 6 bits of a byte of its own; further ones have a half
+/// of a byte, and the high 2 bits of the one that is 4 before.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn scales6(header: &[u8; 16]) -> __m128i {
+    const LOW: [u8; 16] = [4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15];
+    const HIGH: [u8; 16] = {
+        let n = 0x80;
+        [n, n, n, n, 4, 5, 6, 7, n, n, n, n, 8, 9, 10, 11]
+    };
+    let header = bytes(header);
+    let low = _mm_srlv_epi32(shuffle(header, &LOW), _mm_setr_epi32(0, 0, 0, 4));
+    let mask = _mm_setr_epi32(0x3f3f_3f3f, 0x0f0f_0f0f, 0x3f3f_3f3f, 0x0f0f_0f0f);
+    let high = _mm_srli_epi16::<2>(shuffle(header, &HIGH));
+    _mm_or_si128(
+        _mm_and_si128(low, mask),
+        _mm_and_si128(high, _mm_set1_epi8(0x30)),
+    )
+}
+
+/// Scale `j` has a half of byte `j % 8` and two bits of byte `8 + j % 4`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn scales3(tail: &[u8; 16]) -> __m128i {
+    const LOW: [u8; 16] = [2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9];
+    const HIGH: [u8; 16] = [
+        10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13,
+    ];
+    let tail = bytes(tail);
+    let low = _mm_srlv_epi64(shuffle(tail, &LOW), _mm_set_epi64x(4, 0));
+    let high = _mm_srlv_epi32(shuffle(tail, &HIGH), _mm_setr_epi32(0, 2, 4, 6));
+    let high = _mm_slli_epi16::<4>(_mm_and_si128(high, _mm_set1_epi8(3)));
+    let all = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(15)), high);
+    _mm_sub_epi8(all, _mm_set1_epi8(32))
+}
+
+pub(in super::super) fn block_layout(kind: BlockType) -> &'static Layout {
+    fn of<K: Decode<Avx2, N>, const N: usize>() -> &'static Layout {
+        K::LAYOUT
+    }
+    match kind {
+        BlockType::Q4_K => of::<types::Q4K, 144>(),
+        BlockType::Q5_K => of::<types::Q5K, 176>(),
+        BlockType::Q6_K => of::<types::Q6K, 210>(),
+        BlockType::Q2_K => of::<types::Q2K, 84>(),
+        BlockType::Q3_K => of::<types::Q3K, 110>(),
+        BlockType::Q8_0 => of::<types::Q80, 272>(),
+        BlockType::MXFP4 => of::<types::Mxfp4, 136>(),
+        BlockType::Q4_0 => of::<types::Q40, 144>(),
+        BlockType::Q4_1 => of::<types::Q41, 160>(),
+        BlockType::Q5_0 => of::<types::Q50, 176>(),
+        BlockType::Q5_1 => of::<types::Q51, 192>(),
+        BlockType::IQ4_NL => of::<types::Iq4Nl, 144>(),
+        BlockType::IQ4_XS => of::<types::Iq4Xs, 136>(),
+        _ => &NATURAL,
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in super::super) fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
+    match rows.kind {
+        BlockType::Q4_K => typed::<types::Q4K, 144>(rows, out),
+        BlockType::Q5_K => typed::<types::Q5K, 176>(rows, out),
+        BlockType::Q6_K => typed::<types::Q6K, 210>(rows, out),
+        BlockType::Q2_K => typed::<types::Q2K, 84>(rows, out),
+        BlockType::Q3_K => typed::<types::Q3K, 110>(rows, out),
+        BlockType::Q8_0 => typed::<types::Q80, 272>(rows, out),
+        BlockType::MXFP4 => typed::<types::Mxfp4, 136>(rows, out),
+        BlockType::Q4_0 => typed::<types::Q40, 144>(rows, out),
+        BlockType::Q4_1 => typed::<types::Q41, 160>(rows, out),
+        BlockType::Q5_0 => typed::<types::Q50, 176>(rows, out),
+        BlockType::Q5_1 => typed::<types::Q51, 192>(rows, out),
+        BlockType::IQ4_NL => typed::<types::Iq4Nl, 144>(rows, out),
+        BlockType::IQ4_XS => typed::<types::Iq4Xs, 136>(rows, out),
+        _ => common::block_rows(rows, out),
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn typed<K: Decode<Avx2, N>, const N: usize>(rows: &BlockRows<'_>, out: &mut [f32]) {
+    each_tokens!(rows, out, |x, out, T| some::<K, N, T>(rows, x, out));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn some<K: Decode<Avx2, N>, const N: usize, const T: usize>(
+    some: &BlockRows<'_>,
+    x: &[XBlock],
+    out: &mut [f32],
+) {
+    // SAFETY: the features of this function.
+    let s = unsafe { Avx2::new() };
+    rows::<Avx2, K, N, T>(s, some, x, out);
+}
