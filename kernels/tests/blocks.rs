@@ -256,6 +256,44 @@ fn non_finite_activations_make_non_finite_outputs() {
     }
 }
 
+/// A scale that is no number does not become one on any path: only its row is lost.
+#[test]
+fn non_finite_scales_make_non_finite_outputs() {
+    let pool = Pool::new(1);
+    for kind in BlockType::ALL {
+        if kind.is_float() || kind == BlockType::MXFP4 {
+            continue;
+        }
+        let random = Blocks::random(&mut Rng::new(5), kind, (20, 1280), 0.01);
+        let mut bytes = random.matrix().bytes().to_vec();
+        let at = match kind {
+            BlockType::Q6_K => 208,
+            BlockType::Q3_K => 108,
+            BlockType::Q2_K => 80,
+            _ => 0,
+        };
+        // The last block of row 13.
+        let last = bytes.len() / 20 * 14 - kind.block_bytes();
+        bytes[last + at..last + at + 2].copy_from_slice(&[1, 0x7e]);
+        let w = BlockMatrix::new(kind, (20, 1280), &bytes).expect("a legal matrix");
+        for t in [1, 5, 20] {
+            let x = Rng::new(6).normals(t * 1280);
+            for level in levels() {
+                for precision in [Precision::Fast, Precision::Exact] {
+                    let y = run(&pool, level, precision, w.into(), &x);
+                    for (i, y) in y.iter().enumerate() {
+                        assert_eq!(
+                            y.is_finite(),
+                            i % 20 != 13,
+                            "{kind} {level:?} {precision:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Rows of one tile share nothing: a small one next to a large one keeps its digits.
 #[test]
 fn a_small_row_is_as_precise_as_its_large_neighbour() {

@@ -13,7 +13,7 @@ pub(crate) use few::BlockVec;
 pub(crate) use grids::{IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, sign_byte};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use values::{IQ4_LEVELS, MXFP4_LEVELS};
-pub(crate) use values::{Span, WIDTH, fill, floats, spans};
+pub(crate) use values::{Span, WIDTH, extremes, fill, floats, half, spans};
 
 use crate::cpu::Kernels;
 

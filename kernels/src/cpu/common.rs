@@ -25,7 +25,7 @@ pub(super) fn steps(max: f32, limit: f32) -> (f32, f32) {
 
 /// One instruction where `f32::max`, which must not return a NaN, takes several.
 #[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
+pub(super) fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }
 

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::rows::{Decode, each_tokens, rows};
-use super::simd::{Simd, instructions};
+use super::simd::{Simd, each2, each4, instructions};
 use super::{BlockRows, LANES, Layout, NATURAL, XBlock};
 use super::{common, types};
 use crate::blocks::{BlockType, WIDTH};
@@ -48,11 +48,11 @@ impl Simd for Avx2 {
             [_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast())]
         }
         fn load16(pieces: [&[u8; 16]; 4]) -> Bytes {
-            let [a, b, c, d] = pieces.map(|piece| _mm_loadu_si128(piece.as_ptr().cast()));
+            let [a, b, c, d] = each4!(pieces, |piece| _mm_loadu_si128(piece.as_ptr().cast()));
             [_mm256_set_m128i(b, a), _mm256_set_m128i(d, c)]
         }
         fn integers(v: &[i32; LANES]) -> Bytes { pair(v) }
-        fn floats(v: &[f32; LANES]) -> Floats { pair(v).map(|v| _mm256_castsi256_ps(v)) }
+        fn floats(v: &[f32; LANES]) -> Floats { each2!(pair(v), |v| _mm256_castsi256_ps(v)) }
         fn zero() -> Floats { [_mm256_setzero_ps(); 2] }
 
         fn and(a: Bytes, b: Bytes) -> Bytes { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] }
@@ -66,24 +66,15 @@ impl Simd for Avx2 {
         }
         fn rotl(v: Bytes, by: &[i32; LANES]) -> Bytes {
             let by = pair(by);
-            let turn = |v: __m256i, by: __m256i| {
-                // A shift by 32 gives 0.
-                let back = _mm256_sub_epi32(_mm256_set1_epi32(32), by);
-                _mm256_or_si256(_mm256_sllv_epi32(v, by), _mm256_srlv_epi32(v, back))
-            };
             [turn(v[0], by[0]), turn(v[1], by[1])]
         }
         fn quads<const MASK: i32>(a: Bytes, b: Bytes) -> Bytes {
-            let quads = |a: __m256i, b: __m256i| {
-                let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
-                _mm256_castps_si256(_mm256_shuffle_ps::<MASK>(a, b))
-            };
-            [quads(a[0], b[0]), quads(a[1], b[1])]
+            [quads::<MASK>(a[0], b[0]), quads::<MASK>(a[1], b[1])]
         }
         fn transpose(v: [Bytes; 4]) -> [Bytes; 4] {
             let mut out = v;
             for half in 0..2 {
-                let [a, b, c, d] = v.map(|v| v[half]);
+                let [a, b, c, d] = each4!(v, |v| v[half]);
                 let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
                 out[0][half] = _mm256_unpacklo_epi64(ab, cd);
                 out[1][half] = _mm256_unpackhi_epi64(ab, cd);
@@ -98,23 +89,19 @@ impl Simd for Avx2 {
         }
 
         fn dot(sums: Bytes, w: Bytes, x: &[i8; 64]) -> Bytes {
-            let (ones, x) = (_mm256_set1_epi16(1), pair(x));
-            let dot = |sum, w, x| {
-                _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones))
-            };
+            let x = pair(x);
             [dot(sums[0], w[0], x[0]), dot(sums[1], w[1], x[1])]
         }
         fn dot_signed(sums: Bytes, w: Bytes, x: &[i8; 64]) -> Bytes {
-            let (ones, x) = (_mm256_set1_epi16(1), pair(x));
-            let dot = |sum, w, x| {
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones))
-            };
-            [dot(sums[0], w[0], x[0]), dot(sums[1], w[1], x[1])]
+            let x = pair(x);
+            [
+                dot(sums[0], _mm256_abs_epi8(w[0]), _mm256_sign_epi8(x[0], w[0])),
+                dot(sums[1], _mm256_abs_epi8(w[1]), _mm256_sign_epi8(x[1], w[1])),
+            ]
         }
 
-        fn convert(v: Bytes) -> Floats { v.map(|v| _mm256_cvtepi32_ps(v)) }
-        fn from_bits(v: Bytes) -> Floats { v.map(|v| _mm256_castsi256_ps(v)) }
+        fn convert(v: Bytes) -> Floats { each2!(v, |v| _mm256_cvtepi32_ps(v)) }
+        fn reinterpret(v: Bytes) -> Floats { each2!(v, |v| _mm256_castsi256_ps(v)) }
         fn widen(v: __m128i) -> Bytes {
             [_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(v, v))]
         }
@@ -127,15 +114,13 @@ impl Simd for Avx2 {
         fn halves(v: __m128i, order: &[u8; 32]) -> Floats {
             let at = order.as_ptr().cast::<__m128i>();
             let [low, high] = [_mm_loadu_si128(at), _mm_loadu_si128(at.add(1))];
-            [low, high].map(|order| _mm256_cvtph_ps(_mm_shuffle_epi8(v, order)))
+            each2!([low, high], |order| _mm256_cvtph_ps(_mm_shuffle_epi8(v, order)))
         }
         fn mul_f(a: Floats, b: Floats) -> Floats { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
         fn fma(a: Floats, b: Floats, c: Floats) -> Floats {
             [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
         }
-        fn fnma(a: Floats, b: Floats, c: Floats) -> Floats {
-            [_mm256_fnmadd_ps(a[0], b[0], c[0]), _mm256_fnmadd_ps(a[1], b[1], c[1])]
-        }
+        fn sub_f(a: Floats, b: Floats) -> Floats { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
         fn sum(v: Floats) -> f32 { super::super::avx2::sum_f32(_mm256_add_ps(v[0], v[1])) }
         fn prefetch(ahead: *const u8, bytes: usize) { super::super::avx2::prefetch(ahead, 0, bytes) }
         fn scales6(header: &[u8; 16]) -> __m128i { scales6(header) }
@@ -144,6 +129,29 @@ impl Simd for Avx2 {
         fn halves_of_bytes(v: __m128i) -> [__m128i; 2] { halves_of_bytes(v) }
         fn scales3(tail: &[u8; 16]) -> __m128i { scales3(tail) }
     }
+}
+
+/// 32-bit integers, each rotated to the left by a number of its own.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn turn(v: __m256i, by: __m256i) -> __m256i {
+    // A shift by 32 gives 0.
+    let back = _mm256_sub_epi32(_mm256_set1_epi32(32), by);
+    _mm256_or_si256(_mm256_sllv_epi32(v, by), _mm256_srlv_epi32(v, back))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn quads<const MASK: i32>(a: __m256i, b: __m256i) -> __m256i {
+    let (a, b) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b));
+    _mm256_castps_si256(_mm256_shuffle_ps::<MASK>(a, b))
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot(sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    let pairs = _mm256_maddubs_epi16(w, x);
+    _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
 #[inline]
@@ -253,6 +261,7 @@ fn typed<K: Decode<Avx2, N>, const N: usize>(rows: &BlockRows<'_>, out: &mut [f3
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
 fn some<K: Decode<Avx2, N>, const N: usize, const T: usize>(
     some: &BlockRows<'_>,
     x: &[XBlock],

@@ -4,9 +4,9 @@ use std::arch::x86_64::*;
 
 use super::avx2::{halves_of_bytes, scales3, scales6, shuffle};
 use super::rows::{Decode, each_tokens, rows};
-use super::simd::{Simd, instructions};
+use super::simd::{Simd, each4, instructions};
 use super::{BlockRows, LANES, Layout, XBlock};
-use super::{avx2, common, types, vbmi};
+use super::{avx2, common, tiles, types, vbmi};
 use crate::blocks::{BlockType, WIDTH};
 
 /// AVX-512 F, BW, VL and VNNI, and what AVX2 kernels need.
@@ -34,7 +34,7 @@ impl Simd for Avx512 {
             _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(b.as_ptr().cast()))
         }
         fn load16(pieces: [&[u8; 16]; 4]) -> __m512i {
-            let [a, b, c, d] = pieces.map(|piece| _mm_loadu_si128(piece.as_ptr().cast()));
+            let [a, b, c, d] = each4!(pieces, |piece| _mm_loadu_si128(piece.as_ptr().cast()));
             let v = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
             _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(v, c), d)
         }
@@ -79,7 +79,7 @@ impl Simd for Avx512 {
         }
 
         fn convert(v: __m512i) -> __m512 { _mm512_cvtepi32_ps(v) }
-        fn from_bits(v: __m512i) -> __m512 { _mm512_castsi512_ps(v) }
+        fn reinterpret(v: __m512i) -> __m512 { _mm512_castsi512_ps(v) }
         fn widen(v: __m128i) -> __m512i { _mm512_cvtepu8_epi32(v) }
         fn widen_signed(v: __m128i) -> __m512i { _mm512_cvtepi8_epi32(v) }
         fn half(bytes: [u8; 2]) -> __m512 {
@@ -91,7 +91,7 @@ impl Simd for Avx512 {
         }
         fn mul_f(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
         fn fma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
-        fn fnma(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fnmadd_ps(a, b, c) }
+        fn sub_f(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
         fn sum(v: __m512) -> f32 { _mm512_reduce_add_ps(v) }
         fn prefetch(ahead: *const u8, bytes: usize) { super::super::avx2::prefetch(ahead, 0, bytes) }
         fn scales6(header: &[u8; 16]) -> __m128i { scales6(header) }
@@ -115,6 +115,16 @@ pub(in super::super) fn block_x(layout: &Layout, x: &[f32], out: &mut XBlock) {
         unsafe { vbmi::block_x(layout, x, out) }
     } else {
         common::block_x(layout, x, out, common::reorder);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(in super::super) fn block_integers(kind: BlockType, bytes: &[u8], out: &mut [i16]) -> f32 {
+    if has_vbmi() {
+        // SAFETY: the CPU has VBMI, and the features of this function.
+        unsafe { tiles::block_integers(kind, bytes, out) }
+    } else {
+        common::block_integers(kind, bytes, out)
     }
 }
 
@@ -173,6 +183,7 @@ fn typed<K: Decode<Avx512, N>, const N: usize>(rows: &BlockRows<'_>, out: &mut [
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline(never)]
 fn some<K: Decode<Avx512, N>, const N: usize, const T: usize>(
     some: &BlockRows<'_>,
     x: &[XBlock],

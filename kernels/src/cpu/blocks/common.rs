@@ -1,7 +1,7 @@
 //! Loops over blocks that compilers vectorize, once for all levels.
 
 use super::super::W_MAX;
-use super::super::common::{max_abs, round_i16, steps};
+use super::super::common::{larger, max_abs, round_i16, steps};
 use super::{BlockRows, LANES, Layout, XBlock, span_start};
 use crate::blocks::{self, BlockType, Span, WIDTH};
 use crate::outliers::is_finite;
@@ -26,21 +26,22 @@ pub(in super::super) fn block_values(kind: BlockType, bytes: &[u8], out: &mut [f
     }
 }
 
-/// Weights of a part of a row as integers up to [`W_MAX`]; returns the value of one unit.
+/// Weights of a part of a row as integers up to [`W_MAX`]; returns the value of one unit, NaN if a
+/// scale is not a finite number.
 #[inline(always)]
 pub(in super::super) fn block_integers(kind: BlockType, bytes: &[u8], out: &mut [i16]) -> f32 {
     const SPANS: usize = super::super::KB_I16 / WIDTH;
     let mut spans = [Span::ZERO; SPANS];
+    let (low, high) = blocks::extremes(kind);
     let mut most = [0f32; LANES];
+    let mut total = 0f32;
     for (bytes, span) in blocks::spans(kind, bytes).zip(&mut spans) {
-        let groups = blocks::fill(kind, bytes, span).div_ceil(WIDTH / LANES);
-        let (q, _) = span.q.as_chunks::<{ WIDTH / LANES }>();
-        for (group, q) in q.iter().enumerate().take(groups) {
-            let (scale, min) = (span.scale[group], span.min[group]);
-            for (most, q) in most.iter_mut().zip(q) {
-                let value = (scale * f32::from(*q) - min).abs();
-                *most = if value > *most { value } else { *most };
-            }
+        let groups = blocks::fill(kind, bytes, span) / (WIDTH / LANES);
+        let params = span.scale.iter().zip(&span.min).take(groups);
+        for (most, (scale, min)) in most.iter_mut().zip(params) {
+            let extent = larger((scale * low - min).abs(), (scale * high - min).abs());
+            *most = larger(*most, extent);
+            total += extent;
         }
     }
     let (to_units, unit) = steps(max_abs(&most), W_MAX);
@@ -57,7 +58,11 @@ pub(in super::super) fn block_integers(kind: BlockType, bytes: &[u8], out: &mut 
             }
         }
     }
-    unit
+    // Integers have no NaN: it would come out as a number.
+    match total.is_finite() {
+        true => unit,
+        false => f32::NAN,
+    }
 }
 
 /// Rounds up to 256 activations, a multiple of 32. What is not a finite number makes all the
@@ -148,15 +153,28 @@ pub(in super::super) fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
 /// The dot product of f32 and little-endian weights of a float type.
 #[inline(always)]
 pub(in super::super) fn dot_floats(kind: BlockType, x: &[f32], bytes: &[u8]) -> f32 {
+    match kind {
+        BlockType::F32 => dot_run(x, bytes.as_chunks::<4>().0, f32::from_le_bytes),
+        BlockType::BF16 => dot_run(x, bytes.as_chunks::<2>().0, |b| {
+            f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)
+        }),
+        _ => dot_run(x, bytes.as_chunks::<2>().0, |b| blocks::half(&b)),
+    }
+}
+
+#[inline(always)]
+fn dot_run<const B: usize>(x: &[f32], w: &[[u8; B]], of: impl Fn([u8; B]) -> f32) -> f32 {
     const RUN: usize = 64;
     let mut sums = [0f32; RUN];
-    let mut w = [0f32; RUN];
-    for (x, bytes) in x.chunks(RUN).zip(bytes.chunks(RUN * kind.block_bytes())) {
-        let w = &mut w[..x.len()];
-        blocks::floats(kind, bytes, w);
-        for ((sum, x), w) in sums.iter_mut().zip(x).zip(w.iter()) {
-            *sum += x * w;
+    let (xs, x_rest) = x.as_chunks::<RUN>();
+    let (ws, w_rest) = w.as_chunks::<RUN>();
+    for (x, w) in xs.iter().zip(ws) {
+        for i in 0..RUN {
+            sums[i] += x[i] * of(w[i]);
         }
+    }
+    for ((sum, x), w) in sums.iter_mut().zip(x_rest).zip(w_rest) {
+        *sum += x * of(*w);
     }
     // By halves, so that the order is the same however it is vectorized.
     let mut len = RUN;

@@ -14,6 +14,8 @@ mod rows;
 #[cfg(target_arch = "x86_64")]
 mod simd;
 #[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
 mod types;
 #[cfg(target_arch = "x86_64")]
 mod vbmi;
@@ -42,18 +44,54 @@ pub(crate) struct XBlock {
 pub(crate) struct Layout {
     /// The column of each byte.
     pub order: [u8; WIDTH],
+    /// The byte of each column.
+    pub inverse: [u8; WIDTH],
     /// The group of 16 columns of each lane.
     pub groups: [u8; LANES],
-    /// What a lane's sum of products has to be multiplied by.
+    /// The lane of each group of 16 columns.
+    pub lanes: [i32; LANES],
+    /// What a lane's sum of products has to be multiplied by, a power of 2.
     pub factor: [f32; LANES],
     /// What is added to weights to make them unsigned.
     pub offset: i32,
+    /// The same in each lane's units, for each of four bytes.
+    pub offsets: [i32; LANES],
 }
 
 impl Layout {
+    const fn new(
+        order: [u8; WIDTH],
+        groups: [u8; LANES],
+        factor: [f32; LANES],
+        offset: i32,
+    ) -> Self {
+        let (mut inverse, mut lanes, mut offsets) = ([0; WIDTH], [0; LANES], [0; LANES]);
+        let mut i = 0;
+        while i < WIDTH {
+            inverse[order[i] as usize] = i as u8;
+            i += 1;
+        }
+        let mut lane = 0;
+        while lane < LANES {
+            lanes[groups[lane] as usize] = lane as i32;
+            let units = (offset as f32 / factor[lane]) as u8;
+            offsets[lane] = i32::from_ne_bytes([units; 4]);
+            lane += 1;
+        }
+        Self {
+            order,
+            inverse,
+            groups,
+            lanes,
+            factor,
+            offset,
+            offsets,
+        }
+    }
+
     /// Vector `m` has columns `4m..4m + 4` of each lane's group.
     #[cfg(target_arch = "x86_64")]
-    const fn new(groups: [u8; LANES], factor: [f32; LANES], offset: i32) -> Self {
+    const fn by_lane(groups: [u8; LANES], factor: [f32; LANES], offset: i32) -> Self {
         let mut order = [0; WIDTH];
         let mut i = 0;
         while i < WIDTH {
@@ -61,14 +99,23 @@ impl Layout {
             order[i] = groups[lane] * 16 + (4 * m + byte) as u8;
             i += 1;
         }
-        Self {
-            order,
-            groups,
-            factor,
-            offset,
+        Self::new(order, groups, factor, offset)
+    }
+
+    /// Byte `i` of vector `m` has column `4i + m`.
+    #[cfg(target_arch = "x86_64")]
+    const fn planar(offset: i32) -> Self {
+        let mut order = [0; WIDTH];
+        let mut i = 0;
+        while i < WIDTH {
+            order[i] = (4 * (i % 64) + i / 64) as u8;
+            i += 1;
         }
+        Self::new(order, IN_ORDER, [1.0; LANES], offset)
     }
 }
+
+const IN_ORDER: [u8; LANES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 /// Columns as they come, for kernels that take a group at a time.
 pub(super) static NATURAL: Layout = {
@@ -78,12 +125,7 @@ pub(super) static NATURAL: Layout = {
         order[i] = i as u8;
         i += 1;
     }
-    Layout {
-        order,
-        groups: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
-        factor: [1.0; LANES],
-        offset: 0,
-    }
+    Layout::new(order, IN_ORDER, [1.0; LANES], 0)
 };
 
 /// Some rows and the activations of some tokens.

@@ -39,42 +39,59 @@ pub(in super::super) fn rows<S: Simd, K: Decode<S, N>, const N: usize, const T: 
     let count = rows.bytes.len() / rows.row_bytes;
     let x: [&[XBlock]; T] = std::array::from_fn(|token| &x[token * spans..][..spans]);
     let mut padded = [0u8; N];
-    for (row, bytes) in rows.bytes.chunks_exact(rows.row_bytes).enumerate() {
-        let mut sums = [s.zero(); T];
-        let bytes = if bytes.len() < N {
+    for (row, mut bytes) in rows.bytes.chunks_exact(rows.row_bytes).enumerate() {
+        if bytes.len() < N {
             padded[..bytes.len()].copy_from_slice(bytes);
-            &padded
-        } else {
-            bytes
-        };
-        let last = bytes.len() - N;
-        for i in 0..spans {
-            let at = (i * N).min(last);
-            let Some(span) = bytes[at..].first_chunk::<N>() else {
-                unreachable!("BUG: a span beyond its row")
-            };
-            s.prefetch(span.as_ptr().wrapping_add(AHEAD_BYTES), N);
-            let weights = K::decode(s, span);
-            for (sum, x) in sums.iter_mut().zip(&x) {
-                let x = &x[i];
-                let mut lanes = s.integers(&x.start);
-                for (w, x) in weights.w.iter().zip(x.q.as_chunks::<64>().0) {
-                    lanes = match K::SIGNED {
-                        true => s.dot_signed(lanes, *w, x),
-                        false => s.dot(lanes, *w, x),
-                    };
-                }
-                let scale = s.mul_f(weights.scale, s.floats(&x.unit));
-                *sum = s.fma(s.convert(lanes), scale, *sum);
-                if K::MIN {
-                    *sum = s.fnma(weights.min, s.floats(&x.sum), *sum);
-                }
-            }
+            bytes = &padded;
         }
-        for (token, sum) in sums.into_iter().enumerate() {
-            out[token * count + row] = s.sum(sum);
+        for (token, sum) in one_row::<S, K, N, T>(s, bytes, x).into_iter().enumerate() {
+            out[token * count + row] = sum;
         }
     }
+}
+
+/// The products of a row, at least a span long, with `T` tokens.
+#[inline(always)]
+fn one_row<S: Simd, K: Decode<S, N>, const N: usize, const T: usize>(
+    s: S,
+    row: &[u8],
+    x: [&[XBlock]; T],
+) -> [f32; T] {
+    let mut sums = [s.zero(); T];
+    // Apart from the others, so that no addition waits for the other.
+    let mut minima = [s.zero(); T];
+    let last = row.len() - N;
+    for i in 0..x[0].len() {
+        let Some(span) = row[(i * N).min(last)..].first_chunk::<N>() else {
+            unreachable!("BUG: a span beyond its row")
+        };
+        s.prefetch(span.as_ptr().wrapping_add(AHEAD_BYTES), N);
+        let weights = K::decode(s, span);
+        for t in 0..T {
+            let x = &x[t][i];
+            let q = x.q.as_chunks::<64>().0;
+            let mut lanes = s.integers(&x.start);
+            for (w, q) in weights.w.iter().zip(q) {
+                lanes = match K::SIGNED {
+                    true => s.dot_signed(lanes, *w, q),
+                    false => s.dot(lanes, *w, q),
+                };
+            }
+            let scale = s.mul_f(weights.scale, s.floats(&x.unit));
+            sums[t] = s.fma(s.convert(lanes), scale, sums[t]);
+            if K::MIN {
+                minima[t] = s.fma(weights.min, s.floats(&x.sum), minima[t]);
+            }
+        }
+    }
+    let mut out = [0.0; T];
+    for t in 0..T {
+        out[t] = match K::MIN {
+            true => s.sum(s.sub_f(sums[t], minima[t])),
+            false => s.sum(sums[t]),
+        };
+    }
+    out
 }
 
 /// Calls `$each(x, out, T)` for runs of 4, 2 and 1 tokens.

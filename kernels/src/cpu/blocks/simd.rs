@@ -57,7 +57,7 @@ pub(in super::super) trait Simd: Copy {
     /// 32-bit integers to f32.
     fn convert(self, v: Self::Bytes) -> Self::Floats;
     /// The bits of f32.
-    fn from_bits(self, v: Self::Bytes) -> Self::Floats;
+    fn reinterpret(self, v: Self::Bytes) -> Self::Floats;
     /// 16 bytes to 32-bit integers.
     fn widen(self, v: __m128i) -> Self::Bytes;
     /// 16 signed bytes to 32-bit integers.
@@ -69,8 +69,7 @@ pub(in super::super) trait Simd: Copy {
     fn mul_f(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c`.
     fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
-    /// `c - a * b`.
-    fn fnma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    fn sub_f(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// The sum of all lanes.
     fn sum(self, v: Self::Floats) -> f32;
 
@@ -103,3 +102,45 @@ macro_rules! instructions {
     };
 }
 pub(super) use instructions;
+
+/// `[$of, ...]` for each `$x` of an array of two or four. Unlike with `map`, `$of` is compiled with
+/// the features of the function around it.
+macro_rules! each2 {
+    ($all:expr, |$x:ident| $of:expr) => {{
+        let [a, b] = $all;
+        [
+            {
+                let $x = a;
+                $of
+            },
+            {
+                let $x = b;
+                $of
+            },
+        ]
+    }};
+}
+macro_rules! each4 {
+    ($all:expr, |$x:ident| $of:expr) => {{
+        let [a, b, c, d] = $all;
+        [
+            {
+                let $x = a;
+                $of
+            },
+            {
+                let $x = b;
+                $of
+            },
+            {
+                let $x = c;
+                $of
+            },
+            {
+                let $x = d;
+                $of
+            },
+        ]
+    }};
+}
+pub(super) use {each2, each4};

@@ -2,7 +2,7 @@
 //! [`crate::blocks`]' scalar code, value by value; here each 32-bit lane collects one group of 16.
 
 use super::rows::{Decode, Weights};
-use super::simd::Simd;
+use super::simd::{Simd, each2, each4};
 use super::{LANES, Layout};
 use crate::blocks::{IQ4_LEVELS, MXFP4_LEVELS};
 
@@ -94,7 +94,8 @@ fn scales_k<S: Simd>(s: S, header: &[u8; 16]) -> [S::Floats; 2] {
     const SCALES: [u8; 16] = sub_order(0);
     const MINIMA: [u8; 16] = sub_order(8);
     let all = s.scales6(header);
-    let [scale, min] = [SCALES, MINIMA].map(|order| s.convert(s.widen(s.shuffle(all, &order))));
+    let [scale, min] = each2!([&SCALES, &MINIMA], |order| s
+        .convert(s.widen(s.shuffle(all, order))));
     [
         s.mul_f(scale, s.half([header[0], header[1]])),
         s.mul_f(min, s.half([header[2], header[3]])),
@@ -105,8 +106,8 @@ pub(in super::super) struct Q4K;
 
 impl<S: Simd> Decode<S, 144> for Q4K {
     const LAYOUT: &'static Layout = match S::WIDE {
-        true => &const { Layout::new(GROUPS_K, nibble_factor(true), 0) },
-        false => &const { Layout::new(GROUPS_K, ONES, 0) },
+        true => &const { Layout::by_lane(GROUPS_K, nibble_factor(true), 0) },
+        false => &const { Layout::by_lane(GROUPS_K, ONES, 0) },
     };
     const MIN: bool = true;
 
@@ -116,7 +117,7 @@ impl<S: Simd> Decode<S, 144> for Q4K {
         let low = s.load(part::<16, 64, 144>(b));
         let high = s.load(part::<80, 64, 144>(b));
         Weights {
-            w: quads(s, low, high).map(|v| nibbles_in_place(s, v)),
+            w: each4!(quads(s, low, high), |v| nibbles_in_place(s, v)),
             scale,
             min,
         }
@@ -126,7 +127,7 @@ impl<S: Simd> Decode<S, 144> for Q4K {
 pub(in super::super) struct Q5K;
 
 impl<S: Simd> Decode<S, 176> for Q5K {
-    const LAYOUT: &'static Layout = &const { Layout::new(GROUPS_K, ONES, 0) };
+    const LAYOUT: &'static Layout = &const { Layout::by_lane(GROUPS_K, ONES, 0) };
     const MIN: bool = true;
 
     #[inline(always)]
@@ -139,9 +140,10 @@ impl<S: Simd> Decode<S, 176> for Q5K {
         let fifth = s.load32(fifth, fifth);
         let low = s.load(part::<48, 64, 176>(b));
         let high = s.load(part::<112, 64, 176>(b));
-        let mut w = quads(s, low, high).map(|v| nibbles(s, v));
-        for (w, fifth) in w.iter_mut().zip(quads(s, fifth, fifth)) {
-            *w = s.or(*w, s.and(s.rotl(fifth, &TURN), splat(s, 16)));
+        let mut w = each4!(quads(s, low, high), |v| nibbles(s, v));
+        let fifth = quads(s, fifth, fifth);
+        for m in 0..4 {
+            w[m] = s.or(w[m], s.and(s.rotl(fifth[m], &TURN), splat(s, 16)));
         }
         Weights { w, scale, min }
     }
@@ -153,7 +155,7 @@ const GROUPS_6: [u8; LANES] = by_lane!(u8, |i, r| 8 * (r / 2) + 4 * (r % 2) + i)
 pub(in super::super) struct Q6K;
 
 impl<S: Simd> Decode<S, 210> for Q6K {
-    const LAYOUT: &'static Layout = &const { Layout::new(GROUPS_6, ONES, 32) };
+    const LAYOUT: &'static Layout = &const { Layout::by_lane(GROUPS_6, ONES, 32) };
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 210]) -> Weights<S> {
@@ -166,9 +168,9 @@ impl<S: Simd> Decode<S, 210> for Q6K {
             s.load(part::<0, 64, 210>(b)),
             s.load(part::<64, 64, 210>(b)),
         );
-        let mut w = low.map(|v| nibbles(s, v));
-        for (w, high) in w.iter_mut().zip(high) {
-            *w = s.or(*w, s.and(s.rotl(high, &TURN), splat(s, 0x30)));
+        let mut w = each4!(low, |v| nibbles(s, v));
+        for m in 0..4 {
+            w[m] = s.or(w[m], s.and(s.rotl(high[m], &TURN), splat(s, 0x30)));
         }
         let scales = s.shuffle(s.load128(part::<192, 16, 210>(b)), &GROUPS_6);
         let scale = s.convert(s.widen_signed(scales));
@@ -204,8 +206,8 @@ pub(in super::super) struct Q2K;
 
 impl<S: Simd> Decode<S, 84> for Q2K {
     const LAYOUT: &'static Layout = match S::WIDE {
-        true => &const { Layout::new(GROUPS_2, pair_factor(), 0) },
-        false => &const { Layout::new(GROUPS_2, ONES, 0) },
+        true => &const { Layout::by_lane(GROUPS_2, pair_factor(), 0) },
+        false => &const { Layout::by_lane(GROUPS_2, ONES, 0) },
     };
     const MIN: bool = true;
 
@@ -213,12 +215,12 @@ impl<S: Simd> Decode<S, 84> for Q2K {
     fn decode(s: S, b: &[u8; 84]) -> Weights<S> {
         const MASK: [i32; LANES] = by_lane!(i32, |_i, r| (0x0303_0303u32 << (2 * r)) as i32);
         let v = s.load(part::<16, 64, 84>(b));
-        let w = quads(s, v, v).map(|v| match S::WIDE {
+        let w = each4!(quads(s, v, v), |v| match S::WIDE {
             true => s.and(v, s.integers(&MASK)),
             false => pairs(s, v),
         });
         let scales = s.shuffle(s.load128(part::<0, 16, 84>(b)), &GROUPS_2);
-        let [scale, min] = s.halves_of_bytes(scales).map(|v| s.convert(s.widen(v)));
+        let [scale, min] = each2!(s.halves_of_bytes(scales), |v| s.convert(s.widen(v)));
         Weights {
             w,
             scale: s.mul_f(scale, s.half([b[80], b[81]])),
@@ -230,7 +232,7 @@ impl<S: Simd> Decode<S, 84> for Q2K {
 pub(in super::super) struct Q3K;
 
 impl<S: Simd> Decode<S, 110> for Q3K {
-    const LAYOUT: &'static Layout = &const { Layout::new(GROUPS_2, ONES, 4) };
+    const LAYOUT: &'static Layout = &const { Layout::by_lane(GROUPS_2, ONES, 4) };
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 110]) -> Weights<S> {
@@ -239,9 +241,10 @@ impl<S: Simd> Decode<S, 110> for Q3K {
         let high = part::<0, 32, 110>(b);
         let high = s.load32(high, high);
         let v = s.load(part::<32, 64, 110>(b));
-        let mut w = quads(s, v, v).map(|v| pairs(s, v));
-        for (w, high) in w.iter_mut().zip(quads(s, high, high)) {
-            *w = s.or(*w, s.and(s.rotl(high, &TURN), splat(s, 4)));
+        let mut w = each4!(quads(s, v, v), |v| pairs(s, v));
+        let high = quads(s, high, high);
+        for m in 0..4 {
+            w[m] = s.or(w[m], s.and(s.rotl(high[m], &TURN), splat(s, 4)));
         }
         let scales = s.shuffle(s.scales3(part::<94, 16, 110>(b)), &GROUPS_2);
         let scale = s.convert(s.widen_signed(scales));
@@ -307,14 +310,14 @@ pub(in super::super) struct Q40;
 
 impl<S: Simd> Decode<S, 144> for Q40 {
     const LAYOUT: &'static Layout = match S::WIDE {
-        true => &const { Layout::new(GROUPS_16, nibble_factor(true), 8) },
-        false => &const { Layout::new(GROUPS_16, ONES, 8) },
+        true => &const { Layout::by_lane(GROUPS_16, nibble_factor(true), 8) },
+        false => &const { Layout::by_lane(GROUPS_16, ONES, 8) },
     };
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 144]) -> Weights<S> {
         Weights {
-            w: pieces::<S, 2, 18, 144>(s, b).map(|v| nibbles_in_place(s, v)),
+            w: each4!(pieces::<S, 2, 18, 144>(s, b), |v| nibbles_in_place(s, v)),
             scale: halves::<S, 0, 18, 144>(s, b, &HALVES_16),
             min: s.zero(),
         }
@@ -331,15 +334,15 @@ pub(in super::super) struct Q41;
 
 impl<S: Simd> Decode<S, 160> for Q41 {
     const LAYOUT: &'static Layout = match S::WIDE {
-        true => &const { Layout::new(GROUPS_16, nibble_factor(true), 0) },
-        false => &const { Layout::new(GROUPS_16, ONES, 0) },
+        true => &const { Layout::by_lane(GROUPS_16, nibble_factor(true), 0) },
+        false => &const { Layout::by_lane(GROUPS_16, ONES, 0) },
     };
     const MIN: bool = true;
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 160]) -> Weights<S> {
         Weights {
-            w: pieces::<S, 4, 20, 160>(s, b).map(|v| nibbles_in_place(s, v)),
+            w: each4!(pieces::<S, 4, 20, 160>(s, b), |v| nibbles_in_place(s, v)),
             scale: halves::<S, 0, 20, 160>(s, b, &HALVES_16),
             min: minus(s, halves::<S, 2, 20, 160>(s, b, &HALVES_16)),
         }
@@ -369,9 +372,9 @@ fn fifths<S: Simd, const AT: usize, const SIZE: usize, const N: usize>(
     // Bit i of four, times 2^(7i + 4), is bit 4 of byte i.
     let (four, spread) = (s.integers(&[15; LANES]), s.integers(&[0x0204_0810; LANES]));
     let mut out = w;
-    for (out, shifts) in out.iter_mut().zip(&SHIFTS) {
-        let bits = s.mul(s.and(s.shr(bits, shifts), four), spread);
-        *out = s.or(*out, s.and(bits, splat(s, 16)));
+    for m in 0..4 {
+        let bits = s.mul(s.and(s.shr(bits, &SHIFTS[m]), four), spread);
+        out[m] = s.or(out[m], s.and(bits, splat(s, 16)));
     }
     out
 }
@@ -379,11 +382,11 @@ fn fifths<S: Simd, const AT: usize, const SIZE: usize, const N: usize>(
 pub(in super::super) struct Q50;
 
 impl<S: Simd> Decode<S, 176> for Q50 {
-    const LAYOUT: &'static Layout = &const { Layout::new(GROUPS_16, ONES, 16) };
+    const LAYOUT: &'static Layout = &const { Layout::by_lane(GROUPS_16, ONES, 16) };
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 176]) -> Weights<S> {
-        let w = pieces::<S, 6, 22, 176>(s, b).map(|v| nibbles(s, v));
+        let w = each4!(pieces::<S, 6, 22, 176>(s, b), |v| nibbles(s, v));
         Weights {
             w: fifths::<S, 2, 22, 176>(s, b, w),
             scale: halves::<S, 0, 22, 176>(s, b, &HALVES_16),
@@ -395,12 +398,12 @@ impl<S: Simd> Decode<S, 176> for Q50 {
 pub(in super::super) struct Q51;
 
 impl<S: Simd> Decode<S, 192> for Q51 {
-    const LAYOUT: &'static Layout = &const { Layout::new(GROUPS_16, ONES, 0) };
+    const LAYOUT: &'static Layout = &const { Layout::by_lane(GROUPS_16, ONES, 0) };
     const MIN: bool = true;
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 192]) -> Weights<S> {
-        let w = pieces::<S, 8, 24, 192>(s, b).map(|v| nibbles(s, v));
+        let w = each4!(pieces::<S, 8, 24, 192>(s, b), |v| nibbles(s, v));
         Weights {
             w: fifths::<S, 4, 24, 192>(s, b, w),
             scale: halves::<S, 0, 24, 192>(s, b, &HALVES_16),
@@ -420,8 +423,8 @@ pub(in super::super) struct Iq4Nl;
 
 impl<S: Simd> Decode<S, 144> for Iq4Nl {
     const LAYOUT: &'static Layout = match S::SIGNED_OFFSET {
-        0 => &const { Layout::new(GROUPS_16, ONES, 0) },
-        _ => &const { Layout::new(GROUPS_16, ONES, 128) },
+        0 => &const { Layout::by_lane(GROUPS_16, ONES, 0) },
+        _ => &const { Layout::by_lane(GROUPS_16, ONES, 128) },
     };
     const SIGNED: bool = true;
 
@@ -429,7 +432,8 @@ impl<S: Simd> Decode<S, 144> for Iq4Nl {
     fn decode(s: S, b: &[u8; 144]) -> Weights<S> {
         let table = table(s, &IQ4_LEVELS);
         Weights {
-            w: pieces::<S, 2, 18, 144>(s, b).map(|v| s.lookup(table, nibbles(s, v))),
+            w: each4!(pieces::<S, 2, 18, 144>(s, b), |v| s
+                .lookup(table, nibbles(s, v))),
             scale: halves::<S, 0, 18, 144>(s, b, &HALVES_16),
             min: s.zero(),
         }
@@ -460,7 +464,7 @@ impl<S: Simd> Decode<S, 136> for Iq4Xs {
         let scale = s.or(low, s.and(high, s.integers(&[0x30; LANES])));
         let scale = s.convert(s.add(scale, s.integers(&[-32; LANES])));
         Weights {
-            w: w.map(|v| s.lookup(table, nibbles(s, v))),
+            w: each4!(w, |v| s.lookup(table, nibbles(s, v))),
             scale: s.mul_f(scale, s.half([b[0], b[1]])),
             min: s.zero(),
         }
@@ -491,8 +495,9 @@ impl<S: Simd> Decode<S, 136> for Mxfp4 {
             s.integers(&[1 << 21; LANES]),
         );
         Weights {
-            w: pieces::<S, 1, 17, 136>(s, b).map(|v| s.lookup(table, nibbles(s, v))),
-            scale: s.from_bits(s.max(normal, least)),
+            w: each4!(pieces::<S, 1, 17, 136>(s, b), |v| s
+                .lookup(table, nibbles(s, v))),
+            scale: s.reinterpret(s.max(normal, least)),
             min: s.zero(),
         }
     }
@@ -504,8 +509,8 @@ impl<S: Simd> Decode<S, 272> for Q80 {
     const LAYOUT: &'static Layout = {
         const GROUPS: [u8; LANES] = by_lane!(u8, |i, r| 4 * r + i);
         match S::SIGNED_OFFSET {
-            0 => &const { Layout::new(GROUPS, ONES, 0) },
-            _ => &const { Layout::new(GROUPS, ONES, 128) },
+            0 => &const { Layout::by_lane(GROUPS, ONES, 0) },
+            _ => &const { Layout::by_lane(GROUPS, ONES, 128) },
         }
     };
     const SIGNED: bool = true;
@@ -520,7 +525,7 @@ impl<S: Simd> Decode<S, 272> for Q80 {
             s.load32(part::<206, 32, 272>(b), part::<240, 32, 272>(b)),
         ];
         Weights {
-            w: s.transpose(w).map(|v| s.signed(v)),
+            w: each4!(s.transpose(w), |v| s.signed(v)),
             scale: halves::<S, 0, 34, 272>(s, b, &HALVES),
             min: s.zero(),
         }

@@ -10,7 +10,8 @@ use std::arch::x86_64::*;
 
 use super::avx512::Avx512;
 use super::rows::{Decode, Weights, each_tokens, rows};
-use super::{BlockRows, LANES, Layout, XBlock, common};
+use super::simd::{each2, each4};
+use super::{BlockRows, Layout, XBlock, common};
 use crate::blocks::{BlockType, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, WIDTH, sign_byte};
 
 /// Added to the values of IQ2 and IQ3_XXS, which are at most 62.
@@ -18,23 +19,8 @@ const OFFSET: u8 = 64;
 /// Added to the values of IQ3_S, which are at most 15.
 const OFFSET_S: u8 = 16;
 
-const fn planar(offset: u8) -> Layout {
-    let mut order = [0; WIDTH];
-    let mut i = 0;
-    while i < WIDTH {
-        order[i] = (4 * (i % 64) + i / 64) as u8;
-        i += 1;
-    }
-    Layout {
-        order,
-        groups: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
-        factor: [1.0; LANES],
-        offset: offset as i32,
-    }
-}
-
-static PLANAR: Layout = planar(OFFSET);
-static PLANAR_S: Layout = planar(OFFSET_S);
+static PLANAR: Layout = Layout::planar(OFFSET as i32);
+static PLANAR_S: Layout = Layout::planar(OFFSET_S as i32);
 
 /// The signs that 7 bits stand for.
 static SIGNS: [u8; 128] = {
@@ -155,7 +141,9 @@ fn lookup128(table: &[u8; 128], index: __m512i) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 fn lookup256(table: &[u8], index: __m512i, high: __mmask64) -> __m512i {
-    let [low, upper] = [part(table, 0), part(table, 128)].map(|table| lookup128(table, index));
+    let [low, upper] = each2!([part(table, 0), part(table, 128)], |half| lookup128(
+        half, index
+    ));
     _mm512_mask_blend_epi8(high, low, upper)
 }
 
@@ -181,9 +169,9 @@ fn with_signs(planes: [__m512i; 4], signs: __m512i, offset: u8) -> [__m512i; 4] 
         bytes!(|i| 8u8 << (i % 2 * 4)),
     ];
     let mut w = planes;
-    for (w, bits) in w.iter_mut().zip(bits) {
-        let minus = _mm512_test_epi8_mask(signs, bits);
-        *w = _mm512_mask_sub_epi8(*w, minus, twice, *w);
+    for p in 0..4 {
+        let minus = _mm512_test_epi8_mask(signs, bits[p]);
+        w[p] = _mm512_mask_sub_epi8(w[p], minus, twice, w[p]);
     }
     w
 }
@@ -194,11 +182,11 @@ fn with_signs(planes: [__m512i; 4], signs: __m512i, offset: u8) -> [__m512i; 4] 
 fn unpack2(first: __m512i, second: __m512i) -> [__m512i; 4] {
     let low = _mm512_mask_blend_epi8(0xaaaa_aaaa_aaaa_aaaa, first, second);
     let high = _mm512_srli_epi16::<4>(low);
-    let [a, b] = [&LEVELS_LOW, &LEVELS_HIGH].map(|levels| {
+    let [a, b] = each2!([&LEVELS_LOW, &LEVELS_HIGH], |levels| {
         // SAFETY: the array is 16 bytes long.
         _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(levels.as_ptr().cast()) })
     });
-    let [of_low, of_high] = [3, 12].map(|mask| _mm512_set1_epi8(mask));
+    let (of_low, of_high) = (_mm512_set1_epi8(3), _mm512_set1_epi8(12));
     [
         _mm512_shuffle_epi8(a, _mm512_and_si512(low, of_low)),
         _mm512_shuffle_epi8(b, _mm512_and_si512(low, of_high)),
@@ -239,7 +227,7 @@ fn doubled(bytes: &[u8; 32]) -> __m512i {
 fn iq3_xxs(b: &[u8; 98]) -> ([__m512i; 4], __m512) {
     let index = load(part(b, 2));
     let high = _mm512_movepi8_mask(index);
-    let planes = [0, 1, 2, 3].map(|p: usize| lookup256(&PLANES3[p], index, high));
+    let planes = each4!([0, 1, 2, 3], |p| lookup256(&PLANES3[p], index, high));
     let words = _mm512_cvtepu32_epi64(load32(part(b, 66)));
     let sevens = _mm512_multishift_epi64_epi8(bytes!(|i| i % 8 / 2 * 7), words);
     let scales = _mm512_srli_epi32::<28>(_mm512_shuffle_epi32::<0xa0>(words));
@@ -254,15 +242,18 @@ fn iq3_xxs(b: &[u8; 98]) -> ([__m512i; 4], __m512) {
 fn iq3_s(b: &[u8; 110]) -> ([__m512i; 4], __m512) {
     let index = load(part(b, 2));
     let high = [_mm512_movepi8_mask(index), u64::from_le_bytes(*part(b, 66))];
-    let [first, second] = [0, 1].map(|i: usize| lookup512(&PAIRS3[i], index, high));
+    let [first, second] = each2!([0, 1], |i| lookup512(&PAIRS3[i], index, high));
     let (mask, offset) = (_mm512_set1_epi8(15), _mm512_set1_epi8(OFFSET_S as i8));
     let planes = [
         first,
         _mm512_srli_epi16::<4>(first),
         second,
         _mm512_srli_epi16::<4>(second),
-    ]
-    .map(|v| _mm512_or_si512(_mm512_and_si512(v, mask), offset));
+    ];
+    let planes = each4!(planes, |v| _mm512_or_si512(
+        _mm512_and_si512(v, mask),
+        offset
+    ));
     let word = _mm512_set1_epi32(i32::from_le_bytes(*part(b, 106)));
     let by = _mm512_setr_epi32(0, 0, 4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24, 24, 28, 28);
     let scales = _mm512_and_si512(_mm512_srlv_epi32(word, by), _mm512_set1_epi32(15));
@@ -280,7 +271,7 @@ fn iq2_xxs(b: &[u8; 66]) -> ([__m512i; 4], __m512) {
     let all = load(part(b, 2));
     let index = _mm512_shuffle_epi8(all, bytes!(|i| i % 16 / 8 * 8 + i % 8 / 2));
     let high = _mm512_movepi8_mask(index);
-    let [first, second] = [0, 1].map(|i: usize| lookup256(&FOURS_XXS[i], index, high));
+    let [first, second] = each2!([0, 1], |i| lookup256(&FOURS_XXS[i], index, high));
     let sevens = _mm512_multishift_epi64_epi8(bytes!(|i| 32 + i % 8 / 2 * 7), all);
     let scales = _mm512_srli_epi32::<28>(_mm512_shuffle_epi32::<0xf5>(all));
     (
@@ -299,7 +290,7 @@ fn iq2_xs(b: &[u8; 74]) -> ([__m512i; 4], __m512) {
         _mm512_movepi8_mask(index),
         _mm512_test_epi8_mask(upper, _mm512_set1_epi8(1)),
     ];
-    let [first, second] = [0, 1].map(|i: usize| lookup512(&FOURS_XS[i], index, high));
+    let [first, second] = each2!([0, 1], |i| lookup512(&FOURS_XS[i], index, high));
     let sevens = _mm512_srli_epi16::<1>(upper);
     (
         with_signs(unpack2(first, second), lookup128(&SIGNS, sevens), OFFSET),
@@ -318,7 +309,7 @@ fn iq2_s(b: &[u8; 82]) -> ([__m512i; 4], __m512) {
         _mm512_test_epi8_mask(upper, _mm512_set1_epi8(1)),
     ];
     let top = _mm512_test_epi8_mask(upper, _mm512_set1_epi8(2));
-    let [first, second] = [0, 1].map(|i: usize| {
+    let [first, second] = each2!([0, 1], |i| {
         let low = lookup512(&FOURS_S[i][..512], index, high);
         _mm512_mask_blend_epi8(top, low, lookup512(&FOURS_S[i][512..], index, high))
     });
@@ -341,7 +332,11 @@ macro_rules! types {
                 fn decode(_s: Avx512, b: &[u8; $n]) -> Weights<Avx512> {
                     // SAFETY: these types are only used where the CPU has VBMI.
                     let (w, scale) = unsafe { $decode(b) };
-                    Weights { w, scale, min: scale }
+                    Weights {
+                        w,
+                        scale,
+                        min: scale,
+                    }
                 }
             }
         )*
@@ -409,6 +404,7 @@ fn typed<K: Decode<Avx512, N>, const N: usize>(rows: &BlockRows<'_>, out: &mut [
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+#[inline(never)]
 fn some<K: Decode<Avx512, N>, const N: usize, const T: usize>(
     some: &BlockRows<'_>,
     x: &[XBlock],
