@@ -1,0 +1,68 @@
+//! GGUF files: what llama.cpp and most published quantizations of models use.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use octet_gguf::Gguf;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A file, any part of a split one, or a folder with one model.
+//! let gguf = Gguf::open(Path::new("Qwen3-30B-A3B-Q4_K_M.gguf"))?;
+//! let layers: u32 = gguf.metadata().require("qwen3moe.block_count")?;
+//! for (name, tensor) in gguf.tensors() {
+//!     println!("{name}: {} {:?}", tensor.ty, tensor.dims);
+//! }
+//! # let _ = layers;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! From the bottom up:
+//!
+//! ```text
+//! tensor_type   the block types: their sizes, and which of their bytes are floats
+//! header        one file's metadata and places of tensors, checked byte by byte
+//! file, gguf    one file, mapped and open; a model's files as one; the model of a folder
+//! writer        a file from metadata and tensors that are made as they are written
+//! ```
+//!
+//! # Hostile files
+//! A file is taken for damaged or malicious until the opposite is shown. Every length is held
+//! against what is left of the file before anything is allocated or skipped by it, sums and products
+//! are checked, and names, keys and ranges of tensors are each used once. What an open [`Gguf`]
+//! gives can be relied on: every tensor is of a type that is read, has whole blocks, and lies in
+//! its file. NaN and infinity are not looked for: they can be in any block, so that means reading
+//! the file. [`TensorType::first_non_finite`] finds them in what was read.
+//!
+//! # Files that change while they are open
+//! A map shows a file as it is now. Whoever replaces a model must write a new file and rename it:
+//! bytes overwritten in place are used as they are, and when a mapped file is cut short the system
+//! ends the process (SIGBUS) at the next access past its new end. [`Gguf::read`] gives an error
+//! instead.
+#![warn(missing_docs)]
+
+mod error;
+mod file;
+mod folder;
+mod gguf;
+mod header;
+mod metadata;
+mod parts;
+mod tensor;
+mod tensor_type;
+mod text;
+mod value;
+mod writer;
+
+pub use error::GgufError;
+pub use file::GgufFile;
+pub use gguf::Gguf;
+pub use header::{
+    Header, HeaderError, MAX_ALIGNMENT, MAX_HEADER_BYTES, MAX_ITEMS, MAX_KEYS, MAX_NAME_BYTES,
+    MAX_TENSORS, parse_header,
+};
+pub use metadata::{Metadata, MetadataError};
+pub use tensor::{Dims, Span, TensorInfo};
+pub use tensor_type::{TensorType, TypeError};
+pub use value::{Array, FromValue, Value};
+pub use writer::{GgufWriter, NewValue};
