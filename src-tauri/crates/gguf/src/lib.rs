@@ -3,7 +3,7 @@
 //! ```no_run
 //! use std::path::Path;
 //!
-//! use octet_gguf::Gguf;
+//! use octet_gguf::{Gguf, TokenizerSpec};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // A file, any part of a split one, or a folder with one model.
@@ -12,6 +12,8 @@
 //! for (name, tensor) in gguf.tensors() {
 //!     println!("{name}: {} {:?}", tensor.ty, tensor.dims);
 //! }
+//! let tokenizer = TokenizerSpec::read(gguf.metadata())?;
+//! std::fs::write("tokenizer.json", &tokenizer.json)?;
 //! # let _ = layers;
 //! # Ok(())
 //! # }
@@ -24,6 +26,7 @@
 //! header        one file's metadata and places of tensors, checked byte by byte
 //! file, gguf    one file, mapped and open; a model's files as one; the model of a folder
 //! writer        a file from metadata and tensors that are made as they are written
+//! tokenizer     a Hugging Face tokenizer.json from the metadata
 //! ```
 //!
 //! # Hostile files
@@ -51,6 +54,7 @@ mod parts;
 mod tensor;
 mod tensor_type;
 mod text;
+mod tokenizer;
 mod value;
 mod writer;
 
@@ -64,5 +68,9 @@ pub use header::{
 pub use metadata::{Metadata, MetadataError};
 pub use tensor::{Dims, Span, TensorInfo};
 pub use tensor_type::{TensorType, TypeError};
+pub use tokenizer::{
+    MAX_MERGES, MAX_TEMPLATE_BYTES, MAX_TOKEN_BYTES, MAX_TOKENS, MAX_VOCABULARY_BYTES, Token,
+    TokenizerError, TokenizerSpec,
+};
 pub use value::{Array, FromValue, Value};
 pub use writer::{GgufWriter, NewValue};
