@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::metadata::Metadata;
 use crate::tensor::{Dims, Span, TensorInfo};
 use crate::tensor_type::{TensorType, TypeError};
 use crate::text::{shorten, shorten_bytes, size, two_sizes};
@@ -46,6 +47,13 @@ pub struct Header {
     /// Where the tensors' data begins in the file.
     pub data_start: u64,
     pub(crate) entries: BTreeMap<String, Stored>,
+}
+
+impl Header {
+    /// The metadata over `bytes`, those that the header was read from.
+    pub fn metadata<'a>(&'a self, bytes: &'a [u8]) -> Metadata<'a> {
+        Metadata::new(&self.entries, bytes)
+    }
 }
 
 /// What is wrong with a header.

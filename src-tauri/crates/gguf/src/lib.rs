@@ -3,18 +3,18 @@
 //! ```no_run
 //! use std::path::Path;
 //!
-//! use octet_gguf::{Gguf, TokenizerSpec};
+//! use octet_gguf::{Gguf, Model, TokenizerSpec};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // A file, any part of a split one, or a folder with one model.
 //! let gguf = Gguf::open(Path::new("Qwen3-30B-A3B-Q4_K_M.gguf"))?;
-//! let layers: u32 = gguf.metadata().require("qwen3moe.block_count")?;
-//! for (name, tensor) in gguf.tensors() {
-//!     println!("{name}: {} {:?}", tensor.ty, tensor.dims);
-//! }
+//! let model = Model::read(&gguf)?;
+//! let expert = &model.layers[0].experts[17];
+//! println!("{} of {} layers: {}", model.spec.architecture, model.spec.n_layers, expert.gate.ty);
+//! let rows: &[u8] = gguf.bytes(expert.gate.span);
 //! let tokenizer = TokenizerSpec::read(gguf.metadata())?;
 //! std::fs::write("tokenizer.json", &tokenizer.json)?;
-//! # let _ = layers;
+//! # let _ = rows;
 //! # Ok(())
 //! # }
 //! ```
@@ -27,6 +27,7 @@
 //! file, gguf    one file, mapped and open; a model's files as one; the model of a folder
 //! writer        a file from metadata and tensors that are made as they are written
 //! tokenizer     a Hugging Face tokenizer.json from the metadata
+//! model         what the model computes, as data; every tensor in its place, by layer and expert
 //! ```
 //!
 //! # Hostile files
@@ -34,8 +35,10 @@
 //! against what is left of the file before anything is allocated or skipped by it, sums and products
 //! are checked, and names, keys and ranges of tensors are each used once. What an open [`Gguf`]
 //! gives can be relied on: every tensor is of a type that is read, has whole blocks, and lies in
-//! its file. NaN and infinity are not looked for: they can be in any block, so that means reading
-//! the file. [`TensorType::first_non_finite`] finds them in what was read.
+//! its file; every tensor of a [`Model`] has the shape that the metadata gives, and none is left over.
+//! NaN and infinity are not looked for: they can be in any block, so that means reading the file.
+//! [`Model::check_trunk`] does that for all but the experts, and [`TensorType::first_non_finite`]
+//! for what was read.
 //!
 //! # Files that change while they are open
 //! A map shows a file as it is now. Whoever replaces a model must write a new file and rename it:
@@ -50,6 +53,7 @@ mod folder;
 mod gguf;
 mod header;
 mod metadata;
+mod model;
 mod parts;
 mod tensor;
 mod tensor_type;
@@ -66,6 +70,11 @@ pub use header::{
     MAX_TENSORS, parse_header,
 };
 pub use metadata::{Metadata, MetadataError};
+pub use model::{
+    Activation, AttentionSpec, Expert, ExpertBiases, ExpertsSpec, Floats, Layer, Linear, Matrix,
+    Model, ModelError, ModelSpec, Part, QkNorm, RopePairs, RopeScaling, RopeSpec, RopeTable,
+    RouterSpec, SLOT_ALIGNMENT, SlotLayout, Softmax,
+};
 pub use tensor::{Dims, Span, TensorInfo};
 pub use tensor_type::{TensorType, TypeError};
 pub use tokenizer::{
