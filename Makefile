@@ -103,7 +103,7 @@ measure: page
 	sh .ci/measure
 
 fuzz:
-	cd tests/fuzz && for target in header index config; do \
+	cd tests/fuzz && for target in header index config gguf; do \
 	    cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 

@@ -616,3 +616,31 @@ fn the_check_of_the_trunk_reads_it_all_and_names_the_tensor() {
         assert_eq!((tensor, *block), (name, info.span.len / width as u64 - 1));
     }
 }
+
+#[test]
+fn the_check_counts_blocks_over_all_pieces_of_a_long_tensor() {
+    const VOCAB: u64 = 20_000;
+    let mut small = Small::new();
+    small
+        .set("llama.vocab_size", VOCAB as u32)
+        .tensor("token_embd.weight", &[16, VOCAB], TensorType::F16)
+        .remove("output.weight");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    small.write(&path);
+    let span = Gguf::open(&path)
+        .unwrap()
+        .tensor("token_embd.weight")
+        .unwrap()
+        .span;
+    let mut bytes = std::fs::read(&path).unwrap();
+    let value = 16 * VOCAB - 3;
+    let at = (span.start + 2 * value) as usize;
+    bytes[at..at + 2].copy_from_slice(&[0, 0x7c]);
+    let (gguf, _dir) = open_bytes(&bytes, bytes.len() as u64).unwrap();
+    let error = Model::read(&gguf).unwrap().check_trunk(&gguf).unwrap_err();
+    assert!(
+        matches!(error, ModelError::NonFinite { block, .. } if block == value),
+        "{error}"
+    );
+}

@@ -229,7 +229,8 @@ impl Small {
 
 #[test]
 fn added_tokens_keep_their_ids_wherever_they_lie() {
-    let cases: [(&[&str], &[i32]); 5] = [
+    let cases: [(&[&str], &[i32]); 6] = [
+        (&["a", "<x>", "b", "ab"], &[1, 3, 1, 1]),
         (&["<pad>", "a", "b", "ab", "<end>"], &[3, 1, 1, 1, 3]),
         (&["a", "b", "<user>", "ab", "<end>"], &[1, 1, 4, 1, 3]),
         (&["a", "b", "ab", "<end>", "[PAD4]"], &[1, 1, 1, 3, 5]),
