@@ -10,11 +10,12 @@ use crate::error::GgufError;
 use crate::file::GgufFile;
 use crate::folder::find_model;
 use crate::header::MAX_TENSORS;
-use crate::metadata::Metadata;
+use crate::metadata::{Metadata, MetadataError};
 use crate::parts::{MAX_PARTS, PartName};
 use crate::tensor::{Span, TensorInfo};
 use crate::tensor_type::TensorType;
 use crate::text::shorten;
+use crate::value::{FromValue, Value};
 
 const NO_KEY: &str = "split.no";
 const COUNT_KEY: &str = "split.count";
@@ -51,6 +52,13 @@ impl Gguf {
                 tensors,
             });
         }
+        if count > MAX_PARTS {
+            let found = Value::Integer(count.into());
+            return Err(GgufError::Metadata {
+                path: path.to_owned(),
+                source: MetadataError::value(COUNT_KEY, format!("1 to {MAX_PARTS}"), found),
+            });
+        }
         Self::open_parts(file, tensors, count)
     }
 
@@ -61,7 +69,7 @@ impl Gguf {
     ) -> Result<Self, GgufError> {
         let given_no = require::<u16>(&given, NO_KEY)?;
         let name = PartName::parse(given.path())
-            .filter(|name| (name.no, name.count) == (given_no, count) && count <= MAX_PARTS)
+            .filter(|name| (name.no, name.count) == (given_no, count))
             .ok_or_else(|| GgufError::PartName {
                 path: given.path().to_owned(),
                 no: given_no,
@@ -272,7 +280,7 @@ fn open_part(
     Ok((file, tensors))
 }
 
-fn key<'a, T: crate::FromValue<'a>>(file: &'a GgufFile, key: &str) -> Result<Option<T>, GgufError> {
+fn key<'a, T: FromValue<'a>>(file: &'a GgufFile, key: &str) -> Result<Option<T>, GgufError> {
     let value = file.metadata().get(key);
     value.map_err(|source| GgufError::Metadata {
         path: file.path().to_owned(),
@@ -280,7 +288,7 @@ fn key<'a, T: crate::FromValue<'a>>(file: &'a GgufFile, key: &str) -> Result<Opt
     })
 }
 
-fn require<'a, T: crate::FromValue<'a>>(file: &'a GgufFile, key: &str) -> Result<T, GgufError> {
+fn require<'a, T: FromValue<'a>>(file: &'a GgufFile, key: &str) -> Result<T, GgufError> {
     let value = file.metadata().require(key);
     value.map_err(|source| GgufError::Metadata {
         path: file.path().to_owned(),

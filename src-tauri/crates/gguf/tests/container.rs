@@ -197,6 +197,16 @@ fn parts_with_too_few_tensors_or_one_twice_are_refused() {
     );
     let error = open(3, [&["a"], &["a", "c"]]).unwrap_err();
     assert!(matches!(error, GgufError::TensorTwice { .. }), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m-00001-of-05000.gguf");
+    let mut many = GgufWriter::new();
+    many.set("split.no", 0_u16).set("split.count", 5000_u16);
+    many.write(&path).unwrap();
+    let error = refusal(&path).to_string();
+    assert!(
+        error.contains("`split.count`: expected 1 to 1024, found 5000"),
+        "{error}"
+    );
     let error = open(-3, [&["a"], &["b", "c"]]).unwrap_err();
     assert!(
         error.to_string().contains("`split.tensors.count`"),

@@ -328,8 +328,23 @@ fn a_sentence_piece_model_may_leave_out_its_space() {
         assert_eq!(text, "a a");
         ids
     };
+    // "▁a▁a", after a BOS that the file does not name.
     assert_eq!(ids(&[]), [1, 5, 5]);
     assert_eq!(ids(&[("add_space_prefix", false)]), [1, 4, 5]);
+}
+
+#[test]
+fn a_vocabulary_without_special_tokens_has_none() {
+    let mut small = Small::new();
+    small.model = "llama";
+    small.tokens = vec!["a", "b"];
+    small.types = vec![1, 1];
+    small.scores = Some(vec![0.0, -1.0]);
+    small.ids.clear();
+    let spec = small.read().unwrap();
+    assert_eq!((&spec.bos, &spec.eos, &spec.unknown), (&None, &None, &None));
+    assert!(!spec.add_bos && spec.special.is_empty() && spec.end_ids().is_empty());
+    load(&spec);
 }
 
 #[test]

@@ -214,7 +214,7 @@ impl TokenizerSpec {
     ) -> Result<Self, TokenizerError> {
         let scores = scores(metadata, vocabulary.texts.len())?;
         // As SentencePiece numbers them, where a file does not say.
-        let default = |id: u32| (vocabulary.kind(id) != Some(Kind::Normal)).then_some(id);
+        let default = |id: u32| vocabulary.is_special(id).then_some(id);
         let mut spec = Self::common(metadata, vocabulary, [default(0), default(1), default(2)])?;
         spec.set_added(metadata, true)?;
         spec.add_space_prefix = metadata.get(SPACE_PREFIX)?.unwrap_or(true);
@@ -273,9 +273,7 @@ impl TokenizerSpec {
                 },
             }
         };
-        let ids = 0..n_tokens as u32;
-        let special =
-            ids.filter(|&id| matches!(vocabulary.kind(id), Some(Kind::Control | Kind::Unknown)));
+        let special = (0..n_tokens as u32).filter(|&id| vocabulary.is_special(id));
         Ok(Self {
             json: String::new(),
             n_tokens,
@@ -399,6 +397,11 @@ impl<'a> Vocabulary<'a> {
 
     fn kind(&self, id: u32) -> Option<Kind> {
         self.kinds.get(id as usize).copied()
+    }
+
+    /// Whether a token stands for no text.
+    fn is_special(&self, id: u32) -> bool {
+        matches!(self.kind(id), Some(Kind::Control | Kind::Unknown))
     }
 
     fn token(&self, id: u32) -> Option<Token> {
