@@ -1,68 +1,10 @@
 //! Headers made byte by byte, with what the writer does not write.
 #![allow(clippy::unwrap_used)]
 
-use octet_gguf::{Array, Header, HeaderError, Value, parse_header};
+mod common;
 
-const STRING: u32 = 8;
-const ARRAY: u32 = 9;
-
-fn string(text: &str) -> Vec<u8> {
-    [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
-}
-
-/// A header of keys (name, type, bytes) and tensors (name, dimensions, type, offset).
-#[derive(Default)]
-struct Raw {
-    keys: Vec<(&'static str, u32, Vec<u8>)>,
-    tensors: Vec<(&'static str, Vec<u64>, u32, u64)>,
-}
-
-impl Raw {
-    fn key(mut self, key: &'static str, ty: u32, value: &[u8]) -> Self {
-        self.keys.push((key, ty, value.to_vec()));
-        self
-    }
-
-    fn array(self, key: &'static str, item: u32, len: u64, items: &[u8]) -> Self {
-        let value = [&item.to_le_bytes()[..], &len.to_le_bytes(), items].concat();
-        self.key(key, ARRAY, &value)
-    }
-
-    fn tensor(mut self, name: &'static str, dims: &[u64], ty: u32, offset: u64) -> Self {
-        self.tensors.push((name, dims.to_vec(), ty, offset));
-        self
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
-        bytes.extend((self.tensors.len() as u64).to_le_bytes());
-        bytes.extend((self.keys.len() as u64).to_le_bytes());
-        for (key, ty, value) in &self.keys {
-            bytes.extend(string(key));
-            bytes.extend(ty.to_le_bytes());
-            bytes.extend(value);
-        }
-        for (name, dims, ty, offset) in &self.tensors {
-            bytes.extend(string(name));
-            bytes.extend((dims.len() as u32).to_le_bytes());
-            bytes.extend(dims.iter().flat_map(|dim| dim.to_le_bytes()));
-            bytes.extend(ty.to_le_bytes());
-            bytes.extend(offset.to_le_bytes());
-        }
-        bytes
-    }
-
-    /// With `data` bytes behind the header.
-    fn parse(&self, data: usize) -> Result<Header, HeaderError> {
-        let bytes = self.bytes();
-        let start = bytes.len().next_multiple_of(32);
-        parse_header(&bytes, (start + data) as u64)
-    }
-
-    fn refusal(&self) -> String {
-        self.parse(64).expect_err("accepted").to_string()
-    }
-}
+use common::raw::{ARRAY, Raw, STRING, string};
+use octet_gguf::{Array, HeaderError, Value};
 
 #[test]
 fn values_of_every_type_are_read() {
@@ -215,7 +157,7 @@ fn refusals_name_the_key_or_tensor() {
         ),
     ];
     for (raw, words) in cases {
-        let message = raw.refusal();
+        let message = raw.parse(64).expect_err(words).to_string();
         assert!(message.contains(words), "{words}: {message}");
     }
 }

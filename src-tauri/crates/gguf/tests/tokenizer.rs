@@ -9,7 +9,7 @@ use common::{fixture, json, open_bytes};
 use octet_gguf::{Gguf, GgufWriter, TensorType, TokenizerError, TokenizerSpec};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokenizers::Tokenizer;
+use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
 
 fn open(file: &str) -> TokenizerSpec {
     let bytes = fs::read(fixture("tokenizer").join(file)).unwrap();
@@ -304,6 +304,57 @@ fn a_piece_that_is_a_token_needs_no_merges_where_the_model_ignores_them() {
     };
     assert_eq!(ids("gpt-2"), [2, 1]);
     assert_eq!(ids("glm4"), [3]);
+}
+
+#[test]
+fn each_way_to_split_is_its_own() {
+    let split = |pre, text: &str| {
+        let mut small = Small::new();
+        small.pre = Some(pre);
+        let tokenizer = load(&small.read().unwrap());
+        let mut pieces = PreTokenizedString::from(text);
+        let splitter = tokenizer.get_pre_tokenizer().unwrap();
+        splitter.pre_tokenize(&mut pieces).unwrap();
+        let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
+        let texts = pieces
+            .iter()
+            .map(|(_, (from, to), _)| text[*from..*to].to_owned());
+        texts.collect::<Vec<_>>()
+    };
+    // Digits in runs, in threes, or one by one.
+    for (pre, digits) in [
+        ("default", &["12345"][..]),
+        ("gpt-2", &["12345"]),
+        ("olmo", &["12345"]),
+        ("qwen2", &["1", "2", "3", "4", "5"]),
+        ("qwen35", &["1", "2", "3", "4", "5"]),
+        ("llama-bpe", &["123", "45"]),
+        ("llama3", &["123", "45"]),
+        ("llama-v3", &["123", "45"]),
+        ("glm4", &["123", "45"]),
+        ("gpt-4o", &["123", "45"]),
+    ] {
+        assert_eq!(split(pre, "12345"), digits, "{pre}");
+    }
+    // A mark on a letter belongs to its word, or begins another stretch.
+    assert_eq!(split("qwen2", "e\u{301}a"), ["e", "\u{301}a"]);
+    assert_eq!(split("qwen35", "e\u{301}a"), ["e\u{301}a"]);
+    assert_eq!(split("gpt-4o", "e\u{301}a"), ["e\u{301}a"]);
+    // Capitals begin a word; a contraction is a piece of its word.
+    assert_eq!(split("gpt-4o", "aBC I'LL"), ["a", "BC", " I'LL"]);
+    assert_eq!(split("llama-bpe", "aBC I'LL"), ["aBC", " I", "'LL"]);
+    assert_eq!(split("gpt-2", "aBC I'LL"), ["aBC", " I", "'", "LL"]);
+    // The last of several spaces belongs to the next word, but not to a line's end.
+    assert_eq!(
+        split("qwen2", "a   b  \n\nc"),
+        ["a", "  ", " b", "  \n\n", "c"]
+    );
+    assert_eq!(
+        split("gpt-2", "a   b  \n\nc"),
+        ["a", "  ", " b", "  \n", "\n", "c"]
+    );
+    // A slash behind signs.
+    assert_eq!(split("gpt-4o", "a. /\n/b"), ["a", ".", " /\n/", "b"]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Where the fixtures are, and small files made on the spot.
 #![allow(dead_code)] // No test uses all of it.
 
+pub mod raw;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
