@@ -510,6 +510,26 @@ fn what_cannot_be_written_leaves_no_file() {
 }
 
 #[test]
+fn an_open_model_may_be_shared_between_threads() {
+    let gguf = Gguf::open(&fixture("hostile/valid.gguf")).unwrap();
+    let (a, b) = std::thread::scope(|scope| {
+        let read = || {
+            let mut sum = 0_u64;
+            for info in gguf.tensors().values() {
+                let mut buf = vec![0; info.span.len as usize];
+                gguf.read(info.span, &mut buf).unwrap();
+                assert_eq!(buf, gguf.bytes(info.span));
+                sum += buf.iter().map(|&byte| u64::from(byte)).sum::<u64>();
+            }
+            sum
+        };
+        let (a, b) = (scope.spawn(read), scope.spawn(read));
+        (a.join().unwrap(), b.join().unwrap())
+    });
+    assert_eq!(a, b);
+}
+
+#[test]
 fn parts_of_spans_stay_inside() {
     let span = Span {
         file: 1,

@@ -307,6 +307,36 @@ fn a_piece_that_is_a_token_needs_no_merges_where_the_model_ignores_them() {
 }
 
 #[test]
+fn characters_are_composed_where_the_model_does_so() {
+    let ids = |pre| {
+        let mut small = Small::new();
+        small.pre = Some(pre);
+        // The bytes of a composed e with an accent, and of the accent by itself.
+        small.tokens = vec!["e", "Ã", "©", "Ì", "ģ"];
+        small.types = vec![1; 5];
+        small.merges.clear();
+        small.ids.clear();
+        let tokenizer = load(&small.read().unwrap());
+        let found = tokenizer.encode_fast("e\u{301}", false).unwrap();
+        found.get_ids().to_vec()
+    };
+    for pre in ["qwen2", "qwen35", "olmo"] {
+        assert_eq!(ids(pre), [1, 2], "{pre}");
+    }
+    for pre in [
+        "default",
+        "gpt-2",
+        "gpt-4o",
+        "llama-bpe",
+        "llama3",
+        "llama-v3",
+        "glm4",
+    ] {
+        assert_eq!(ids(pre), [0, 3, 4], "{pre}");
+    }
+}
+
+#[test]
 fn each_way_to_split_is_its_own() {
     let split = |pre, text: &str| {
         let mut small = Small::new();

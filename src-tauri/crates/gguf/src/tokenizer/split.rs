@@ -1,6 +1,7 @@
 //! How byte-level tokenizers split text before they merge: by a regular expression each.
 //!
-//! The expressions are those of the models' own `tokenizer.json`; the names are llama.cpp's.
+//! The expressions are those of the models' own `tokenizer.json`, and so is whether characters are
+//! composed (of Qwen3.5, `tokenization_qwen3_5.py` of transformers); the names are llama.cpp's.
 
 /// What a value of `tokenizer.ggml.pre` means.
 pub(super) struct Split {
@@ -44,14 +45,13 @@ const fn split(regex: &'static str) -> Split {
     }
 }
 
-const COMPOSING_QWEN2: Split = Split {
-    composes: true,
-    ..split(QWEN2)
-};
-const COMPOSING_GPT2: Split = Split {
-    composes: true,
-    ..split(GPT2)
-};
+const fn composing(regex: &'static str) -> Split {
+    Split {
+        composes: true,
+        ..split(regex)
+    }
+}
+
 const LLAMA_3: Split = Split {
     ignores_merges: true,
     adds_bos: true,
@@ -65,9 +65,9 @@ const GLM_4: Split = Split {
 static KNOWN: [(&str, Split); 10] = [
     ("default", split(GPT2)),
     ("gpt-2", split(GPT2)),
-    ("olmo", COMPOSING_GPT2),
-    ("qwen2", COMPOSING_QWEN2),
-    ("qwen35", split(QWEN35)),
+    ("olmo", composing(GPT2)),
+    ("qwen2", composing(QWEN2)),
+    ("qwen35", composing(QWEN35)),
     ("gpt-4o", split(GPT4O)),
     ("llama-bpe", LLAMA_3),
     ("llama3", LLAMA_3),
