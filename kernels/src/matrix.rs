@@ -26,6 +26,16 @@ impl<'a> From<BlockMatrix<'a>> for Matrix<'a> {
     }
 }
 
+impl<'a> Matrix<'a> {
+    /// The matrix, if it is HQQ's.
+    pub fn hqq(self) -> Option<QMatrix<'a>> {
+        match self {
+            Self::Hqq(w) => Some(w),
+            Self::Blocks(_) => None,
+        }
+    }
+}
+
 impl Matrix<'_> {
     /// Rows: the length of the output.
     pub fn n(&self) -> usize {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use edit::{EXPERT, INDEX, TRUNK, TensorFile, edit, small_config, write_checkpoint, write_small};
 use half::{bf16, f16};
-use octet_engine::checkpoint::{Checkpoint, ExpertId, ExpertWeights, QuantKind};
+use octet_engine::checkpoint::{Checkpoint, ExpertId, ExpertWeights, QuantKind, WeightKind};
 use octet_engine::synth::{SynthOptions, SynthQuant};
 use octet_kernels::{Bits, QMatrix};
 use safetensors::SafeTensors;
@@ -23,12 +23,13 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn expert_matrix<'a>(weights: &ExpertWeights<'a>, name: &str) -> QMatrix<'a> {
-    match name {
+    let matrix = match name {
         "w1" => weights.w1,
         "w2" => weights.w2,
         "w3" => weights.w3,
         _ => panic!("no matrix {name}"),
-    }
+    };
+    matrix.hqq().unwrap()
 }
 
 fn same_weights(a: &QMatrix<'_>, b: &QMatrix<'_>) -> bool {
@@ -98,7 +99,7 @@ fn assert_matches_golden(name: &str, min_matrices: usize) {
                 "o_proj" => trunk.o_proj,
                 other => panic!("no projection {other}"),
             };
-            assert_dequantizes(&matrix, expected.data(), tensor);
+            assert_dequantizes(&matrix.hqq().unwrap(), expected.data(), tensor);
         }
     }
     assert!(
@@ -132,8 +133,8 @@ fn quantization_and_sizes_are_told_from_the_files() {
         let dir = fixture(name);
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let summary = checkpoint.quant_summary();
-        assert_eq!(summary.experts, [experts]);
-        assert_eq!(summary.attention, [kind(4, 64, 256, 16)]);
+        assert_eq!(summary.experts, [WeightKind::Hqq(experts)]);
+        assert_eq!(summary.attention, [WeightKind::Hqq(kind(4, 64, 256, 16))]);
         assert_eq!(checkpoint.expert_bytes(), expert_bytes);
         assert_eq!(checkpoint.expert_len(FIRST), expert_bytes);
         assert_eq!(checkpoint.experts_total_bytes(), 32 * expert_bytes as u64);
@@ -144,7 +145,7 @@ fn quantization_and_sizes_are_told_from_the_files() {
         assert_eq!(checkpoint.files().count, 33);
         assert!(checkpoint.files().bytes > checkpoint.experts_total_bytes() + trunk_bytes);
         assert_eq!(checkpoint.dir(), dir);
-        assert_eq!(checkpoint.config().n_layers, 4);
+        assert_eq!(checkpoint.spec().n_layers, 4);
     }
 }
 
@@ -161,8 +162,11 @@ fn the_trunk_is_read_as_another_reader_reads_it() {
             .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())
             .collect()
     };
-    assert_eq!(checkpoint.embed_tokens(), data("model.embed_tokens.weight"));
-    assert_eq!(checkpoint.lm_head(), data("lm_head.weight"));
+    assert_eq!(
+        checkpoint.embedding().f16().unwrap(),
+        data("model.embed_tokens.weight")
+    );
+    assert_eq!(checkpoint.output().f16().unwrap(), data("lm_head.weight"));
     assert_eq!(checkpoint.final_norm(), floats("model.norm.weight"));
     for l in 0..4 {
         let layer = checkpoint.layer(l);
@@ -176,11 +180,11 @@ fn the_trunk_is_read_as_another_reader_reads_it() {
             floats(&format!("{prefix}.post_attention_layernorm.weight"))
         );
         assert_eq!(
-            layer.gate,
+            layer.gate.f16().unwrap(),
             data(&format!("{prefix}.block_sparse_moe.gate.weight"))
         );
         assert_eq!(
-            layer.k_proj.w_q(),
+            layer.k_proj.hqq().unwrap().w_q(),
             data(&format!("{prefix}.self_attn.k_proj.W_q"))
         );
         assert_eq!((layer.k_proj.n(), layer.k_proj.k()), (128, 256));
@@ -190,14 +194,20 @@ fn the_trunk_is_read_as_another_reader_reads_it() {
 #[test]
 fn advice_changes_no_byte() {
     let checkpoint = Checkpoint::open(&fixture("tiny-2bit")).unwrap();
-    let before = checkpoint.lm_head().to_vec();
-    let w_q = checkpoint.expert_mapped(FIRST).w1.w_q().to_vec();
-    checkpoint.advise_dont_need(checkpoint.lm_head());
-    checkpoint.advise_dont_need(checkpoint.expert_mapped(FIRST).w1.w_q());
+    let before = checkpoint.output().f16().unwrap().to_vec();
+    let w_q = checkpoint
+        .expert_mapped(FIRST)
+        .w1
+        .hqq()
+        .unwrap()
+        .w_q()
+        .to_vec();
+    checkpoint.advise_dont_need(checkpoint.output().f16().unwrap());
+    checkpoint.advise_dont_need(checkpoint.expert_mapped(FIRST).w1.hqq().unwrap().w_q());
     checkpoint.advise_dont_need(&before);
     checkpoint.advise_will_need(FIRST);
-    assert_eq!(checkpoint.lm_head(), before);
-    assert_eq!(checkpoint.expert_mapped(FIRST).w1.w_q(), w_q);
+    assert_eq!(checkpoint.output().f16().unwrap(), before);
+    assert_eq!(checkpoint.expert_mapped(FIRST).w1.hqq().unwrap().w_q(), w_q);
 }
 
 #[test]
@@ -218,8 +228,11 @@ fn a_checkpoint_is_read_from_many_threads() {
                         checkpoint.expert_view(id, &slot),
                         checkpoint.expert_mapped(id),
                     );
-                    assert_eq!(copied.w3.w_q(), mapped.w3.w_q());
-                    assert_eq!(copied.w2.weight(3, 5), mapped.w2.weight(3, 5));
+                    let [w1, w2, w3] = ["w1", "w2", "w3"]
+                        .map(|name| (expert_matrix(&copied, name), expert_matrix(&mapped, name)));
+                    assert_eq!(w1.0.w_q(), w1.1.w_q());
+                    assert_eq!(w3.0.w_q(), w3.1.w_q());
+                    assert_eq!(w2.0.weight(3, 5), w2.1.weight(3, 5));
                 }
             });
         }
@@ -271,12 +284,21 @@ fn assert_same_after(change: impl FnOnce(&Path)) {
             before.layer(usize::from(layer)),
             after.layer(usize::from(layer)),
         );
-        assert!(same_weights(&a.o_proj, &b.o_proj));
-        assert_eq!(a.gate, b.gate);
+        assert!(same_weights(
+            &a.o_proj.hqq().unwrap(),
+            &b.o_proj.hqq().unwrap()
+        ));
+        assert_eq!(a.gate.f16(), b.gate.f16());
         assert_eq!(a.input_layernorm, b.input_layernorm);
     }
-    assert_eq!(before.embed_tokens(), after.embed_tokens());
-    assert_eq!(before.lm_head(), after.lm_head());
+    assert_eq!(
+        before.embedding().f16().unwrap(),
+        after.embedding().f16().unwrap()
+    );
+    assert_eq!(
+        before.output().f16().unwrap(),
+        after.output().f16().unwrap()
+    );
 }
 
 #[test]
@@ -355,7 +377,11 @@ fn dense_tensors_may_be_f32_or_bf16() {
             .collect();
     });
     assert_eq!(
-        Checkpoint::open(dir.path()).unwrap().embed_tokens(),
+        Checkpoint::open(dir.path())
+            .unwrap()
+            .embedding()
+            .f16()
+            .unwrap(),
         expected
     );
 }
@@ -374,7 +400,10 @@ fn a_tied_output_matrix_is_the_embedding_matrix() {
             .all(|tensor| tensor.name != "lm_head.weight")
     );
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    assert_eq!(checkpoint.lm_head(), checkpoint.embed_tokens());
+    assert_eq!(
+        checkpoint.output().f16().unwrap(),
+        checkpoint.embedding().f16().unwrap()
+    );
 }
 
 /// transformers ties the two after it has read them.
@@ -383,14 +412,20 @@ fn an_output_matrix_in_the_file_is_not_used_where_the_configuration_ties_it() {
     let dir = tempfile::tempdir().unwrap();
     write_small(dir.path());
     let untied = Checkpoint::open(dir.path()).unwrap();
-    assert_ne!(untied.lm_head(), untied.embed_tokens());
+    assert_ne!(
+        untied.output().f16().unwrap(),
+        untied.embedding().f16().unwrap()
+    );
     drop(untied);
     let path = dir.path().join("config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     config["tie_word_embeddings"] = true.into();
     fs::write(&path, config.to_string()).unwrap();
     let tied = Checkpoint::open(dir.path()).unwrap();
-    assert_eq!(tied.lm_head(), tied.embed_tokens());
+    assert_eq!(
+        tied.output().f16().unwrap(),
+        tied.embedding().f16().unwrap()
+    );
 }
 
 /// Each read opened the file anew, which costs as much as a small expert where a scanner looks on.
@@ -438,7 +473,7 @@ fn single_plain_zeros_and_scales_serve_all_groups() {
         file.tensors.push(zero);
     });
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let w1 = checkpoint.expert_mapped(FIRST).w1;
+    let w1 = checkpoint.expert_mapped(FIRST).w1.hqq().unwrap();
     assert_eq!(w1.group_size(), 16);
     assert!((0..64).all(|col| w1.zero().get(col) == 1.5));
 }
@@ -467,8 +502,14 @@ fn experts_may_be_quantized_each_in_its_own_way() {
         layer: 0,
         expert: 1,
     };
-    assert_eq!(checkpoint.expert_mapped(FIRST).w1.bits(), Bits::B3);
-    assert_eq!(checkpoint.expert_mapped(second).w1.bits(), Bits::B2);
+    assert_eq!(
+        checkpoint.expert_mapped(FIRST).w1.hqq().unwrap().bits(),
+        Bits::B3
+    );
+    assert_eq!(
+        checkpoint.expert_mapped(second).w1.hqq().unwrap().bits(),
+        Bits::B2
+    );
     let (first_bytes, second_bytes) = (checkpoint.expert_len(FIRST), checkpoint.expert_len(second));
     assert_ne!(first_bytes, second_bytes);
     assert_eq!(checkpoint.expert_bytes(), first_bytes.max(second_bytes));
@@ -476,6 +517,7 @@ fn experts_may_be_quantized_each_in_its_own_way() {
     let kinds: Vec<_> = summary
         .experts
         .iter()
+        .map(|kind| kind.hqq().unwrap())
         .map(|kind| (kind.bits, kind.group_size, kind.matrices))
         .collect();
     assert_eq!(kinds, [(2, 16, 9), (3, 64, 3)]);

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use edit::{EXPERT, INDEX, TRUNK, small_config, write_small};
 use octet_engine::checkpoint::{Checkpoint, ExpertId, parse_header, parse_index};
-use octet_engine::config::Config;
+use octet_engine::spec::ModelSpec;
 
 /// Counts the bytes in use and their maximum, over all threads.
 struct Counting;
@@ -240,7 +240,7 @@ fn configurations() {
     let _one = one_at_a_time();
     let config = small_config().to_string().into_bytes();
     fuzz("config", &config, 40_000, document, |bytes, _| {
-        let Ok(config) = Config::from_json(bytes) else {
+        let Ok(config) = ModelSpec::from_config_json(bytes) else {
             return false;
         };
         // What is accepted keeps what `Config` promises.
@@ -293,17 +293,23 @@ fn use_all(dir: &Path, random: &mut Random) -> bool {
     let Ok(checkpoint) = Checkpoint::open(dir) else {
         return false;
     };
-    let config = checkpoint.config().clone();
+    let config = checkpoint.spec().clone();
     assert_eq!(
-        checkpoint.embed_tokens().len(),
+        checkpoint.embedding().f16().unwrap().len(),
         2 * config.vocab_size * config.hidden_size
     );
-    assert_eq!(checkpoint.lm_head().len(), checkpoint.embed_tokens().len());
+    assert_eq!(
+        checkpoint.output().f16().unwrap().len(),
+        checkpoint.embedding().f16().unwrap().len()
+    );
     assert_eq!(checkpoint.final_norm().len(), config.hidden_size);
     let mut slot = vec![0; checkpoint.expert_bytes()];
     for layer in 0..config.n_layers {
         let trunk = checkpoint.layer(layer);
-        assert_eq!(trunk.gate.len(), 2 * config.n_experts * config.hidden_size);
+        assert_eq!(
+            trunk.gate.f16().unwrap().len(),
+            2 * config.n_experts * config.hidden_size
+        );
         let projections = [trunk.q_proj, trunk.k_proj, trunk.v_proj, trunk.o_proj];
         for expert in 0..config.n_experts {
             let id = ExpertId {
@@ -318,6 +324,7 @@ fn use_all(dir: &Path, random: &mut Random) -> bool {
             for matrix in [mapped.w1, mapped.w2, mapped.w3, copied.w2]
                 .into_iter()
                 .chain(projections)
+                .map(|matrix| matrix.hqq().unwrap())
             {
                 for _ in 0..8 {
                     let (row, col) = (random.below(matrix.n()), random.below(matrix.k()));

@@ -11,16 +11,17 @@ use std::sync::Arc;
 
 use octet_engine::checkpoint::Checkpoint;
 use octet_engine::experts::{ExpertOptions, Experts};
-use octet_engine::model::{Logits, Mixtral, route};
+use octet_engine::model::{Decoder, Logits, route};
+use octet_engine::spec::ModelSpec;
 use octet_engine::tokenizer::TokenId;
 use octet_kernels::{Pool, Precision};
 
 use common::{Golden, distance, forward, golden};
 
-fn load(golden: &Golden, precision: Precision, options: ExpertOptions) -> Mixtral {
+fn load(golden: &Golden, precision: Precision, options: ExpertOptions) -> Decoder {
     let checkpoint = Arc::new(Checkpoint::open(&golden.dir).expect("a valid checkpoint"));
     let experts = Experts::new(Arc::clone(&checkpoint), options).expect("enough slots");
-    Mixtral::new(checkpoint, experts, Pool::new(2), precision)
+    Decoder::new(checkpoint, experts, Pool::new(2), precision)
 }
 
 #[test]
@@ -131,7 +132,12 @@ fn routing_is_the_reference_routing() {
 #[test]
 fn a_near_tie_is_routed_by_probability_then_number() {
     let mut chosen = Vec::new();
-    route(&mut [0.0, 3.0, 2.0, 2.0], 3, &mut chosen);
+    route(
+        &ModelSpec::mixtral().router,
+        &mut [0.0, 3.0, 2.0, 2.0],
+        3,
+        &mut chosen,
+    );
     let experts: Vec<u16> = chosen.iter().map(|(expert, _)| *expert).collect();
     assert_eq!(experts, [1, 2, 3]);
 }

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use common::{Golden, distance, forward, golden};
-use octet_engine::model::{Logits, Mixtral};
+use octet_engine::model::{Decoder, Logits};
 use octet_engine::plan::{Device, Misses, PlanRequest};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
@@ -75,8 +75,8 @@ fn golden_logits_come_from_a_gpu_too() {
 }
 
 /// Logits of a prompt in one pass, then of tokens one by one.
-fn logits(model: &Mixtral, prompt: usize, decoded: usize) -> Vec<f32> {
-    let vocab = model.config().vocab_size;
+fn logits(model: &Decoder, prompt: usize, decoded: usize) -> Vec<f32> {
+    let vocab = model.spec().vocab_size;
     let tokens: Vec<TokenId> = (0..prompt + decoded)
         .map(|i| TokenId(((i * 7919 + 13) % vocab) as u32))
         .collect();
@@ -125,7 +125,7 @@ fn a_model_given_gives_the_same_logits_on_the_gpu_and_on_the_cpu() {
         ..PlanRequest::default()
     };
     let cpu = load(&dir, on_cpu, true);
-    let vocab = cpu.model.config().vocab_size;
+    let vocab = cpu.model.spec().vocab_size;
     let expected = logits(&cpu.model, prompt, decoded);
     drop(cpu);
     let cases = [

@@ -170,7 +170,7 @@ fn the_gpu_computes_what_the_cpu_computes_however_misses_are_met() {
     let orders = ["late", "ahead", "seed:5"];
     for name in ["tiny-2bit", "tiny-3bit"] {
         let cpu = on_cpu(name);
-        let vocab = cpu.model.config().vocab_size;
+        let vocab = cpu.model.spec().vocab_size;
         let expected = logits(&cpu, 24, 4);
         for (i, (what, setting)) in settings().into_iter().enumerate() {
             let order = orders[i % orders.len()];
@@ -312,7 +312,7 @@ fn recorded_launches_follow_positions_and_sessions_in_turn() {
 fn a_prompt_tells_of_every_expert_and_can_be_ended_at_each() {
     let Some(_test_gpu) = test_gpu() else { return };
     let gpu = on_gpu("tiny-2bit", FETCHED);
-    let c = gpu.model.config();
+    let c = gpu.model.spec();
     let tokens = prompt(100);
     let (mut told, mut session) = (Vec::new(), gpu.model.session(512));
     let mut watch = |progress: PassProgress| {
@@ -357,7 +357,7 @@ fn a_cancelled_token_leaves_recorded_launches_to_go_on_with() {
     let Some(_test_gpu) = test_gpu() else { return };
     for setting in [RESIDENT, FETCHED] {
         let gpu = on_gpu("tiny-2bit", setting);
-        let vocab = gpu.model.config().vocab_size;
+        let vocab = gpu.model.spec().vocab_size;
         let expected = decoded(&gpu, session(&gpu, 512, false, None));
         let (mut session, mut found) = (session(&gpu, 512, true, None), Vec::new());
         for (i, token) in prompt(10).iter().enumerate() {
@@ -537,7 +537,7 @@ fn ram_that_cannot_be_pinned_is_used_as_it_is_and_that_is_said() {
     assert!(gpu.model.experts().unpinned_slots() > 0);
     let said = gpu.plan.warnings.iter().any(|w| w.contains("pin"));
     assert!(said, "{:?}", gpu.plan.warnings);
-    let vocab = cpu.model.config().vocab_size;
+    let vocab = cpu.model.spec().vocab_size;
     let (median, _) = distance(&expected, &logits(&gpu, 12, 3), vocab);
     assert!(median < 1.5e-2, "{median}");
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use edit::{EXPERT, INDEX, TRUNK, TensorFile, edit, small_config, write_small};
 use half::f16;
 use octet_engine::checkpoint::{Checkpoint, CheckpointError, ExpertId};
-use octet_engine::config::Config;
+use octet_engine::spec::ModelSpec;
 use serde_json::{Value, json};
 
 const CONFIG: &str = "config.json";
@@ -53,7 +53,7 @@ fn config_refusal(changes: &[(&str, Value)]) -> String {
     for (field, value) in changes {
         config[*field] = value.clone();
     }
-    Config::from_json(config.to_string().as_bytes())
+    ModelSpec::from_config_json(config.to_string().as_bytes())
         .expect_err("a wrong config")
         .to_string()
 }
@@ -653,7 +653,7 @@ fn what_is_no_configuration_is_refused() {
         "[".repeat(1 << 20).as_bytes(),
         format!("{{\"model_type\":{}", "{\"a\":".repeat(100_000)).as_bytes(),
     ] {
-        let message = Config::from_json(bytes).unwrap_err().to_string();
+        let message = ModelSpec::from_config_json(bytes).unwrap_err().to_string();
         assert_all(&message, &["not a model configuration"]);
         assert!(message.len() < 300, "{message}");
     }

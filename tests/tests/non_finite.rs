@@ -12,7 +12,7 @@ use edit::{EXPERT, TRUNK, TensorFile, edit, write_small};
 use half::f16;
 use octet_engine::checkpoint::Checkpoint;
 use octet_engine::experts::{ExpertOptions, Experts};
-use octet_engine::model::{Logits, Mixtral};
+use octet_engine::model::{Decoder, Logits};
 use octet_engine::tokenizer::TokenId;
 use octet_kernels::{Pool, Precision};
 
@@ -65,16 +65,16 @@ fn what_rounding_would_hide_is_found() {
     };
     spoil("lm_head.weight");
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let message = checkpoint.check_lm_head().unwrap_err().to_string();
+    let message = checkpoint.check_trunk().unwrap_err().to_string();
     assert_all(&message, &["`lm_head.weight` holds NaN at element 10"]);
     fs::write(&path, &whole).unwrap();
 
     spoil("model.embed_tokens.weight");
     for precision in [Precision::Exact, Precision::Fast] {
         let checkpoint = Arc::new(Checkpoint::open(dir.path()).unwrap());
-        checkpoint.check_lm_head().unwrap();
+        checkpoint.check_trunk().unwrap();
         let experts = Experts::new(Arc::clone(&checkpoint), ExpertOptions::default()).unwrap();
-        let model = Mixtral::new(checkpoint, experts, Pool::new(1), precision);
+        let model = Decoder::new(checkpoint, experts, Pool::new(1), precision);
         for tokens in [
             &[TokenId(0)][..],
             &[TokenId(1), TokenId(0)],

@@ -10,14 +10,14 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::mixtral;
 use octet_engine::checkpoint::{Checkpoint, ExpertId};
 use octet_engine::experts::{ExpertOptions, Experts};
-use octet_engine::model::{Logits, Mixtral};
+use octet_engine::model::{Decoder, Logits};
 use octet_engine::tokenizer::TokenId;
-use octet_kernels::{Pool, Precision, QMatrix};
+use octet_kernels::{Matrix, Pool, Precision};
 use serde_json::json;
 
-fn matrix(w: QMatrix<'_>) -> Tensor {
+fn matrix(w: Matrix<'_>) -> Tensor {
     let mut out = vec![0f32; w.n() * w.k()];
-    octet_kernels::dequantize(&w, &mut out);
+    w.dequantize_rows(0, &mut out);
     Tensor::from_vec(out, (w.n(), w.k()), &Device::Cpu).expect("a tensor")
 }
 
@@ -33,16 +33,16 @@ fn vector(values: &[f32]) -> Tensor {
 }
 
 fn oracle(checkpoint: &Checkpoint) -> mixtral::Model {
-    let c = checkpoint.config();
+    let c = checkpoint.spec();
     let mut tensors = HashMap::new();
     let mut put = |name: String, tensor: Tensor| tensors.insert(name, tensor);
     put(
         "model.embed_tokens.weight".into(),
-        f16_matrix(checkpoint.embed_tokens(), c.vocab_size),
+        f16_matrix(checkpoint.embedding().f16().expect("f16"), c.vocab_size),
     );
     put(
         "lm_head.weight".into(),
-        f16_matrix(checkpoint.lm_head(), c.vocab_size),
+        f16_matrix(checkpoint.output().f16().expect("f16"), c.vocab_size),
     );
     put("model.norm.weight".into(), vector(checkpoint.final_norm()));
     for layer in 0..c.n_layers {
@@ -58,7 +58,7 @@ fn oracle(checkpoint: &Checkpoint) -> mixtral::Model {
         );
         put(
             name("block_sparse_moe.gate.weight"),
-            f16_matrix(trunk.gate, c.n_experts),
+            f16_matrix(trunk.gate.f16().expect("f16"), c.n_experts),
         );
         put(name("self_attn.q_proj.weight"), matrix(trunk.q_proj));
         put(name("self_attn.k_proj.weight"), matrix(trunk.k_proj));
@@ -107,9 +107,9 @@ fn logits_equal_those_of_candles_mixtral() {
         let mut oracle = oracle(&checkpoint);
         let experts =
             Experts::new(Arc::clone(&checkpoint), ExpertOptions::default()).expect("mapped");
-        let model = Mixtral::new(checkpoint, experts, Pool::new(2), Precision::Exact);
+        let model = Decoder::new(checkpoint, experts, Pool::new(2), Precision::Exact);
 
-        let vocab = model.config().vocab_size as u32;
+        let vocab = model.spec().vocab_size as u32;
         let tokens: Vec<u32> = (0..40u32).map(|i| (i * 97 + 13) % vocab).collect();
         let mut session = model.session(tokens.len());
         for (position, &token) in tokens.iter().enumerate() {

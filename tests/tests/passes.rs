@@ -6,19 +6,19 @@ use std::sync::Arc;
 use octet_engine::EngineError;
 use octet_engine::checkpoint::Checkpoint;
 use octet_engine::experts::{ExpertOptions, Experts};
-use octet_engine::model::{Logits, Mixtral, PassProgress};
+use octet_engine::model::{Decoder, Logits, PassProgress};
 use octet_engine::tokenizer::TokenId;
 use octet_kernels::{Pool, Precision};
 use octet_tests::fixture;
 
-fn model(ram_slots: Option<usize>) -> Mixtral {
+fn model(ram_slots: Option<usize>) -> Decoder {
     let checkpoint = Arc::new(Checkpoint::open(&fixture("tiny-2bit")).expect("fixture"));
     let options = ExpertOptions {
         ram_slots,
         ..ExpertOptions::default()
     };
     let experts = Experts::new(Arc::clone(&checkpoint), options).expect("tiers");
-    Mixtral::new(checkpoint, experts, Pool::new(1), Precision::Exact)
+    Decoder::new(checkpoint, experts, Pool::new(1), Precision::Exact)
 }
 
 fn prompt(len: u32) -> Vec<TokenId> {
@@ -29,7 +29,7 @@ fn prompt(len: u32) -> Vec<TokenId> {
 #[test]
 fn a_prompt_tells_of_every_layer_and_every_expert() {
     let model = model(Some(7));
-    let c = model.config();
+    let c = model.spec();
     let mut told: Vec<PassProgress> = Vec::new();
     let mut watch = |progress| {
         told.push(progress);

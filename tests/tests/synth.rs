@@ -76,11 +76,11 @@ fn every_quantization_opens_with_centred_weights_of_the_right_spread() {
             });
             let trunk = checkpoint.layer(1);
             for (name, matrix, gain) in [
-                ("w1", weights.w1, 1.0),
-                ("w2", weights.w2, 1.0),
-                ("w3", weights.w3, 1.0),
-                ("q_proj", trunk.q_proj, 1.0),
-                ("o_proj", trunk.o_proj, 0.5),
+                ("w1", weights.w1.hqq().unwrap(), 1.0),
+                ("w2", weights.w2.hqq().unwrap(), 1.0),
+                ("w3", weights.w3.hqq().unwrap(), 1.0),
+                ("q_proj", trunk.q_proj.hqq().unwrap(), 1.0),
+                ("o_proj", trunk.o_proj.hqq().unwrap(), 0.5),
             ] {
                 assert_eq!(matrix.bits(), bits);
                 let (mean, std) = moments(&matrix);
@@ -108,7 +108,7 @@ fn sizes_that_nothing_divides_are_fitted() {
         expert: 1,
     });
     // 55 x 84 = 4 * 3 * 5 * 7 * 11
-    assert_eq!(weights.w1.group_size(), 12);
+    assert_eq!(weights.w1.hqq().unwrap().group_size(), 12);
     assert_eq!((weights.w2.n(), weights.w2.k()), (84, 55));
 }
 
@@ -227,7 +227,7 @@ fn layers_can_be_chosen_and_progress_reaches_the_end() {
     );
     assert_eq!(calls.last(), Some(&(summary.bytes, summary.bytes)));
     let checkpoint = Checkpoint::open(&out).unwrap();
-    assert_eq!(checkpoint.config().n_layers, 3);
+    assert_eq!(checkpoint.spec().n_layers, 3);
     assert_eq!(checkpoint.files().bytes, summary.bytes);
 }
 
@@ -393,10 +393,10 @@ fn activations_stay_ordinary_and_routing_is_mixed() {
             .map(|row| (0..w.k()).map(|col| w.weight(row, col) * x[col]).sum())
             .collect()
     };
-    let embeddings = floats(checkpoint.embed_tokens());
+    let embeddings = floats(checkpoint.embedding().f16().unwrap());
     let layer = checkpoint.layer(0);
 
-    let gate = floats(layer.gate);
+    let gate = floats(layer.gate.f16().unwrap());
     let mut uses = [0_usize; 8];
     for token in embeddings.chunks(256) {
         let scale = 1.0 / rms(token);
@@ -420,9 +420,9 @@ fn activations_stay_ordinary_and_routing_is_mixed() {
         .map(|(v, w)| v / rms(token) * w)
         .collect();
     for (matrix, expected) in [
-        (layer.q_proj, 1.0),
-        (layer.v_proj, 1.0),
-        (layer.o_proj, 0.5),
+        (layer.q_proj.hqq().unwrap(), 1.0),
+        (layer.v_proj.hqq().unwrap(), 1.0),
+        (layer.o_proj.hqq().unwrap(), 0.5),
     ] {
         let ratio = rms(&product(&matrix, &x)) / expected;
         assert!((0.7..1.4).contains(&ratio), "{ratio}");
@@ -431,11 +431,11 @@ fn activations_stay_ordinary_and_routing_is_mixed() {
         layer: 0,
         expert: 3,
     });
-    let inner: Vec<f32> = product(&weights.w1, &x)
+    let inner: Vec<f32> = product(&weights.w1.hqq().unwrap(), &x)
         .into_iter()
-        .zip(product(&weights.w3, &x))
+        .zip(product(&weights.w3.hqq().unwrap(), &x))
         .map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up)
         .collect();
-    let out = product(&weights.w2, &inner);
+    let out = product(&weights.w2.hqq().unwrap(), &inner);
     assert!((0.3..1.2).contains(&rms(&out)), "{}", rms(&out));
 }

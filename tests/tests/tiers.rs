@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use octet_engine::EngineError;
 use octet_engine::checkpoint::{Checkpoint, ExpertId};
 use octet_engine::experts::{Bandwidths, Device, DeviceOptions, ExpertOptions, Experts, TierStats};
-use octet_engine::model::{Logits, Mixtral, RoutingReuse, expert_forward};
+use octet_engine::model::{Decoder, Logits, RoutingReuse, expert_forward};
 use octet_engine::plan::{Eviction, Misses};
 use octet_engine::tokenizer::TokenId;
 use octet_kernels::{Pool, Precision, Scratch};
@@ -18,14 +18,14 @@ fn checkpoint() -> Arc<Checkpoint> {
     Arc::new(Checkpoint::open(&dir).expect("a valid checkpoint"))
 }
 
-fn model(options: ExpertOptions) -> Mixtral {
+fn model(options: ExpertOptions) -> Decoder {
     let checkpoint = checkpoint();
     let experts = Experts::new(Arc::clone(&checkpoint), options).expect("enough slots");
-    Mixtral::new(checkpoint, experts, Pool::new(2), Precision::Fast)
+    Decoder::new(checkpoint, experts, Pool::new(2), Precision::Fast)
 }
 
 /// The greedy continuation of a fixed prompt.
-fn continuation(model: &Mixtral) -> Vec<TokenId> {
+fn continuation(model: &Decoder) -> Vec<TokenId> {
     let prompt: Vec<TokenId> = (0..80u32).map(|i| TokenId((i * 31 + 7) % 512)).collect();
     let mut session = model.session(prompt.len() + 40);
     let (mut next, mut made) = (prompt, Vec::new());
@@ -156,8 +156,8 @@ impl Device for HostDevice {
             .try_lock()
             .map_err(|_| "the slot is being written")?;
         let weights = self.checkpoint.expert_view(id, &bytes);
-        let inner = self.checkpoint.config().intermediate_size;
-        let t = x.len() / self.checkpoint.config().hidden_size;
+        let inner = self.checkpoint.spec().intermediate_size;
+        let t = x.len() / self.checkpoint.spec().hidden_size;
         let (mut gate, mut up) = (vec![0.0; t * inner], vec![0.0; t * inner]);
         let buffers = (&mut gate[..], &mut up[..]);
         let mut scratch = Scratch::default();
@@ -174,7 +174,7 @@ impl Device for HostDevice {
     }
 }
 
-fn on_device(device: &Arc<HostDevice>, misses: Misses, bandwidths: Bandwidths) -> Mixtral {
+fn on_device(device: &Arc<HostDevice>, misses: Misses, bandwidths: Bandwidths) -> Decoder {
     let device: Arc<dyn Device> = Arc::clone(device) as Arc<dyn Device>;
     let device = Some(DeviceOptions {
         device,
@@ -258,7 +258,7 @@ fn after_a_long_prompt_every_layer_still_has_its_most_used_experts() {
     model
         .forward(&mut session, &prompt, Logits::Last, go_on)
         .expect("a pass");
-    let c = model.config();
+    let c = model.spec();
     for layer in 0..c.n_layers as u16 {
         let held = (0..c.n_experts as u16)
             .filter(|&expert| model.experts().contains(ExpertId { layer, expert }))

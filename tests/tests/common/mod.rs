@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use octet_engine::model::{Logits, Mixtral, Session};
+use octet_engine::model::{Decoder, Logits, Session};
 use octet_engine::tokenizer::TokenId;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -63,7 +63,7 @@ pub fn golden(name: &str) -> Golden {
 
 /// Logits of `tokens` behind what `session` holds.
 pub fn forward<'s>(
-    model: &Mixtral,
+    model: &Decoder,
     session: &'s mut Session,
     tokens: &[TokenId],
     logits: Logits,
@@ -90,8 +90,8 @@ impl Distance {
 }
 
 /// Over all positions of all cases: the prompt in chunks of `chunk` tokens.
-pub fn distance(golden: &Golden, model: &Mixtral, chunk: usize) -> Distance {
-    let vocab = model.config().vocab_size;
+pub fn distance(golden: &Golden, model: &Decoder, chunk: usize) -> Distance {
+    let vocab = model.spec().vocab_size;
     let (mut relative, mut close) = (Vec::new(), 0);
     for case in &golden.cases {
         let mut session = model.session(case.prompt.len());

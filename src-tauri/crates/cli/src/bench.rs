@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use octet_engine::calibration::{Calibration, CalibrationCache};
 use octet_engine::experts::{ExpertStats, RoutingSummary, TierStats};
-use octet_engine::model::{Logits, Mixtral, PREFILL_CHUNK, RoutingReuse};
+use octet_engine::model::{Decoder, Logits, PREFILL_CHUNK, RoutingReuse};
 use octet_engine::plan::{Placement, format_bytes};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{EngineError, LoadOptions, Loaded};
@@ -61,7 +61,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     })?;
     let wanted = args.prompt_tokens + args.new_tokens;
     if wanted > loaded.plan.ctx {
-        let c = loaded.model.config();
+        let c = loaded.model.spec();
         return Err(EngineError::context_full(c, loaded.plan.ctx, wanted, 0).into());
     }
     let reuse = (args.routing_reuse > 0.0).then_some(RoutingReuse {
@@ -111,13 +111,13 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 }
 
 fn measure(
-    model: &Mixtral,
+    model: &Decoder,
     prompt: usize,
     new: usize,
     seed: u64,
     reuse: Option<RoutingReuse>,
 ) -> Result<Run, EngineError> {
-    let vocab = model.config().vocab_size as u64;
+    let vocab = model.spec().vocab_size as u64;
     let mut state = seed ^ 0x9e37_79b9_7f4a_7c15;
     let mut token = || {
         // splitmix64 (Steele, Lea and Flood, 2014).

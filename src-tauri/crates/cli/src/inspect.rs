@@ -5,8 +5,8 @@ use std::path::Path;
 
 use octet_engine::EngineError;
 use octet_engine::checkpoint::Checkpoint;
-use octet_engine::engine::model_sizes;
-use octet_engine::hardware::{GpuStatus, Hardware};
+use octet_engine::engine::{hardware_for, has_tokenizer, model_sizes, open_tokenizer};
+use octet_engine::hardware::GpuStatus;
 use octet_engine::plan::{format_bytes, make_plan};
 use octet_engine::tokenizer::Tokenizer;
 use serde_json::json;
@@ -17,11 +17,11 @@ use crate::output::{count, note, stdout};
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let dir = args.engine.model_dir()?;
     let checkpoint = Checkpoint::open(&dir)?;
-    let hardware = Hardware::detect(&dir);
+    let hardware = hardware_for(&checkpoint);
     let sizes = model_sizes(&checkpoint);
     let plan = make_plan(&sizes, &hardware, &args.engine.options().plan);
     let (c, quant, files) = (
-        checkpoint.config(),
+        checkpoint.spec(),
         checkpoint.quant_summary(),
         checkpoint.files(),
     );
@@ -32,7 +32,9 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
         Some(path) => Some((path, tokenizer_tokens(path, c.vocab_size)?)),
         None => None,
     };
-    let has_tokenizer = given.is_some() || dir.join("tokenizer.json").is_file();
+    // One in a GGUF file has to be read, for it may be none that is known.
+    let own = checkpoint.gguf().map(|_| open_tokenizer(&checkpoint, None));
+    let has_tokenizer = given.is_some() || has_tokenizer(&checkpoint);
     let mut out = stdout();
     if args.json {
         let report = json!({
@@ -55,6 +57,9 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     writeln!(out, "Model      {}", dir.display())?;
+    if checkpoint.gguf().is_some() {
+        writeln!(out, "Family     {}, GGUF", c.family)?;
+    }
     writeln!(
         out,
         "Shape      {}, hidden {}, intermediate {}, {} heads ({} kv), {} experts ({} used per token), vocabulary {}, context {}",
@@ -82,10 +87,13 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
         count(c.n_layers * c.n_experts, "expert"),
         format_bytes(checkpoint.expert_bytes() as u64),
     )?;
-    let tokenizer = match (given, has_tokenizer) {
+    let tokenizer = match (given, own) {
         (Some((path, tokens)), _) => format!("{}, {tokens} tokens", path.display()),
-        (None, true) => "tokenizer.json".to_owned(),
-        (None, false) => "none in the folder (--tokenizer FILE, or --tokens)".to_owned(),
+        (None, Some(Ok(Some(own)))) => format!("in the file, {} tokens", own.vocab_size()),
+        (None, Some(Err(error))) => format!("none that can be used: {error} (--tokenizer FILE)"),
+        (None, _) if has_tokenizer => "tokenizer.json".to_owned(),
+        (None, Some(_)) => "none in the file (--tokenizer FILE, or --tokens)".to_owned(),
+        (None, None) => "none in the folder (--tokenizer FILE, or --tokens)".to_owned(),
     };
     writeln!(out, "Tokenizer  {tokenizer}")?;
     writeln!(

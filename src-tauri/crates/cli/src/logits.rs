@@ -21,7 +21,7 @@ pub fn run(args: &LogitsArgs) -> anyhow::Result<()> {
             .forward(&mut session, chunk, Logits::All, go_on)?;
         bytes.extend(logits.iter().flat_map(|value| value.to_le_bytes()));
     }
-    let shape = vec![tokens.len(), loaded.model.config().vocab_size];
+    let shape = vec![tokens.len(), loaded.model.spec().vocab_size];
     let tensor = TensorView::new(Dtype::F32, shape, &bytes)?;
     safetensors::serialize_to_file(HashMap::from([("logits", tensor)]), None, &args.out)
         .map_err(|error| anyhow::anyhow!("{} cannot be written: {error}", args.out.display()))

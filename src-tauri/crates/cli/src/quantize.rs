@@ -99,7 +99,7 @@ impl Observer for Watch {
 
 fn show_plan(args: &QuantizeArgs, plan: &Plan) -> io::Result<()> {
     let mut out = stdout();
-    let c = plan.config();
+    let c = plan.spec();
     writeln!(
         out,
         "Source     {}: {}, {}, {} in {} ({})",

@@ -335,7 +335,7 @@ pub fn cpu_bytes_per_sec(
     pool: &Pool,
     precision: Precision,
 ) -> Result<f64, EngineError> {
-    let c = checkpoint.config();
+    let c = checkpoint.spec();
     let n_layers = c.n_layers;
     // Of different layers where there are several, as decoding has them.
     let ids = (0..EXPERTS.min(c.n_layers * c.n_experts)).map(|i| ExpertId {

@@ -17,9 +17,9 @@ use crate::checkpoint::Checkpoint;
 use crate::error::EngineError;
 use crate::experts::{DeviceOptions, Experts};
 use crate::generate::{Conversation, DoneReason, Event, Generator, Request};
-use crate::hardware::Hardware;
+use crate::hardware::{GpuStatus, Hardware};
 use crate::load::{LoadStage, Watch, report};
-use crate::model::Mixtral;
+use crate::model::{Decoder, cpu_lacks};
 use crate::plan::{ModelSizes, Plan, PlanRequest};
 use crate::prompt::Message;
 use crate::setup::Setup;
@@ -47,7 +47,7 @@ pub struct LoadOptions {
 /// A model in memory with what belongs to it.
 pub struct Loaded {
     /// The model.
-    pub model: Mixtral,
+    pub model: Decoder,
     /// Its tokenizer, if the folder has one.
     pub tokenizer: Option<Tokenizer>,
     /// What it takes of the machine, and why.
@@ -58,20 +58,14 @@ pub struct Loaded {
 
 /// The sizes of `checkpoint` that the plan is made from.
 pub fn model_sizes(checkpoint: &Checkpoint) -> ModelSizes {
-    let c = checkpoint.config();
-    let trunk = checkpoint.trunk_bytes();
-    let embedding = (c.vocab_size, c.hidden_size);
+    let c = checkpoint.spec();
     ModelSizes {
         n_layers: c.n_layers,
         n_experts: c.n_experts,
         top_k: c.top_k,
         expert_bytes: checkpoint.expert_bytes() as u64,
-        trunk_file_bytes: trunk,
-        trunk_resident_bytes: ModelSizes::trunk_resident_bytes(
-            trunk,
-            embedding,
-            c.tie_word_embeddings,
-        ),
+        trunk_file_bytes: checkpoint.trunk_bytes(),
+        trunk_resident_bytes: checkpoint.trunk_resident_bytes(),
         kv_bytes_per_token: ModelSizes::kv_bytes_per_token(c.n_layers, c.n_kv_heads, c.head_dim),
         vocab: c.vocab_size,
         hidden: c.hidden_size,
@@ -101,11 +95,14 @@ impl Loaded {
         report(watch, LoadStage::Checking, 0, 0)?;
         octet_kernels::Level::wanted()?;
         let checkpoint = Arc::new(Checkpoint::open(dir)?);
+        if let Some(feature) = cpu_lacks(checkpoint.spec()) {
+            return Err(EngineError::Unsupported { feature });
+        }
         let total = checkpoint.files().bytes;
         report(watch, LoadStage::Tokenizer, 0, total)?;
-        let tokenizer = open_tokenizer(dir, options.tokenizer.as_deref())?;
+        let tokenizer = open_tokenizer(&checkpoint, options.tokenizer.as_deref())?;
         if let Some(tokenizer) = &tokenizer {
-            let (tokens, model) = (tokenizer.vocab_size(), checkpoint.config().vocab_size);
+            let (tokens, model) = (tokenizer.vocab_size(), checkpoint.spec().vocab_size);
             if !tokenizer.fits(model) {
                 return Err(EngineError::TokenizerMismatch {
                     tokenizer: tokens,
@@ -120,8 +117,8 @@ impl Loaded {
             .map(str::to_owned)
             .collect();
         report(watch, LoadStage::Trunk, 0, total)?;
-        checkpoint.check_lm_head()?;
-        let hardware = Hardware::detect(dir);
+        checkpoint.check_trunk()?;
+        let hardware = hardware_for(&checkpoint);
         let threads = options
             .threads
             .unwrap_or(hardware.cpu.physical_cores)
@@ -151,12 +148,63 @@ impl Loaded {
     }
 }
 
-/// The tokenizer at `path`, else the one in `dir`; `None` if the folder has none.
-fn open_tokenizer(dir: &Path, path: Option<&Path>) -> Result<Option<Tokenizer>, EngineError> {
-    match path {
-        Some(path) => Ok(Some(Tokenizer::open(path)?)),
-        None if dir.join("tokenizer.json").is_file() => Ok(Some(Tokenizer::open(dir)?)),
-        None => Ok(None),
+/// This machine as far as it can serve `checkpoint`.
+pub fn hardware_for(checkpoint: &Checkpoint) -> Hardware {
+    usable_by(checkpoint, Hardware::detect(checkpoint.dir()))
+}
+
+/// What of `hardware` can serve `checkpoint`: a GPU only if it computes all that the model has.
+pub fn usable_by(checkpoint: &Checkpoint, mut hardware: Hardware) -> Hardware {
+    let features = checkpoint.features();
+    if !features.is_empty() && matches!(hardware.gpu, GpuStatus::Found(_)) {
+        let names: Vec<String> = features.iter().map(ToString::to_string).collect();
+        hardware.gpu = GpuStatus::Absent {
+            reason: format!("the GPU path has no {} yet", names.join(", no ")),
+        };
+    }
+    hardware
+}
+
+/// Whether text can go in and come out.
+pub fn has_tokenizer(checkpoint: &Checkpoint) -> bool {
+    match checkpoint.gguf() {
+        Some(_) => matches!(open_tokenizer(checkpoint, None), Ok(Some(_))),
+        None => checkpoint.dir().join("tokenizer.json").is_file(),
+    }
+}
+
+/// The tokenizer at `path`, else the one beside the model, else the one in a GGUF file; `None` if
+/// there is none.
+///
+/// # Errors
+/// [`EngineError::Tokenizer`]. One beside a GGUF file that belongs to another model is passed over.
+pub fn open_tokenizer(
+    checkpoint: &Checkpoint,
+    path: Option<&Path>,
+) -> Result<Option<Tokenizer>, EngineError> {
+    if let Some(path) = path {
+        return Ok(Some(Tokenizer::open(path)?));
+    }
+    let model = checkpoint.dir();
+    let dir = match checkpoint.gguf() {
+        Some(_) if !model.is_dir() => model.parent().unwrap_or(model),
+        _ => model,
+    };
+    let file = dir.join("tokenizer.json");
+    let Some(gguf) = checkpoint.gguf() else {
+        let opened = file.is_file().then(|| Tokenizer::open(&file)).transpose();
+        return Ok(opened?);
+    };
+    if file.is_file()
+        && let Ok(beside) = Tokenizer::open(&file)
+        && beside.fits(checkpoint.spec().vocab_size)
+    {
+        return Ok(Some(beside));
+    }
+    const MODEL: &str = "tokenizer.ggml.model";
+    match gguf.metadata().get::<&str>(MODEL) {
+        Ok(None | Some("no_vocab" | "none")) => Ok(None),
+        _ => Ok(Some(Tokenizer::of_gguf(gguf)?)),
     }
 }
 

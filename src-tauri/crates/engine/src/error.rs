@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use crate::checkpoint::CheckpointError;
-use crate::config::Config;
 use crate::experts::TierError;
 use crate::plan::PlanError;
 use crate::prompt::PromptError;
 use crate::sampling::SamplingError;
+use crate::spec::{Feature, ModelSpec};
 use crate::tokenizer::TokenizerError;
 
 /// Any failure of loading or generating.
@@ -20,6 +20,12 @@ pub enum EngineError {
     /// The memory plan refuses.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The model needs something that no backend computes.
+    #[error("the model has {feature}, which Octet does not support yet")]
+    Unsupported {
+        /// What.
+        feature: Feature,
+    },
     /// The tokenizer is missing or damaged.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -114,7 +120,7 @@ pub enum EngineError {
 impl EngineError {
     /// `wanted` positions do not fit `capacity`; with `answer` more, a context of the model `c` may
     /// hold them.
-    pub fn context_full(c: &Config, capacity: usize, wanted: usize, answer: usize) -> Self {
+    pub fn context_full(c: &ModelSpec, capacity: usize, wanted: usize, answer: usize) -> Self {
         let enough = wanted.saturating_add(answer).min(c.max_positions);
         Self::ContextFull {
             capacity,
@@ -152,7 +158,7 @@ impl EngineError {
     /// A short, stable name of the kind of failure, for programs.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Checkpoint(_) => "checkpoint",
+            Self::Checkpoint(_) | Self::Unsupported { .. } => "checkpoint",
             Self::Plan(_) | Self::TooFewSlots { .. } => "memory",
             Self::Tokenizer(_)
             | Self::NoTokenizer { .. }

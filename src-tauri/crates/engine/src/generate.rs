@@ -12,7 +12,7 @@ use crate::clock::AwakeClock;
 use crate::context_shift::drop_oldest;
 use crate::error::EngineError;
 use crate::experts::ExpertStats;
-use crate::model::{Logits, Mixtral, PREFILL_CHUNK, Session};
+use crate::model::{Decoder, Logits, PREFILL_CHUNK, Session};
 use crate::progress::{PromptProgress, Report};
 use crate::prompt::{ChatOptions, Message, Role};
 use crate::sampling::{Sampler, SamplingParams};
@@ -165,7 +165,7 @@ pub struct Conversation {
 
 impl Conversation {
     /// An empty one for up to `ctx` positions.
-    pub fn new(model: &Mixtral, ctx: usize) -> Self {
+    pub fn new(model: &Decoder, ctx: usize) -> Self {
         Self {
             session: model.session(ctx),
             cached: Vec::new(),
@@ -202,7 +202,7 @@ impl Conversation {
 /// What [`generate`] works with.
 pub struct Generator<'a> {
     /// The model.
-    pub model: &'a Mixtral,
+    pub model: &'a Decoder,
     /// Its tokenizer; without one only [`Input::Tokens`] can be worked on.
     pub tokenizer: Option<&'a Tokenizer>,
     /// Asked between experts and tokens: whether to stop.
@@ -260,7 +260,7 @@ impl Generator<'_> {
         let prompt_tokens = prompt.ids.len();
         if prompt_tokens > capacity {
             let answer = request.max_new_tokens.unwrap_or(ROOM_TO_ADVISE);
-            let c = self.model.config();
+            let c = self.model.spec();
             return Err(EngineError::context_full(
                 c,
                 capacity,
@@ -379,7 +379,7 @@ impl Generator<'_> {
         } = conversation;
         let (first, total) = (cached.len(), tokens.len());
         let is_quiet = total - first <= 1;
-        let mut progress = PromptProgress::new(self.model.config(), first, total);
+        let mut progress = PromptProgress::new(self.model.spec(), first, total);
         let began = clock.elapsed();
         // Chunks of one size: a last one of few tokens would take as long where experts are read
         // from disk, and its time could not be told by its tokens.
@@ -415,7 +415,7 @@ impl Generator<'_> {
     }
 
     fn ends(&self, id: TokenId) -> bool {
-        self.model.config().eos_token_ids.contains(&id.0)
+        self.model.spec().eos_token_ids.contains(&id.0)
             || self.tokenizer.and_then(Tokenizer::eos) == Some(id)
     }
 
@@ -440,7 +440,7 @@ struct Prompt<'a> {
 impl<'a> Prompt<'a> {
     fn new(
         tokenizer: Option<&'a Tokenizer>,
-        model: &Mixtral,
+        model: &Decoder,
         request: &Request,
     ) -> Result<Self, EngineError> {
         let need = || {
@@ -462,7 +462,7 @@ impl<'a> Prompt<'a> {
         if ids.is_empty() {
             return Err(EngineError::EmptyPrompt);
         }
-        let rows = model.config().vocab_size;
+        let rows = model.spec().vocab_size;
         if let Some(&id) = ids.iter().find(|id| id.0 as usize >= rows) {
             let text = tokenizer.and_then(|tokenizer| tokenizer.token_text(id));
             return Err(EngineError::UnknownToken {

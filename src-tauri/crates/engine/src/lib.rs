@@ -10,13 +10,12 @@
 //! - *trunk*: everything but the experts; *tier*: a kind of memory that holds experts;
 //!   *slot*: room for one expert in a tier; *lease*: a slot kept for whoever reads it.
 //!
-//! Start at [`engine::Engine`] to use it, at [`model::Mixtral::forward`] to read it.
+//! Start at [`engine::Engine`] to use it, at [`model::Decoder::forward`] to read it.
 #![warn(missing_docs)]
 
 pub mod calibration;
 pub mod checkpoint;
 pub mod clock;
-pub mod config;
 mod context_shift;
 pub mod engine;
 pub mod error;
@@ -32,6 +31,7 @@ mod progress;
 pub mod prompt;
 pub mod sampling;
 mod setup;
+pub mod spec;
 pub mod stream_text;
 pub mod synth;
 pub mod tokenizer;

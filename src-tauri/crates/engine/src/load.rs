@@ -105,7 +105,7 @@ impl Loaded {
     fn warm(&self) -> Result<(), EngineError> {
         let mut session = self.model.session(1);
         let bos = self.tokenizer.as_ref().and_then(|t| t.bos());
-        let rows = self.model.config().vocab_size;
+        let rows = self.model.spec().vocab_size;
         let token = bos
             .filter(|bos| (bos.0 as usize) < rows)
             .unwrap_or(TokenId(0));

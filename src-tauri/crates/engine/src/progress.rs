@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::Config;
 use crate::generate::Event;
 use crate::model::{PassProgress, experts, projections};
+use crate::spec::ModelSpec;
 
 /// Reports come at most this often.
 const REPORT_EVERY: Duration = Duration::from_millis(50);
@@ -58,7 +58,7 @@ struct Cost {
 }
 
 impl Cost {
-    fn new(c: &Config) -> Self {
+    fn new(c: &ModelSpec) -> Self {
         Self {
             token: (projections(c) + experts(c)) as f64,
             position: (2 * c.q_size()) as f64,
@@ -82,7 +82,7 @@ pub(crate) struct PromptProgress {
 
 impl PromptProgress {
     /// The prompt's tokens in `first..total` are to be computed.
-    pub(crate) fn new(c: &Config, first: usize, total: usize) -> Self {
+    pub(crate) fn new(c: &ModelSpec, first: usize, total: usize) -> Self {
         Self {
             cost: Cost::new(c),
             first,
@@ -165,14 +165,14 @@ mod tests {
 
     const LAYERS: usize = 32;
 
-    fn config() -> Config {
-        Config::from_json(br#"{"model_type": "mixtral"}"#).expect("a config")
+    fn spec() -> ModelSpec {
+        ModelSpec::from_config_json(br#"{"model_type": "mixtral"}"#).expect("a config")
     }
 
     /// What is reported of a prompt of two chunks of 500 tokens in 32 layers of 8 experts, each of
     /// which takes what `expert` says of its layer, counted over both chunks.
     fn reports(expert: impl Fn(usize, usize) -> f64) -> Vec<(f64, Report)> {
-        let mut progress = PromptProgress::new(&config(), 0, 1000);
+        let mut progress = PromptProgress::new(&spec(), 0, 1000);
         let (mut seconds, mut all) = (0.0, Vec::new());
         for chunk in 0..2 {
             for layer in 0..LAYERS {
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn later_tokens_are_more_work_than_earlier_ones() {
-        let cost = Cost::new(&config());
+        let cost = Cost::new(&spec());
         assert!(cost.of(0.0, 100.0) < cost.of(32_000.0, 32_100.0));
         let whole = cost.of(0.0, 8192.0);
         let halves = cost.of(0.0, 4096.0) + cost.of(4096.0, 8192.0);

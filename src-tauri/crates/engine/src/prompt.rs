@@ -254,7 +254,7 @@ pub(crate) struct Frame<'a> {
 #[derive(Debug)]
 pub(crate) enum ChatFormat {
     /// The built-in format, which the template, if there is one, differs from in white space only.
-    Mixtral(Option<ChatTemplate>),
+    BuiltIn(Option<ChatTemplate>),
     Template(ChatTemplate),
 }
 
@@ -262,7 +262,7 @@ impl ChatFormat {
     pub(crate) fn detect(template: Option<ChatTemplate>, frame: &Frame<'_>) -> Self {
         match template {
             Some(template) if !is_mixtral(&template, frame) => Self::Template(template),
-            template => Self::Mixtral(template),
+            template => Self::BuiltIn(template),
         }
     }
 
@@ -276,7 +276,7 @@ impl ChatFormat {
             return Err(PromptError::Empty);
         }
         let template = match self {
-            Self::Mixtral(template) => {
+            Self::BuiltIn(template) => {
                 let is_in_a_row = turns(messages).len() < messages.len();
                 // Only the template knows whether it takes turns in a row.
                 return match template.as_ref().filter(|_| is_in_a_row) {

@@ -14,7 +14,7 @@ use crate::error::EngineError;
 use crate::experts::{Bandwidths, Device as _, DeviceOptions, ExpertOptions, Experts, RamAlone};
 use crate::gpu::{GpuModel, OpenGpu, Slots};
 use crate::hardware::{Gpu, Hardware};
-use crate::model::Mixtral;
+use crate::model::Decoder;
 use crate::plan::{
     CUDA_CONTEXT_BYTES, Device, Fit, MeasuredVram, ModelSizes, Placement, Plan, PlanError,
     PlanRequest, Preset, make_plan,
@@ -30,7 +30,7 @@ pub(crate) struct Setup<'a> {
 }
 
 /// A model, its plan as it came out, and what was measured on the way.
-pub(crate) type Made = (Mixtral, Plan, Option<Calibration>);
+pub(crate) type Made = (Decoder, Plan, Option<Calibration>);
 
 /// A GPU with a model's trunk and slots for its experts.
 struct OnGpu {
@@ -68,7 +68,7 @@ impl Setup<'_> {
     /// Plans the memory and prepares the model by the plan, which says what became of it.
     pub(crate) fn model(mut self) -> Result<Made, EngineError> {
         let mut sizes = model_sizes(&self.checkpoint);
-        if self.precision == Precision::Exact {
+        if self.precision == Precision::Exact && self.checkpoint.gguf().is_none() {
             // The output matrix stays as the file has it.
             sizes.trunk_resident_bytes = sizes.trunk_file_bytes;
         }
@@ -237,7 +237,7 @@ impl Setup<'_> {
             },
         )?;
         let gpu = on_gpu.map(|on| on.gpu);
-        let model = Mixtral::on(self.checkpoint, experts, self.pool, self.precision, gpu);
+        let model = Decoder::on(self.checkpoint, experts, self.pool, self.precision, gpu);
         Ok((model, plan, calibration))
     }
 

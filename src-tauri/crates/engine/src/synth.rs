@@ -5,6 +5,7 @@
 //! The same options give the same bytes on every system. `synth/fill.rs` tells the distributions.
 
 mod fill;
+mod gguf;
 mod layout;
 
 use std::fs::{self, File};
@@ -16,8 +17,9 @@ use serde_json::Value;
 
 use crate::checkpoint::file::read_small;
 use crate::checkpoint::{CONFIG_FILE, CheckpointError, INDEX_FILE, without_byte_order_mark};
-use crate::config::{Config, ConfigError};
 use crate::plan::format_bytes;
+use crate::spec::{ConfigError, ModelSpec};
+pub use gguf::{GgufSynthOptions, synth_gguf};
 use layout::FilePlan;
 
 /// How a group of matrices is quantized.
@@ -115,6 +117,29 @@ pub enum SynthError {
         /// The group size asked for.
         group_size: usize,
     },
+    /// A matrix whose rows are no whole number of blocks.
+    #[error(
+        "`{matrix}`: rows of {k} weights are not made of {ty} blocks of {block}; give another type"
+    )]
+    Columns {
+        /// Which matrix.
+        matrix: String,
+        /// Its columns.
+        k: usize,
+        /// The type asked for.
+        ty: &'static str,
+        /// Weights in a block of it.
+        block: usize,
+    },
+    /// The output file is there already.
+    #[error("{} is there already; choose a new name", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The GGUF file cannot be written.
+    #[error(transparent)]
+    Gguf(Box<octet_gguf::GgufError>),
     /// The output folder holds something already.
     #[error("{} is not an empty folder; choose a new one", dir.display())]
     NotEmpty {
@@ -204,7 +229,7 @@ pub fn synth(
 }
 
 /// The configuration and its JSON, with `layers` in place.
-fn read_config(path: &Path, layers: Option<usize>) -> Result<(Config, Vec<u8>), SynthError> {
+fn read_config(path: &Path, layers: Option<usize>) -> Result<(ModelSpec, Vec<u8>), SynthError> {
     const MAX_CONFIG_BYTES: u64 = 1 << 20;
     let bytes = read_small(path, MAX_CONFIG_BYTES)?.ok_or_else(|| SynthError::NoConfig {
         path: path.to_owned(),
@@ -214,7 +239,7 @@ fn read_config(path: &Path, layers: Option<usize>) -> Result<(Config, Vec<u8>), 
         source,
     };
     let bytes = without_byte_order_mark(&bytes).to_vec();
-    let config = Config::from_json(&bytes).map_err(wrong)?;
+    let config = ModelSpec::from_config_json(&bytes).map_err(wrong)?;
     let Some(layers) = layers else {
         return Ok((config, bytes));
     };
@@ -225,7 +250,7 @@ fn read_config(path: &Path, layers: Option<usize>) -> Result<(Config, Vec<u8>), 
     })?;
     json["num_hidden_layers"] = layers.into();
     let bytes = format!("{json:#}\n").into_bytes();
-    let config = Config::from_json(&bytes).map_err(wrong)?;
+    let config = ModelSpec::from_config_json(&bytes).map_err(wrong)?;
     Ok((config, bytes))
 }
 

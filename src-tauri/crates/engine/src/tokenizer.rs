@@ -22,7 +22,7 @@ use tokenizers::Model;
 use self::config::{TokenizerConfig, read_file};
 use self::load::Loader;
 pub(crate) use self::special::{Span, SpecialTokens};
-use crate::checkpoint::without_byte_order_mark;
+use crate::checkpoint::{is_gguf, without_byte_order_mark};
 use crate::plan::format_bytes;
 use crate::prompt::{self, ChatFormat, ChatOptions, Message, PromptError};
 use crate::stream_text::{DecoderError, PieceTable, StreamDecoder};
@@ -98,6 +98,17 @@ pub enum TokenizerError {
         /// The part of the decoder that is not supported.
         source: DecoderError,
     },
+    /// A GGUF file cannot be opened.
+    #[error(transparent)]
+    GgufFile(Box<octet_gguf::GgufError>),
+    /// A GGUF file has no tokenizer, or one that cannot be used.
+    #[error("{}: {source}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<octet_gguf::TokenizerError>,
+    },
     /// `tokenizer_config.json` names a token that `tokenizer.json` lacks.
     #[error("{}: {role} is {token:?}, which the tokenizer does not have", path.display())]
     UnknownToken {
@@ -159,7 +170,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Opens a `tokenizer.json` file, or the one in a model folder.
+    /// Opens a `tokenizer.json` file, the one in a model folder, or that in a GGUF file.
     ///
     /// `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` beside it are
     /// read when they exist: they name the special tokens and hold the chat template. Without
@@ -170,6 +181,10 @@ impl Tokenizer {
     /// [`TokenizerError`] for files that are missing, damaged, or that use a decoder whose
     /// output cannot be streamed.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
+        if !path.join("tokenizer.json").is_file() && is_gguf(path) {
+            let gguf = octet_gguf::Gguf::open(path);
+            return Self::of_gguf(&gguf.map_err(|e| TokenizerError::GgufFile(Box::new(e)))?);
+        }
         let file = if path.is_dir() {
             path.join("tokenizer.json")
         } else {
@@ -179,6 +194,22 @@ impl Tokenizer {
             read_file(&file)?.ok_or_else(|| TokenizerError::Missing { path: file.clone() })?;
         let config = TokenizerConfig::read_beside(&file)?;
         Loader { path: &file }.load(without_byte_order_mark(&json), config)
+    }
+
+    /// The tokenizer in a GGUF file's metadata.
+    ///
+    /// # Errors
+    /// [`TokenizerError`] where it has none, or one that is not known.
+    pub fn of_gguf(gguf: &octet_gguf::Gguf) -> Result<Self, TokenizerError> {
+        let path = gguf.path();
+        let spec = octet_gguf::TokenizerSpec::read(gguf.metadata()).map_err(|source| {
+            TokenizerError::Gguf {
+                path: path.to_path_buf(),
+                source: Box::new(source),
+            }
+        })?;
+        let config = TokenizerConfig::of_gguf(path, &spec);
+        Loader { path }.load(spec.json.as_bytes(), config)
     }
 
     /// What had to be taken from elsewhere, for whoever reads the ids.
@@ -311,7 +342,7 @@ impl Tokenizer {
     /// the decoded answer sent back as an assistant message encodes as it was generated.
     pub fn reply_decoder(&self) -> StreamDecoder {
         match self.format {
-            ChatFormat::Mixtral(_) => self.decoder().dropping_one_leading_space(),
+            ChatFormat::BuiltIn(_) => self.decoder().dropping_one_leading_space(),
             ChatFormat::Template(_) => self.decoder(),
         }
     }

@@ -9,7 +9,6 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(non_camel_case_types)] // The names under which everybody knows them.
 #[allow(missing_docs)] // The table below says what there is to say.
-#[non_exhaustive]
 pub enum TensorType {
     F32,
     F16,
@@ -214,6 +213,11 @@ impl TensorType {
             return None;
         }
         (k / u64::from(values)).checked_mul(u64::from(bytes))
+    }
+
+    /// Where in a block its f16 scale lies, and behind it its minimum if it has one.
+    pub const fn half_offsets(self) -> &'static [usize] {
+        self.traits().halves
     }
 
     /// The first block of `bytes`, a whole number of blocks, that holds a NaN or an infinity: in a

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use octet_engine::checkpoint::{CONFIG_FILE, INDEX_FILE, Index, parse_index};
-use octet_engine::config::Config;
 use octet_engine::plan::ModelSizes;
+use octet_engine::spec::ModelSpec;
 
 use crate::ModelsError;
 use crate::hub::{Hub, Listing};
@@ -30,7 +30,7 @@ pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(crate) struct RemoteModel {
     pub(crate) commit: String,
     pub(crate) license: Option<String>,
-    pub(crate) config: Config,
+    pub(crate) config: ModelSpec,
     pub(crate) sizes: ModelSizes,
     /// What is downloaded: small files first, then the trunk, then the experts.
     pub(crate) files: Vec<RepoFile>,
@@ -59,7 +59,7 @@ impl RemoteModel {
         let config = hub
             .small_file(repo, commit, config, MAX_CONFIG_BYTES)
             .await?;
-        let config = Config::from_json(&config)
+        let config = ModelSpec::from_config_json(&config)
             .map_err(|error| foreign(format!("{CONFIG_FILE}: {error}")))?;
         let index = hub.small_file(repo, commit, index, MAX_INDEX_BYTES).await?;
         let index =
@@ -114,7 +114,7 @@ fn is_small(file: &RepoFile) -> bool {
 }
 
 /// As the engine would find them, but for some hundred bytes of headers.
-fn sizes(config: &Config, index: &Index, files: &[RepoFile]) -> Result<ModelSizes, String> {
+fn sizes(config: &ModelSpec, index: &Index, files: &[RepoFile]) -> Result<ModelSizes, String> {
     let size_of = |tensor: &str| {
         let name = index.file(tensor)?;
         let file = files.iter().find(|file| file.path == name)?;

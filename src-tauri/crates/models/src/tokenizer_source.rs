@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use octet_engine::config::Config;
 use octet_engine::tokenizer::Tokenizer;
 
 use crate::cache::RepoDir;
@@ -37,7 +36,7 @@ pub(crate) async fn find(
     if let Some(file) = model.tokenizer() {
         let dir = RepoDir::new(&job.root, &job.repo);
         let fetched = fetch(job, &job.repo, &dir, &model.commit, file, unchecked).await?;
-        match check(fetched.clone(), Check::Config(model.config.clone())).await? {
+        match check(fetched.clone(), Check::Fits(model.config.vocab_size)).await? {
             None => return Ok(found(&job.repo, fetched)),
             Some(reason) => tried.push((job.repo.to_string(), reason)),
         }
@@ -135,8 +134,8 @@ async fn fetch(
 enum Check {
     /// A known one.
     Known(TokenizerCheck),
-    /// Whatever fits the model.
-    Config(Config),
+    /// Whatever fits a model of so many embeddings.
+    Fits(usize),
 }
 
 /// Why the tokenizer at `path` is not the right one, if it is not.
@@ -148,8 +147,8 @@ async fn check(path: PathBuf, wanted: Check) -> Result<Option<String>, Failure> 
         };
         match wanted {
             Check::Known(known) => known.refuse(&tokenizer),
-            Check::Config(config) => {
-                let (tokens, model) = (tokenizer.vocab_size(), config.vocab_size);
+            Check::Fits(model) => {
+                let tokens = tokenizer.vocab_size();
                 let fits = tokenizer.fits(model);
                 (!fits).then(|| format!("it has {tokens} tokens, the model {model}"))
             }

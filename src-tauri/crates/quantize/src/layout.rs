@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use octet_engine::config::Config;
+use octet_engine::spec::ModelSpec;
 use octet_kernels::Bits;
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ pub(crate) struct FileLayout {
 
 impl FileLayout {
     /// The trunk: embeddings, output matrix, norms, routers, attention.
-    pub(crate) fn trunk(config: &Config, attention: &MatrixSpec) -> Self {
+    pub(crate) fn trunk(config: &ModelSpec, attention: &MatrixSpec) -> Self {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let dense =
             |name: String, shape: &[usize]| TensorLayout::new(name, Dtype::F16, shape.to_vec());
@@ -76,7 +76,7 @@ impl FileLayout {
     }
 
     /// One expert, with bare names; the same layout serves all.
-    pub(crate) fn expert(config: &Config, spec: &MatrixSpec) -> Self {
+    pub(crate) fn expert(config: &ModelSpec, spec: &MatrixSpec) -> Self {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let tensors = [
             ("w1", (intermediate, hidden)),
@@ -155,7 +155,10 @@ pub(crate) fn router(layer: usize) -> String {
 }
 
 /// The attention projections of a layer and their shapes.
-pub(crate) fn attention_matrices(config: &Config, layer: usize) -> [(String, (usize, usize)); 4] {
+pub(crate) fn attention_matrices(
+    config: &ModelSpec,
+    layer: usize,
+) -> [(String, (usize, usize)); 4] {
     let (hidden, q, kv) = (config.hidden_size, config.q_size(), config.kv_size());
     [
         ("q_proj", (q, hidden)),
@@ -204,7 +207,7 @@ pub(crate) fn file_name(file: usize, n_files: usize) -> String {
 }
 
 /// The bytes of the index.
-pub(crate) fn index(config: &Config, trunk: &FileLayout, expert: &FileLayout) -> Vec<u8> {
+pub(crate) fn index(config: &ModelSpec, trunk: &FileLayout, expert: &FileLayout) -> Vec<u8> {
     let n_experts = config.n_layers * config.n_experts;
     let n_files = 1 + n_experts;
     let mut weight_map: BTreeMap<String, String> = trunk
@@ -246,7 +249,7 @@ mod tests {
         let out = dir.path().join("out");
         synth(&path, &out, &SynthOptions::default(), &mut |_, _| {}).unwrap();
 
-        let config = Config::from_json(config.to_string().as_bytes()).unwrap();
+        let config = ModelSpec::from_config_json(config.to_string().as_bytes()).unwrap();
         let options = Options::default();
         let trunk = FileLayout::trunk(&config, &options.spec(options.attention));
         let expert = FileLayout::expert(&config, &options.spec(options.experts));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use octet_engine::config::Config;
+use octet_engine::spec::ModelSpec;
 use safetensors::Dtype;
 
 use crate::error::QuantizeError;
@@ -76,7 +76,7 @@ impl Plan {
     /// another shape, or left over, and matrices that cannot be packed as asked.
     pub fn new(source: &Path, options: &Options) -> Result<Self, QuantizeError> {
         let source = Source::open(source)?;
-        let config = source.config();
+        let config = source.spec();
         let (experts, attention) = (
             options.spec(options.experts),
             options.spec(options.attention),
@@ -111,8 +111,8 @@ impl Plan {
     }
 
     /// The model's shape.
-    pub fn config(&self) -> &Config {
-        self.source.config()
+    pub fn spec(&self) -> &ModelSpec {
+        self.source.spec()
     }
 
     /// Tensor files of the source.
@@ -147,7 +147,7 @@ impl Plan {
 
     /// Tensor files that will be written.
     pub fn files(&self) -> usize {
-        1 + self.config().n_layers * self.config().n_experts
+        1 + self.spec().n_layers * self.spec().n_experts
     }
 
     /// Bytes of the tensor files that will be written, exactly.
@@ -255,7 +255,7 @@ fn advice(error: &HqqError, spec: &MatrixSpec, of_experts: bool, jobs: &[Job]) -
 }
 
 fn trunk_jobs(
-    config: &Config,
+    config: &ModelSpec,
     options: &Options,
     roles: &mut Roles<'_>,
 ) -> Result<Vec<Job>, QuantizeError> {
@@ -296,7 +296,7 @@ fn trunk_jobs(
 }
 
 fn expert_jobs(
-    config: &Config,
+    config: &ModelSpec,
     options: &Options,
     roles: &mut Roles<'_>,
 ) -> Result<Vec<Job>, QuantizeError> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use octet_engine::checkpoint::{
-    CONFIG_FILE, Checkpoint, INDEX_FILE, QuantKind, QuantSummary, TensorFile, read_small,
+    CONFIG_FILE, Checkpoint, INDEX_FILE, QuantSummary, TensorFile, WeightKind, read_small,
 };
 use octet_engine::hardware::Disk;
 use serde_json::json;
@@ -186,18 +186,18 @@ impl Plan {
         config.remove("dtype");
         config.insert("torch_dtype".into(), json!("float16"));
         if config.get("rope_theta").is_none_or(|theta| theta.is_null()) {
-            config.insert("rope_theta".into(), json!(self.config().rope_theta));
+            config.insert("rope_theta".into(), json!(self.spec().rope_theta));
         }
         let config = format!("{:#}\n", serde_json::Value::Object(config));
         write_file(out, CONFIG_FILE, config.as_bytes())?;
-        let index = index(self.config(), &self.trunk, &self.expert);
+        let index = index(self.spec(), &self.trunk, &self.expert);
         write_file(out, INDEX_FILE, &index)
     }
 
     /// Whether the engine sees the quantization that was asked for.
     fn expect_quantization(&self, out: &Path, found: &QuantSummary) -> Result<(), QuantizeError> {
-        let as_asked = |kinds: &[QuantKind], spec: MatrixSpec| {
-            matches!(kinds, [kind] if kind.bits == spec.bits.count()
+        let as_asked = |kinds: &[WeightKind], spec: MatrixSpec| {
+            matches!(kinds, [WeightKind::Hqq(kind)] if kind.bits == spec.bits.count()
                 && kind.group_size == spec.group_size
                 && kind.scale_group_size == spec.scale_group_size)
         };

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use octet_engine::checkpoint::{
     CONFIG_FILE, CheckpointError, TensorFile, read_small, shorten, without_byte_order_mark,
 };
-use octet_engine::config::Config;
+use octet_engine::spec::ModelSpec;
 use serde_json::{Map, Value};
 
 use crate::error::QuantizeError;
@@ -26,7 +26,7 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Source {
     dir: PathBuf,
-    config: Config,
+    config: ModelSpec,
     config_json: Map<String, Value>,
     files: Vec<TensorFile>,
     /// Tensor name to the number of its file.
@@ -52,7 +52,7 @@ impl Source {
         &self.dir
     }
 
-    pub(crate) fn config(&self) -> &Config {
+    pub(crate) fn spec(&self) -> &ModelSpec {
         &self.config
     }
 
@@ -119,14 +119,14 @@ pub(crate) fn refusal(dir: &Path, why: impl Into<String>) -> QuantizeError {
 }
 
 /// Reads `config.json`, which has to describe a Mixtral model that is not quantized.
-fn read_config(dir: &Path) -> Result<(Config, Map<String, Value>), QuantizeError> {
+fn read_config(dir: &Path) -> Result<(ModelSpec, Map<String, Value>), QuantizeError> {
     let path = dir.join(CONFIG_FILE);
     let Some(bytes) = read_small(&path, MAX_CONFIG_BYTES)? else {
         let why = format!("{CONFIG_FILE} is missing; choose the folder of a Mixtral model");
         return Err(refusal(dir, why));
     };
-    let config =
-        Config::from_json(&bytes).map_err(|source| CheckpointError::Config { path, source })?;
+    let config = ModelSpec::from_config_json(&bytes)
+        .map_err(|source| CheckpointError::Config { path, source })?;
     let json: Map<String, Value> = serde_json::from_slice(without_byte_order_mark(&bytes))
         .map_err(|error| refusal(dir, format!("{CONFIG_FILE}: {error}")))?;
     if let Some(quantization) = json.get("quantization_config").filter(|v| !v.is_null()) {

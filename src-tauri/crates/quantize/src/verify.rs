@@ -161,7 +161,7 @@ fn differs(file: &PartialFile, what: String) -> QuantizeError {
 
 #[cfg(test)]
 mod tests {
-    use octet_engine::config::Config;
+    use octet_engine::spec::ModelSpec;
     use octet_kernels::Bits;
 
     use super::*;
@@ -173,7 +173,7 @@ mod tests {
             "model_type": "mixtral", "hidden_size": 16, "intermediate_size": 32,
             "num_attention_heads": 2, "num_key_value_heads": 1,
         });
-        let config = Config::from_json(config.to_string().as_bytes()).unwrap();
+        let config = ModelSpec::from_config_json(config.to_string().as_bytes()).unwrap();
         for scale_group_size in [Some(8), None] {
             let spec = MatrixSpec {
                 bits: Bits::B2,

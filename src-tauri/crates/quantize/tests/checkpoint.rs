@@ -14,11 +14,11 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::mixtral;
 use common::{Form, Model, SMALL, Sizes, contents};
 use octet_engine::checkpoint::{Checkpoint, ExpertId, ExpertWeights};
-use octet_engine::config::Config;
 use octet_engine::experts::{ExpertOptions, Experts};
-use octet_engine::model::{Logits, Mixtral};
+use octet_engine::model::{Decoder, Logits};
+use octet_engine::spec::ModelSpec;
 use octet_engine::tokenizer::TokenId;
-use octet_kernels::{Bits, Pool, Precision, QMatrix};
+use octet_kernels::{Bits, Matrix, Pool, Precision};
 use octet_quantize::{Options, PartOptions, Plan, Summary};
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -140,7 +140,8 @@ fn what_is_stored_is_as_near_as_the_summary_says() {
     let mut errors = Vec::new();
     for layer in 0..2_u16 {
         for expert in 0..2_u16 {
-            let ExpertWeights { w1, w2, w3 } = checkpoint.expert_mapped(ExpertId { layer, expert });
+            let ExpertWeights { w1, w2, w3, .. } =
+                checkpoint.expert_mapped(ExpertId { layer, expert });
             for (part, w) in [("w1", w1), ("w2", w2), ("w3", w3)] {
                 let name = format!("block_sparse_moe.experts.{expert}.{part}");
                 let source = &model.tensors[&format!("model.layers.{layer}.{name}.weight")];
@@ -174,10 +175,13 @@ fn the_trunk_is_kept_to_the_bit() {
         bytes.chunks_exact(2).map(value).collect()
     };
     assert_eq!(
-        halves(checkpoint.embed_tokens()),
+        halves(checkpoint.embedding().f16().unwrap()),
         source("model.embed_tokens.weight")
     );
-    assert_eq!(halves(checkpoint.lm_head()), source("lm_head.weight"));
+    assert_eq!(
+        halves(checkpoint.output().f16().unwrap()),
+        source("lm_head.weight")
+    );
     assert_eq!(checkpoint.final_norm(), source("model.norm.weight"));
     let layer = checkpoint.layer(1);
     let name = |rest: &str| format!("model.layers.1.{rest}.weight");
@@ -186,7 +190,10 @@ fn the_trunk_is_kept_to_the_bit() {
         layer.post_attention_layernorm,
         source(&name("post_attention_layernorm"))
     );
-    assert_eq!(halves(layer.gate), source(&name("block_sparse_moe.gate")));
+    assert_eq!(
+        halves(layer.gate.f16().unwrap()),
+        source(&name("block_sparse_moe.gate"))
+    );
 }
 
 #[test]
@@ -215,9 +222,10 @@ fn every_way_to_quantize_is_read_by_the_engine() {
             .quant_summary();
         for kinds in [summary.experts, summary.attention] {
             assert_eq!(kinds.len(), 1);
-            assert_eq!(kinds[0].bits, bits.count());
-            assert_eq!(kinds[0].group_size, group_size);
-            assert_eq!(kinds[0].scale_group_size, scale_group_size);
+            let kind = kinds[0].hqq().unwrap();
+            assert_eq!(kind.bits, bits.count());
+            assert_eq!(kind.group_size, group_size);
+            assert_eq!(kind.scale_group_size, scale_group_size);
         }
     }
 }
@@ -232,8 +240,11 @@ fn a_tied_output_matrix_stays_tied() {
         }
         let (dir, _) = quantized(&model, Form::Separate, &options());
         let checkpoint = Checkpoint::open(&dir.path().join("out")).unwrap();
-        assert!(checkpoint.config().tie_word_embeddings);
-        assert_eq!(checkpoint.lm_head(), checkpoint.embed_tokens());
+        assert!(checkpoint.spec().tie_word_embeddings);
+        assert_eq!(
+            checkpoint.output().f16().unwrap(),
+            checkpoint.embedding().f16().unwrap()
+        );
     }
 }
 
@@ -278,7 +289,7 @@ fn configuration_and_tokenizer_come_along() {
     );
     assert_eq!(config["rope_parameters"]["rope_theta"], 5e5);
     assert_eq!(config["router_aux_loss_coef"], 0.02);
-    let config = Config::from_json(&written[Path::new("config.json")]).unwrap();
+    let config = ModelSpec::from_config_json(&written[Path::new("config.json")]).unwrap();
     assert_eq!(config.rope_theta, 5e5);
 }
 
@@ -310,9 +321,9 @@ fn at_8_bits_the_model_computes_what_the_source_does() {
 
 type Weights = HashMap<String, (Vec<usize>, Vec<f32>)>;
 
-fn values(w: QMatrix<'_>) -> Vec<f32> {
+fn values(w: Matrix<'_>) -> Vec<f32> {
     let mut out = vec![0.0; w.n() * w.k()];
-    octet_kernels::dequantize(&w, &mut out);
+    w.dequantize_rows(0, &mut out);
     out
 }
 
@@ -325,7 +336,7 @@ fn relative_error(a: &[f32], b: &[f32]) -> f64 {
 
 /// All weights of a quantized checkpoint as numbers, under their float names.
 fn decoded_weights(checkpoint: &Checkpoint) -> Weights {
-    let c = checkpoint.config();
+    let c = checkpoint.spec();
     let halves = |bytes: &[u8]| -> Vec<f32> {
         let value = |b: &[u8]| half::f16::from_le_bytes([b[0], b[1]]).to_f32();
         bytes.chunks_exact(2).map(value).collect()
@@ -334,11 +345,11 @@ fn decoded_weights(checkpoint: &Checkpoint) -> Weights {
     let mut weights = Weights::from([
         (
             "model.embed_tokens.weight".into(),
-            (table.clone(), halves(checkpoint.embed_tokens())),
+            (table.clone(), halves(checkpoint.embedding().f16().unwrap())),
         ),
         (
             "lm_head.weight".into(),
-            (table, halves(checkpoint.lm_head())),
+            (table, halves(checkpoint.output().f16().unwrap())),
         ),
         (
             "model.norm.weight".into(),
@@ -362,7 +373,7 @@ fn decoded_weights(checkpoint: &Checkpoint) -> Weights {
         put(
             "block_sparse_moe.gate",
             vec![c.n_experts, c.hidden_size],
-            halves(trunk.gate),
+            halves(trunk.gate.f16().unwrap()),
         );
         for (name, w) in [
             ("q_proj", trunk.q_proj),
@@ -377,7 +388,7 @@ fn decoded_weights(checkpoint: &Checkpoint) -> Weights {
                 layer: layer as u16,
                 expert: expert as u16,
             };
-            let ExpertWeights { w1, w2, w3 } = checkpoint.expert_mapped(id);
+            let ExpertWeights { w1, w2, w3, .. } = checkpoint.expert_mapped(id);
             for (part, w) in [("w1", w1), ("w2", w2), ("w3", w3)] {
                 let name = format!("block_sparse_moe.experts.{expert}.{part}");
                 put(&name, vec![w.n(), w.k()], values(w));
@@ -390,10 +401,10 @@ fn decoded_weights(checkpoint: &Checkpoint) -> Weights {
 /// Holds the engine's exact logits against those of candle's own Mixtral with float `weights`.
 fn assert_logits(dir: &Path, weights: &Weights, bound: f32) {
     let checkpoint = Arc::new(Checkpoint::open(dir).unwrap());
-    let mut oracle = oracle(checkpoint.config(), weights);
+    let mut oracle = oracle(checkpoint.spec(), weights);
     let experts = Experts::new(Arc::clone(&checkpoint), ExpertOptions::default()).unwrap();
-    let model = Mixtral::new(checkpoint, experts, Pool::new(1), Precision::Exact);
-    let vocab = model.config().vocab_size as u32;
+    let model = Decoder::new(checkpoint, experts, Pool::new(1), Precision::Exact);
+    let vocab = model.spec().vocab_size as u32;
     let mut session = model.session(16);
     for position in 0..16 {
         let token = (position as u32 * 97 + 13) % vocab;
@@ -409,7 +420,7 @@ fn assert_logits(dir: &Path, weights: &Weights, bound: f32) {
     }
 }
 
-fn oracle(c: &Config, weights: &Weights) -> mixtral::Model {
+fn oracle(c: &ModelSpec, weights: &Weights) -> mixtral::Model {
     let tensors = weights
         .iter()
         .map(|(name, (shape, values))| {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use octet_kernels::LayoutError;
 
 use super::header::HeaderError;
-use super::index::IndexError;
-use crate::config::ConfigError;
+use super::hqq::IndexError;
 use crate::plan::{format_bytes, sizes};
+use crate::spec::ConfigError;
 
 /// Why a checkpoint cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +148,38 @@ pub enum CheckpointError {
         /// Its value, before any conversion.
         value: f32,
     },
+    /// A block of an expert with a scale, minimum or value that is NaN or infinite.
+    #[error(
+        "{}: {expert} holds a scale that is not finite, in block {block}; the file is damaged",
+        path.display()
+    )]
+    NonFiniteBlock {
+        /// The file.
+        path: PathBuf,
+        /// Which expert.
+        expert: String,
+        /// Which block of the matrix, counted from 0.
+        block: usize,
+    },
+    /// A GGUF file cannot be opened or read.
+    #[error(transparent)]
+    Gguf(Box<octet_gguf::GgufError>),
+    /// What a GGUF file describes is not a model that Octet runs, or is damaged.
+    #[error("{}: {source}", path.display())]
+    GgufModel {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<octet_gguf::ModelError>,
+    },
+    /// A key of a GGUF file is of the wrong kind.
+    #[error("{}: {source}", path.display())]
+    GgufMetadata {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<octet_gguf::MetadataError>,
+    },
     /// A file has another length than when the checkpoint was opened.
     #[error(
         "{} has changed while in use ({})",
@@ -164,6 +196,12 @@ pub enum CheckpointError {
     },
 }
 
+impl From<octet_gguf::GgufError> for CheckpointError {
+    fn from(error: octet_gguf::GgufError) -> Self {
+        Self::Gguf(Box::new(error))
+    }
+}
+
 impl CheckpointError {
     /// What to do about it, where the message alone does not tell.
     pub fn hint(&self) -> Option<&'static str> {
@@ -172,6 +210,7 @@ impl CheckpointError {
             | Self::TooLarge { .. }
             | Self::MissingTensor { .. }
             | Self::NonFinite { .. }
+            | Self::NonFiniteBlock { .. }
             | Self::Header {
                 source: HeaderError::Truncated { .. } | HeaderError::OutOfFile { .. },
                 ..

@@ -1,15 +1,13 @@
-//! A checkpoint in the format of the Mixtral-8x7B HQQ offloading demo: opened, checked, read.
+//! A checkpoint on disk: opened, checked, read.
 //!
-//! A checkpoint is a folder with `config.json`, `model.safetensors.index.json`, one *trunk* file
-//! (embeddings, norms, routers, attention; full tensor names) and one file for every expert (bare
-//! names `w1.W_q`, ...). [`Checkpoint::open`] maps all files, checks every tensor's name, type and
-//! shape against the configuration, and every f16 scale and zero for NaN and infinity. It reads
-//! headers and those f16 values only, by positioned reads, so that opening leaves nothing of the
-//! maps resident.
+//! Two formats are read: the folders of the Mixtral-8x7B HQQ offloading demo ([`hqq`]) and GGUF files
+//! ([`gguf`]). [`Checkpoint::open`] maps all files and checks every tensor's name, type and shape
+//! against the model's [`ModelSpec`]. It reads headers and small tensors only, by positioned reads,
+//! so that opening leaves nothing of the maps resident.
 //!
 //! An expert's weights are used in place in the map ([`Checkpoint::expert_mapped`]) or copied
-//! into a slot ([`Checkpoint::read_expert`], [`Checkpoint::expert_view`]): its tensors lie next to
-//! each other in its file, so one contiguous *data range* holds them all.
+//! into a slot ([`Checkpoint::read_expert`], [`Checkpoint::expert_view`]). Its bytes lie in one range
+//! of a file or in several; a slot holds them one after the other.
 //!
 //! # Files that change while they are open
 //! A map shows a file as it is now. Whoever replaces a checkpoint must write new files and rename
@@ -18,37 +16,33 @@
 //! checked at open and, in [`Checkpoint::read_expert`], at each read, which gives an error instead.
 
 mod error;
-mod expert;
 pub(crate) mod file;
+mod gguf;
 mod header;
-mod index;
+mod hqq;
 pub(crate) mod json;
-mod matrix;
 mod open_files;
-mod summary;
-mod trunk;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memmap2::Mmap;
-use octet_kernels::QMatrix;
+use octet_kernels::{BlockMatrix, Matrix, QMatrix};
+use serde::Serialize;
 
 pub use error::CheckpointError;
 pub use file::{TensorFile, read_small};
 pub use header::{Header, HeaderError, MAX_HEADER_BYTES, Shape, TensorInfo, parse_header};
-pub use index::{Index, IndexError, parse_index};
+pub use hqq::{Index, IndexError, QuantKind, parse_index};
 pub use json::{shorten, without_byte_order_mark};
-pub use summary::{QuantKind, QuantSummary};
 
-use crate::config::Config;
-use expert::ExpertFile;
-pub(crate) use trunk::EMBED_TOKENS;
-use trunk::TrunkFile;
+use crate::plan::{ModelSizes, format_bytes};
+use crate::spec::{Activation, Feature, ModelSpec};
+use gguf::GgufModel;
+pub(crate) use gguf::{block_type, is_at as is_gguf};
+pub(crate) use hqq::EMBED_TOKENS;
+use hqq::{ExpertFile, HqqDemo};
 
 /// The configuration's file name.
 pub const CONFIG_FILE: &str = "config.json";
@@ -57,10 +51,6 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The smallest page of the systems supported.
 const PAGE_BYTES: usize = 4096;
-
-const GENERATION_FILE: &str = "generation_config.json";
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
-const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 /// One expert of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,40 +67,165 @@ impl fmt::Display for ExpertId {
     }
 }
 
-/// An expert's matrices: `expert(x) = w2(silu(w1 x) * w3 x)`.
+/// An expert's matrices: `expert(x) = w2(activation(w1 x, w3 x))`, biases added where there are any.
 #[derive(Debug, Clone, Copy)]
 pub struct ExpertWeights<'a> {
     /// Gate projection, (intermediate, hidden).
-    pub w1: QMatrix<'a>,
+    pub w1: Matrix<'a>,
     /// Down projection, (hidden, intermediate).
-    pub w2: QMatrix<'a>,
+    pub w2: Matrix<'a>,
     /// Up projection, (intermediate, hidden).
-    pub w3: QMatrix<'a>,
+    pub w3: Matrix<'a>,
+    /// What is done between them.
+    pub activation: Activation,
+    /// Their biases.
+    pub biases: Option<ExpertBiases<'a>>,
 }
 
-/// What a layer has besides its experts.
+/// Biases of an expert's projections.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertBiases<'a> {
+    /// Of the gate projection, (intermediate).
+    pub w1: &'a [f32],
+    /// Of the down projection, (hidden).
+    pub w2: &'a [f32],
+    /// Of the up projection, (intermediate).
+    pub w3: &'a [f32],
+}
+
+impl<'a> ExpertWeights<'a> {
+    /// Gate, down and up projection.
+    ///
+    /// # Panics
+    /// If they are not of HQQ.
+    pub(crate) fn hqq(&self) -> [QMatrix<'a>; 3] {
+        [self.w1, self.w2, self.w3].map(hqq)
+    }
+}
+
+fn hqq(matrix: Matrix<'_>) -> QMatrix<'_> {
+    matrix
+        .hqq()
+        .expect("BUG: a device without kernels for this weight type")
+}
+
+/// A matrix of floats, or of a type that stands for them: router, embeddings, output matrix.
+#[derive(Debug, Clone, Copy)]
+pub enum Table<'a> {
+    /// Little-endian f16, row-major.
+    F16(&'a [u8]),
+    /// In blocks of GGUF, plain f32 and bf16 among them.
+    Blocks(BlockMatrix<'a>),
+}
+
+impl<'a> Table<'a> {
+    /// Little-endian f16, if that is what it is.
+    pub fn f16(self) -> Option<&'a [u8]> {
+        match self {
+            Self::F16(bytes) => Some(bytes),
+            Self::Blocks(_) => None,
+        }
+    }
+}
+
+/// What a layer has besides its experts. Slices of what a model does not have are empty.
 #[derive(Debug, Clone, Copy)]
 pub struct LayerTrunk<'a> {
     /// Norm in front of attention, (hidden).
     pub input_layernorm: &'a [f32],
     /// Norm in front of the experts, (hidden).
     pub post_attention_layernorm: &'a [f32],
-    /// The router, little-endian f16, (n_experts, hidden).
-    pub gate: &'a [u8],
+    /// The router, (n_experts, hidden).
+    pub gate: Table<'a>,
+    /// The router's biases, (n_experts).
+    pub gate_bias: &'a [f32],
     /// Query projection, (n_heads * head_dim, hidden).
-    pub q_proj: QMatrix<'a>,
+    pub q_proj: Matrix<'a>,
     /// Key projection, (n_kv_heads * head_dim, hidden).
-    pub k_proj: QMatrix<'a>,
+    pub k_proj: Matrix<'a>,
     /// Value projection, (n_kv_heads * head_dim, hidden).
-    pub v_proj: QMatrix<'a>,
+    pub v_proj: Matrix<'a>,
     /// Output projection, (hidden, n_heads * head_dim).
-    pub o_proj: QMatrix<'a>,
+    pub o_proj: Matrix<'a>,
+    /// Biases of the four projections, as long as each has rows.
+    pub biases: [&'a [f32]; 4],
+    /// Norm of queries, (head_dim) or (n_heads * head_dim).
+    pub q_norm: &'a [f32],
+    /// Norm of keys, (head_dim) or (n_kv_heads * head_dim).
+    pub k_norm: &'a [f32],
+    /// Each head's further logit, (n_heads).
+    pub sinks: &'a [f32],
+}
+
+impl<'a> LayerTrunk<'a> {
+    /// Query, key, value and output projection.
+    ///
+    /// # Panics
+    /// If they are not of HQQ.
+    pub(crate) fn hqq(&self) -> [QMatrix<'a>; 4] {
+        [self.q_proj, self.k_proj, self.v_proj, self.o_proj].map(hqq)
+    }
+}
+
+/// How a checkpoint is quantized; what takes most bytes first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QuantSummary {
+    /// The experts' matrices. Never empty.
+    pub experts: Vec<WeightKind>,
+    /// The attention projections. Never empty.
+    pub attention: Vec<WeightKind>,
+}
+
+/// One way in which matrices of a checkpoint are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum WeightKind {
+    /// HQQ.
+    Hqq(QuantKind),
+    /// A block type of GGUF.
+    Blocks(BlockKind),
+}
+
+/// One block type among a checkpoint's matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct BlockKind {
+    /// Its name, as in `Q4_K`.
+    #[serde(rename = "type")]
+    pub name: &'static str,
+    /// Bits a weight, scales included.
+    pub bits: f64,
+    /// Matrices of this type.
+    pub matrices: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl WeightKind {
+    /// The kind, if it is HQQ's.
+    pub fn hqq(self) -> Option<QuantKind> {
+        match self {
+            Self::Hqq(kind) => Some(kind),
+            Self::Blocks(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for WeightKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hqq(kind) => kind.fmt(f),
+            Self::Blocks(kind) => {
+                let bytes = format_bytes(kind.bytes);
+                write!(f, "{}, {:.2} bits a weight, {bytes}", kind.name, kind.bits)
+            }
+        }
+    }
 }
 
 /// Number and size of a checkpoint's tensor files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileTotals {
-    /// How many: the trunk and one for every expert.
+    /// How many.
     pub count: usize,
     /// Their lengths together.
     pub bytes: u64,
@@ -120,49 +235,47 @@ pub struct FileTotals {
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
-    config: Config,
+    spec: ModelSpec,
     /// What is left out of account, and why.
     note: Option<String>,
-    trunk: TrunkFile,
-    /// Layer by layer, `n_experts` each.
-    experts: Vec<ExpertFile>,
-    expert_bytes: usize,
+    source: Source,
+}
+
+/// The files, by format.
+#[derive(Debug)]
+enum Source {
+    Hqq(HqqDemo),
+    Gguf(Box<GgufModel>),
 }
 
 impl Checkpoint {
-    /// Opens and checks the checkpoint in `dir`.
+    /// Opens and checks the checkpoint at `path`: a folder of the offloading demo's format, a GGUF
+    /// file (any of a split set), or a folder with one such model.
     ///
-    /// Norms, and where they are bf16 or f32 also routers, embeddings and output matrix, are
-    /// converted once into memory of their own (norms to f32, the others to f16); all else stays
-    /// in the files.
+    /// Norms and other vectors are converted once to f32 in memory of their own; so are router,
+    /// embeddings and output matrix of the demo format to f16, where they are not. All else stays in
+    /// the files.
     ///
     /// # Errors
     /// [`CheckpointError`] names the file and tensor, what was expected and what was found. Of
     /// several faulty expert files the first one is reported.
-    pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
-        let (mut config, index) = read_config_and_index(dir)?;
-        let note = read_end_tokens(dir, &mut config).err();
-        let trunk_file = index.file(EMBED_TOKENS).ok_or_else(|| {
-            let why = format!(
-                "{INDEX_FILE} does not place `{EMBED_TOKENS}` in any file; choose a folder with a \
-                 Mixtral checkpoint"
-            );
-            CheckpointError::NotACheckpoint {
-                dir: dir.to_owned(),
-                why,
-            }
-        })?;
-        let places = expert_places(dir, &config, &index)?;
-        let trunk = TrunkFile::open(dir.join(trunk_file), &config)?;
-        let experts = open_experts(&places, &config)?;
-        let expert_bytes = experts.iter().map(|e| e.data().len()).max().unwrap_or(0);
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let dir = path.to_owned();
+        if gguf::is_at(path) {
+            let (model, spec) = GgufModel::open(path)?;
+            return Ok(Self {
+                dir,
+                spec,
+                note: None,
+                source: Source::Gguf(Box::new(model)),
+            });
+        }
+        let hqq::Opened { demo, spec, note } = HqqDemo::open(path)?;
         Ok(Self {
-            dir: dir.to_owned(),
-            config,
+            dir,
+            spec,
             note,
-            trunk,
-            experts,
-            expert_bytes,
+            source: Source::Hqq(demo),
         })
     }
 
@@ -171,19 +284,36 @@ impl Checkpoint {
         self.note.as_deref()
     }
 
-    /// The folder.
+    /// The folder or file that was opened.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The model's shape.
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// What the model computes.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// What the model has that goes beyond HQQ-quantized Mixtral: a backend has to know all of it.
+    pub fn features(&self) -> Vec<Feature> {
+        let mut features = self.spec.features();
+        if let Source::Gguf(gguf) = &self.source {
+            features.extend(gguf.types().map(Feature::WeightType));
+        }
+        features
+    }
+
+    /// The GGUF file; `None` for other formats.
+    pub fn gguf(&self) -> Option<&octet_gguf::Gguf> {
+        match &self.source {
+            Source::Hqq(_) => None,
+            Source::Gguf(gguf) => Some(gguf.gguf()),
+        }
     }
 
     /// All experts, layer by layer.
     pub fn expert_ids(&self) -> impl Iterator<Item = ExpertId> + use<> {
-        let (n_layers, n_experts) = (self.config.n_layers, self.config.n_experts);
+        let (n_layers, n_experts) = (self.spec.n_layers, self.spec.n_experts);
         (0..n_layers).flat_map(move |layer| {
             (0..n_experts).map(move |expert| ExpertId {
                 layer: layer as u16,
@@ -194,60 +324,112 @@ impl Checkpoint {
 
     /// Number and size of the tensor files.
     pub fn files(&self) -> FileTotals {
-        FileTotals {
-            count: 1 + self.experts.len(),
-            bytes: self.trunk.len_bytes()
-                + self.experts.iter().map(ExpertFile::len_bytes).sum::<u64>(),
+        match &self.source {
+            Source::Hqq(demo) => FileTotals {
+                count: 1 + demo.experts.len(),
+                bytes: demo.trunk.len_bytes()
+                    + demo.experts.iter().map(ExpertFile::len_bytes).sum::<u64>(),
+            },
+            Source::Gguf(gguf) => gguf.files(),
         }
     }
 
-    /// Bytes of the trunk file.
+    /// Bytes of everything but the experts.
     pub fn trunk_bytes(&self) -> u64 {
-        self.trunk.len_bytes()
-    }
-
-    /// Bytes of all experts' data ranges together.
-    pub fn experts_total_bytes(&self) -> u64 {
-        self.experts
-            .iter()
-            .map(|expert| expert.data().len() as u64)
-            .sum()
-    }
-
-    /// How the matrices are quantized.
-    pub fn quant_summary(&self) -> QuantSummary {
-        QuantSummary {
-            experts: summary::kinds(self.experts.iter().flat_map(ExpertFile::matrices)),
-            attention: summary::kinds(self.trunk.matrices()),
+        match &self.source {
+            Source::Hqq(demo) => demo.trunk.len_bytes(),
+            Source::Gguf(gguf) => gguf.trunk_bytes(),
         }
     }
 
-    /// The embedding matrix, little-endian f16, (vocab, hidden).
-    pub fn embed_tokens(&self) -> &[u8] {
-        self.trunk.embed_tokens()
+    /// Bytes of the trunk that stay in memory on the CPU in fast mode: not the embeddings, of which
+    /// a few rows are touched.
+    pub fn trunk_resident_bytes(&self) -> u64 {
+        match &self.source {
+            Source::Hqq(demo) => ModelSizes::trunk_resident_bytes(
+                demo.trunk.len_bytes(),
+                (self.spec.vocab_size, self.spec.hidden_size),
+                self.spec.tie_word_embeddings,
+            ),
+            Source::Gguf(gguf) => gguf.trunk_resident_bytes(),
+        }
     }
 
-    /// The output matrix, little-endian f16, (vocab, hidden).
-    pub fn lm_head(&self) -> &[u8] {
-        self.trunk.lm_head()
+    /// Bytes of all experts together.
+    pub fn experts_total_bytes(&self) -> u64 {
+        match &self.source {
+            Source::Hqq(demo) => {
+                let lengths = demo.experts.iter().map(|expert| expert.data().len() as u64);
+                lengths.sum()
+            }
+            Source::Gguf(gguf) => gguf.experts_total_bytes(),
+        }
     }
 
-    /// Reads the output matrix and checks that every value is finite.
+    /// How the matrices are stored.
+    pub fn quant_summary(&self) -> QuantSummary {
+        match &self.source {
+            Source::Hqq(demo) => {
+                let (experts, attention) = demo.kinds();
+                let of = |kinds: Vec<QuantKind>| kinds.into_iter().map(WeightKind::Hqq).collect();
+                QuantSummary {
+                    experts: of(experts),
+                    attention: of(attention),
+                }
+            }
+            Source::Gguf(gguf) => gguf.quant_summary(),
+        }
+    }
+
+    /// The embedding matrix, (vocab, hidden).
+    pub fn embedding(&self) -> Table<'_> {
+        match &self.source {
+            Source::Hqq(demo) => Table::F16(demo.trunk.embed_tokens()),
+            Source::Gguf(gguf) => gguf.embedding(),
+        }
+    }
+
+    /// The output matrix, (vocab, hidden).
+    pub fn output(&self) -> Table<'_> {
+        match &self.source {
+            Source::Hqq(demo) => Table::F16(demo.trunk.lm_head()),
+            Source::Gguf(gguf) => gguf.output(),
+        }
+    }
+
+    /// Reads what of the trunk opening left alone, and checks that every value is finite: of the demo
+    /// format the output matrix, of GGUF all of it.
     ///
     /// # Errors
-    /// [`CheckpointError::NonFinite`] for the first that is not.
-    pub fn check_lm_head(&self) -> Result<(), CheckpointError> {
-        self.trunk.check_lm_head()
+    /// [`CheckpointError`] for the first that is not.
+    pub fn check_trunk(&self) -> Result<(), CheckpointError> {
+        match &self.source {
+            Source::Hqq(demo) => demo.trunk.check_lm_head(),
+            Source::Gguf(gguf) => gguf.check_trunk(),
+        }
     }
 
     /// The norm in front of the output matrix, (hidden).
     pub fn final_norm(&self) -> &[f32] {
-        self.trunk.final_norm()
+        match &self.source {
+            Source::Hqq(demo) => demo.trunk.final_norm(),
+            Source::Gguf(gguf) => gguf.final_norm(),
+        }
     }
 
     /// The trunk file as mapped, in which the attention matrices lie.
-    pub fn trunk_data(&self) -> &[u8] {
-        self.trunk.map()
+    ///
+    /// # Panics
+    /// If the checkpoint is not of the demo format.
+    pub(crate) fn trunk_data(&self) -> &[u8] {
+        self.demo().trunk.map()
+    }
+
+    fn demo(&self) -> &HqqDemo {
+        match &self.source {
+            Source::Hqq(demo) => demo,
+            Source::Gguf(_) => unreachable!("BUG: a device that reads the demo format only"),
+        }
     }
 
     /// The trunk's part of a layer.
@@ -255,44 +437,64 @@ impl Checkpoint {
     /// # Panics
     /// If there is no such layer.
     pub fn layer(&self, layer: usize) -> LayerTrunk<'_> {
-        self.trunk.layer(layer)
+        match &self.source {
+            Source::Hqq(demo) => demo.trunk.layer(layer),
+            Source::Gguf(gguf) => gguf.layer(layer),
+        }
     }
 
-    /// Bytes of the largest expert's data range: what a slot for any expert takes.
+    /// Bytes of the largest expert: what a slot for any expert takes.
     pub fn expert_bytes(&self) -> usize {
-        self.expert_bytes
+        match &self.source {
+            Source::Hqq(demo) => demo.expert_bytes,
+            Source::Gguf(gguf) => gguf.expert_bytes(),
+        }
     }
 
-    /// Bytes of one expert's data range.
+    /// Bytes of one expert in a slot.
     ///
     /// # Panics
     /// If there is no such expert; so do all methods that take an [`ExpertId`].
     pub fn expert_len(&self, id: ExpertId) -> usize {
-        self.expert(id).data().len()
+        let i = self.index(id);
+        match &self.source {
+            Source::Hqq(demo) => demo.experts[i].data().len(),
+            Source::Gguf(gguf) => gguf.expert_len(i),
+        }
     }
 
     /// An expert's matrices in the mapped file: pages come in as they are touched.
     pub fn expert_mapped(&self, id: ExpertId) -> ExpertWeights<'_> {
-        self.expert(id).mapped()
+        let i = self.index(id);
+        match &self.source {
+            Source::Hqq(demo) => demo.experts[i].mapped(),
+            Source::Gguf(gguf) => gguf.expert_mapped(i),
+        }
     }
 
-    /// An expert's matrices in `bytes`, whose first [`Self::expert_len`] bytes are a copy of its
-    /// data range.
+    /// An expert's matrices in `bytes`, whose first [`Self::expert_len`] bytes are a copy of it.
     ///
     /// # Panics
     /// If `bytes` is shorter than that.
-    pub fn expert_view<'a>(&self, id: ExpertId, bytes: &'a [u8]) -> ExpertWeights<'a> {
-        self.expert(id).view(bytes)
+    pub fn expert_view<'a>(&'a self, id: ExpertId, bytes: &'a [u8]) -> ExpertWeights<'a> {
+        let i = self.index(id);
+        match &self.source {
+            Source::Hqq(demo) => demo.experts[i].view(bytes),
+            Source::Gguf(gguf) => gguf.expert_view(i, bytes),
+        }
     }
 
     /// An expert's data range in the mapped file.
-    pub fn expert_data(&self, id: ExpertId) -> &[u8] {
-        let expert = self.expert(id);
+    ///
+    /// # Panics
+    /// If the checkpoint is not of the demo format.
+    pub(crate) fn expert_data(&self, id: ExpertId) -> &[u8] {
+        let expert = &self.demo().experts[self.index(id)];
         &expert.map()[expert.data()]
     }
 
-    /// Copies an expert's data range into the first [`Self::expert_len`] bytes of `buf` and checks
-    /// its scales and zeros again.
+    /// Copies an expert into the first [`Self::expert_len`] bytes of `buf` and checks its scales and
+    /// zeros again.
     ///
     /// Reads by position, not through the map: the copy is the only memory it costs.
     ///
@@ -303,70 +505,76 @@ impl Checkpoint {
     /// # Panics
     /// If `buf` is shorter than [`Self::expert_len`].
     pub fn read_expert(&self, id: ExpertId, buf: &mut [u8]) -> Result<(), CheckpointError> {
-        self.expert(id).read(buf)
+        let i = self.index(id);
+        match &self.source {
+            Source::Hqq(demo) => demo.experts[i].read(buf),
+            Source::Gguf(gguf) => gguf.read_expert(i, buf),
+        }
     }
 
-    /// Reads an expert's data range for memory that must not be read before it was written: `take`
-    /// gets one piece after the other. [`Checkpoint::check_expert`] is left to do.
+    /// Reads an expert for memory that must not be read before it was written: `take` gets one piece
+    /// after the other, of the demo format's data range. [`Checkpoint::check_expert`] is left to do.
     ///
     /// # Errors
     /// What the system reports; then some pieces are missing.
-    pub fn read_expert_by_pieces(
+    ///
+    /// # Panics
+    /// If the checkpoint is not of the demo format.
+    pub(crate) fn read_expert_by_pieces(
         &self,
         id: ExpertId,
         take: &mut dyn FnMut(&[u8]),
     ) -> Result<(), CheckpointError> {
-        self.expert(id).read_by_pieces(take)
+        self.demo().experts[self.index(id)].read_by_pieces(take)
     }
 
-    /// Checks `bytes`, a copy of an expert's data range.
+    /// Checks `bytes`, a copy of an expert.
     ///
     /// # Errors
     /// [`CheckpointError::NonFinite`].
-    pub fn check_expert(&self, id: ExpertId, bytes: &[u8]) -> Result<(), CheckpointError> {
-        self.expert(id).check(bytes)
+    pub(crate) fn check_expert(&self, id: ExpertId, bytes: &[u8]) -> Result<(), CheckpointError> {
+        let i = self.index(id);
+        match &self.source {
+            Source::Hqq(demo) => demo.experts[i].check(bytes),
+            Source::Gguf(gguf) => gguf.check_expert(i, bytes),
+        }
     }
 
-    /// Asks the system to start reading an expert's file into its cache, where it can (Unix).
+    /// Asks the system to start reading an expert into its cache, where it can (Unix).
     pub fn advise_will_need(&self, id: ExpertId) {
-        let expert = self.expert(id);
-        #[cfg(unix)]
-        {
-            let data = expert.data();
-            // Advice only: whoever needs the bytes reads them anyway, and sees what goes wrong.
-            let _ = expert
-                .map()
-                .advise_range(memmap2::Advice::WillNeed, data.start, data.len());
+        let i = self.index(id);
+        match &self.source {
+            Source::Hqq(demo) => {
+                let expert = &demo.experts[i];
+                will_need(expert.map(), expert.data());
+            }
+            Source::Gguf(gguf) => gguf.advise_will_need(i),
         }
-        #[cfg(not(unix))]
-        let _ = expert;
     }
 
-    /// Has the system read `part` of an expert, counted from the first byte of its data, into
-    /// memory, and waits for it.
+    /// Has the system read `part` of an expert, counted as in a slot, into memory, and waits for it.
     pub fn bring_in(&self, id: ExpertId, part: Range<usize>) {
-        let expert = self.expert(id);
-        let data = expert.data();
-        let part = data.start + part.start..(data.start + part.end).min(data.end);
-        // A call for the whole part costs less than a fault for every few pages, where there is one.
-        #[cfg(target_os = "linux")]
-        if expert
-            .map()
-            .advise_range(memmap2::Advice::PopulateRead, part.start, part.len())
-            .is_ok()
-        {
-            return;
+        let i = self.index(id);
+        match &self.source {
+            Source::Hqq(demo) => {
+                let data = demo.experts[i].data();
+                let part = data.start + part.start..(data.start + part.end).min(data.end);
+                bring_in(demo.experts[i].map(), part);
+            }
+            Source::Gguf(gguf) => gguf.bring_in(i, part),
         }
-        let touched = expert.map()[part].iter().step_by(PAGE_BYTES);
-        std::hint::black_box(touched.fold(0, |sum: u8, byte| sum ^ byte));
     }
 
     /// Tells the system that `slice`, a part of one of this checkpoint's maps, is not needed for
     /// now: its pages leave this process's memory (Unix; elsewhere nothing happens) and come
     /// back when they are touched. A slice that is in no map is left alone.
     pub fn advise_dont_need(&self, slice: &[u8]) {
-        let maps =
-            std::iter::once(self.trunk.map()).chain(self.experts.iter().map(ExpertFile::map));
+        let maps: Vec<&Mmap> = match &self.source {
+            Source::Hqq(demo) => std::iter::once(demo.trunk.map())
+                .chain(demo.experts.iter().map(ExpertFile::map))
+                .collect(),
+            Source::Gguf(_) => Vec::new(),
+        };
         for map in maps {
             let Some(offset) = (slice.as_ptr() as usize).checked_sub(map.as_ptr() as usize) else {
                 continue;
@@ -378,16 +586,39 @@ impl Checkpoint {
         }
     }
 
-    fn expert(&self, id: ExpertId) -> &ExpertFile {
+    /// Place of an expert, layer by layer.
+    fn index(&self, id: ExpertId) -> usize {
         let (layer, expert) = (usize::from(id.layer), usize::from(id.expert));
+        let (n_layers, n_experts) = (self.spec.n_layers, self.spec.n_experts);
         assert!(
-            layer < self.config.n_layers && expert < self.config.n_experts,
-            "BUG: {id} in a model of {} layers with {} experts",
-            self.config.n_layers,
-            self.config.n_experts
+            layer < n_layers && expert < n_experts,
+            "BUG: {id} in a model of {n_layers} layers with {n_experts} experts"
         );
-        &self.experts[layer * self.config.n_experts + expert]
+        layer * n_experts + expert
     }
+}
+
+#[cfg(unix)]
+fn will_need(map: &Mmap, range: Range<usize>) {
+    // Advice only: whoever needs the bytes reads them anyway, and sees what goes wrong.
+    let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+}
+
+#[cfg(not(unix))]
+fn will_need(_map: &Mmap, _range: Range<usize>) {}
+
+/// Has the system read `range` of the map into memory, and waits for it.
+fn bring_in(map: &Mmap, range: Range<usize>) {
+    // A call for the whole part costs less than a fault for every few pages, where there is one.
+    #[cfg(target_os = "linux")]
+    if map
+        .advise_range(memmap2::Advice::PopulateRead, range.start, range.len())
+        .is_ok()
+    {
+        return;
+    }
+    let touched = map[range].iter().step_by(PAGE_BYTES);
+    std::hint::black_box(touched.fold(0, |sum: u8, byte| sum ^ byte));
 }
 
 #[cfg(unix)]
@@ -398,177 +629,3 @@ fn dont_need(map: &Mmap, offset: usize, len: usize) {
 
 #[cfg(not(unix))]
 fn dont_need(_map: &Mmap, _offset: usize, _len: usize) {}
-
-fn read_config_and_index(dir: &Path) -> Result<(Config, Index), CheckpointError> {
-    let not_a_checkpoint = |why: String| CheckpointError::NotACheckpoint {
-        dir: dir.to_owned(),
-        why,
-    };
-    if !dir.is_dir() {
-        let why = if dir.exists() {
-            "it is not a folder"
-        } else {
-            "there is no such folder"
-        };
-        return Err(not_a_checkpoint(format!(
-            "{why}; choose the folder that holds {CONFIG_FILE}"
-        )));
-    }
-    let missing = |name: &str| {
-        not_a_checkpoint(format!(
-            "{name} is missing; choose the folder that holds {CONFIG_FILE}, {INDEX_FILE} and the \
-             model-*.safetensors files, or download {name} again"
-        ))
-    };
-
-    let path = dir.join(CONFIG_FILE);
-    let bytes = file::read_small(&path, MAX_CONFIG_BYTES)?.ok_or_else(|| missing(CONFIG_FILE))?;
-    let config =
-        Config::from_json(&bytes).map_err(|source| CheckpointError::Config { path, source })?;
-
-    let path = dir.join(INDEX_FILE);
-    let bytes = file::read_small(&path, MAX_INDEX_BYTES)?.ok_or_else(|| missing(INDEX_FILE))?;
-    let index = parse_index(&bytes).map_err(|source| CheckpointError::Index { path, source })?;
-    Ok((config, index))
-}
-
-/// Adds the end tokens of `generation_config.json`, or says why it is left out of account: the model
-/// runs without it.
-fn read_end_tokens(dir: &Path, config: &mut Config) -> Result<(), String> {
-    let path = dir.join(GENERATION_FILE);
-    let ignored = |why: String| {
-        format!(
-            "{} is ignored, so an answer may run on past its end: {why}; correct it, or remove it",
-            path.display()
-        )
-    };
-    let bytes = file::read_small(&path, MAX_CONFIG_BYTES).map_err(|e| ignored(e.to_string()))?;
-    let Some(bytes) = bytes else {
-        return Ok(());
-    };
-    config
-        .add_end_tokens(&bytes)
-        .map_err(|error| ignored(error.to_string()))
-}
-
-/// An expert's file and the full name of the tensor by which the index tells it.
-struct ExpertPlace {
-    path: PathBuf,
-    tensor: String,
-}
-
-/// Where the index places the experts, layer by layer.
-fn expert_places(
-    dir: &Path,
-    config: &Config,
-    index: &Index,
-) -> Result<Vec<ExpertPlace>, CheckpointError> {
-    let path = || dir.join(INDEX_FILE);
-    let conflict = |conflict| CheckpointError::IndexConflict {
-        path: path(),
-        conflict,
-    };
-    for name in index.tensors() {
-        refuse_beyond(name, config).map_err(conflict)?;
-    }
-    let mut by_file: BTreeMap<&str, ExpertId> = BTreeMap::new();
-    let mut places = Vec::new();
-    for (layer, expert) in
-        (0..config.n_layers).flat_map(|l| (0..config.n_experts).map(move |e| (l, e)))
-    {
-        let prefix = format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.w1");
-        let tensor = format!("{prefix}.W_q");
-        let Some(file) = index.file(&tensor) else {
-            if index.file(&format!("{prefix}.weight")).is_some() {
-                let why = format!(
-                    "`{prefix}.weight` is not quantized; choose a folder with the HQQ-quantized \
-                     offloading-demo checkpoint"
-                );
-                return Err(CheckpointError::NotACheckpoint {
-                    dir: dir.to_owned(),
-                    why,
-                });
-            }
-            return Err(CheckpointError::MissingTensor {
-                path: path(),
-                tensor,
-            });
-        };
-        // The configuration's limits keep both numbers below 2^16.
-        let id = ExpertId {
-            layer: layer as u16,
-            expert: expert as u16,
-        };
-        if let Some(other) = by_file.insert(file, id) {
-            return Err(conflict(format!(
-                "{other} and {id} are both placed in {file}"
-            )));
-        }
-        places.push(ExpertPlace {
-            path: dir.join(file),
-            tensor,
-        });
-    }
-    Ok(places)
-}
-
-/// Refuses a tensor of a layer or expert that the configuration does not have: the checkpoint
-/// would run, as another model.
-fn refuse_beyond(tensor: &str, config: &Config) -> Result<(), String> {
-    let number_after = |key: &str| -> Option<usize> {
-        let (_, rest) = tensor.split_once(key)?;
-        rest.split('.').next()?.parse().ok()
-    };
-    for (key, limit, what) in [
-        ("model.layers.", config.n_layers, "layers"),
-        (".experts.", config.n_experts, "experts"),
-    ] {
-        if number_after(key).is_some_and(|number| number >= limit) {
-            return Err(format!(
-                "tensor `{}` is beyond the {limit} {what} of {CONFIG_FILE}; the two files belong \
-                 to different checkpoints",
-                json::shorten(tensor)
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Opens all expert files, a few at a time. The error, if any, is that of the first faulty one.
-fn open_experts(
-    places: &[ExpertPlace],
-    config: &Config,
-) -> Result<Vec<ExpertFile>, CheckpointError> {
-    const MAX_THREADS: usize = 8;
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(MAX_THREADS)
-        .min(places.len());
-    let next = AtomicUsize::new(0);
-    let failed = AtomicBool::new(false);
-    let opened = Mutex::new(Vec::with_capacity(places.len()));
-    let work = || {
-        while !failed.load(Ordering::Relaxed) {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(place) = places.get(i) else { break };
-            let result = ExpertFile::open(place.path.clone(), &place.tensor, config);
-            if result.is_err() {
-                failed.store(true, Ordering::Relaxed);
-            }
-            opened
-                .lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .push((i, result));
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(work);
-        }
-        work();
-    });
-    // Numbers are handed out in order, so every file in front of a faulty one was opened too.
-    let mut opened = opened.into_inner().unwrap_or_else(|e| e.into_inner());
-    opened.sort_by_key(|(i, _)| *i);
-    opened.into_iter().map(|(_, result)| result).collect()
-}

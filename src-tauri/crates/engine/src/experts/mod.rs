@@ -140,7 +140,7 @@ impl Experts {
     /// [`EngineError::TooFewSlots`] when a tier could not hold one token's experts of a layer and
     /// the reads that run ahead.
     pub fn new(checkpoint: Arc<Checkpoint>, options: ExpertOptions) -> Result<Self, EngineError> {
-        let c = checkpoint.config();
+        let c = checkpoint.spec();
         let total = c.n_layers * c.n_experts;
         let device_slots = options.device.as_ref().map_or(0, |d| d.device.n_slots());
         // What is mere transit to a device that holds everything belongs to no layer.
@@ -370,7 +370,7 @@ impl Experts {
     /// Has experts that the CPU computed for two tokens in a row come to the device, where
     /// [`misses::promotes`] says so.
     pub(crate) fn promote(&self, ids: impl Iterator<Item = ExpertId>) {
-        let c = self.checkpoint.config();
+        let c = self.checkpoint.spec();
         if let Some((tier, _)) = self.device()
             && misses::promotes(tier.is_idle(), tier.n_slots(), c.n_layers * c.top_k)
         {
@@ -380,7 +380,7 @@ impl Experts {
 
     /// Whether the device holds every expert, for good.
     pub(crate) fn all_on_device(&self) -> bool {
-        let c = self.checkpoint.config();
+        let c = self.checkpoint.spec();
         let total = c.n_layers * c.n_experts;
         self.device().is_some_and(|(tier, _)| {
             tier.n_slots() == total && tier.held(c.n_experts, total).into_iter().all(|held| held)
@@ -389,7 +389,7 @@ impl Experts {
 
     /// The device slot of every expert that has one, by `layer * n_experts + expert`.
     pub(crate) fn device_slots(&self) -> Vec<Option<usize>> {
-        let c = self.checkpoint.config();
+        let c = self.checkpoint.spec();
         let total = c.n_layers * c.n_experts;
         match self.device() {
             Some((tier, _)) => tier.slots_of(c.n_experts, total),
@@ -458,7 +458,7 @@ impl Experts {
     /// others are the next to go. So a long prompt, which wants every expert of every layer once,
     /// leaves behind a cache that serves the answer.
     pub fn done_in_prompt(&self, id: ExpertId, rank: usize) {
-        let n_layers = self.checkpoint.config().n_layers;
+        let n_layers = self.checkpoint.spec().n_layers;
         let share = |slots: usize| slots.saturating_sub(PROMPT_WINDOW) / n_layers;
         if !self.ram().holds_all() && rank >= share(self.ram().n_slots()) {
             self.ram().demote(id);
@@ -482,7 +482,7 @@ impl Experts {
 
     /// Experts that the device takes at loading, and those that only RAM does.
     fn fill_counts(&self) -> (usize, usize) {
-        let c = self.checkpoint.config();
+        let c = self.checkpoint.spec();
         let on_device = self.device().map_or(0, |(tier, _)| tier.n_slots());
         let rest = c.n_layers * c.n_experts - on_device;
         (on_device, rest.min(self.ram().n_slots()))
@@ -498,7 +498,7 @@ impl Experts {
         &self,
         moved: &mut dyn FnMut(u64) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
-        let c = self.checkpoint.config();
+        let c = self.checkpoint.spec();
         let by_rank = (0..c.n_experts).flat_map(|expert| {
             (0..c.n_layers).map(move |layer| ExpertId {
                 layer: layer as u16,
@@ -544,7 +544,7 @@ impl Experts {
     /// Publishes the newest token of `routing` to those who watch.
     pub(crate) fn publish(&self, routing: &RoutingStats) {
         self.trace
-            .publish(routing, self.checkpoint.config().n_experts);
+            .publish(routing, self.checkpoint.spec().n_experts);
     }
 
     /// Forgets the tokens so far.
@@ -555,12 +555,12 @@ impl Experts {
     /// The experts that the newest token used in the last layer, into `experts`.
     pub fn newest_in_last_layer(&self, experts: &mut Vec<u16>) {
         self.trace
-            .newest_in(self.checkpoint.config().n_layers - 1, experts);
+            .newest_in(self.checkpoint.spec().n_layers - 1, experts);
     }
 
     /// Where the experts are now and what the newest token did with them.
     pub fn snapshot(&self) -> Snapshot {
-        let c = self.checkpoint.config();
+        let c = self.checkpoint.spec();
         let state = self.trace.state();
         let total = c.n_layers * c.n_experts;
         let mut counts = state.counts;

@@ -194,7 +194,7 @@ pub(super) struct RamLease {
 impl RamTier {
     /// The whole checkpoint in place.
     pub(super) fn mapped(checkpoint: Arc<Checkpoint>, copies: &Copies) -> Self {
-        let c = checkpoint.config();
+        let c = checkpoint.spec();
         let touched = (0..c.n_layers * c.n_experts)
             .map(|_| AtomicU64::new(0))
             .collect();
@@ -219,7 +219,7 @@ impl RamTier {
         copies: Arc<Copies>,
         held: Vec<Held>,
     ) -> Self {
-        let c = checkpoint.config();
+        let c = checkpoint.spec();
         let mut cache = ExpertCache::new(eviction, c.n_layers, c.n_experts, n_slots);
         let mut slots: Vec<Mutex<Arc<SlotBytes>>> =
             (0..cache.n_slots()).map(|_| Mutex::default()).collect();
@@ -256,7 +256,7 @@ impl RamTier {
             return Vec::new();
         };
         tier.stop();
-        let c = checkpoint.config();
+        let c = checkpoint.spec();
         let of_expert = tier.slots_of(c.n_experts, c.n_layers * c.n_experts);
         let mut held = Vec::new();
         for (id, slot) in checkpoint.expert_ids().zip(of_expert) {
@@ -339,7 +339,7 @@ impl RamTier {
         match self {
             Self::Mapped(_) => true,
             Self::Slots { checkpoint, tier } => {
-                let c = checkpoint.config();
+                let c = checkpoint.spec();
                 tier.n_slots() == c.n_layers * c.n_experts
             }
         }
@@ -409,7 +409,7 @@ impl RamTier {
                 touched.map(|t| t.load(Ordering::Relaxed) != 0).collect()
             }
             Self::Slots { checkpoint, tier } => {
-                let c = checkpoint.config();
+                let c = checkpoint.spec();
                 tier.held(c.n_experts, c.n_layers * c.n_experts)
             }
         }
@@ -500,7 +500,7 @@ impl RamTier {
 
 impl Mapped {
     fn mark(&self, id: ExpertId) -> &AtomicU64 {
-        let n_experts = self.checkpoint.config().n_experts;
+        let n_experts = self.checkpoint.spec().n_experts;
         &self.touched[usize::from(id.layer) * n_experts + usize::from(id.expert)]
     }
 
@@ -564,8 +564,11 @@ impl RamLease {
 
     /// The expert's matrices, waiting for them if need be.
     pub(super) fn weights(&mut self) -> Result<ExpertWeights<'_>, TierError> {
-        let (checkpoint, id) = (Arc::clone(&self.checkpoint), self.id);
-        let bytes = self.bytes()?;
-        Ok(checkpoint.expert_view(id, bytes))
+        if self.slot.is_none() {
+            return Ok(self.checkpoint.expert_mapped(self.id));
+        }
+        self.bytes()?;
+        let bytes = self.bytes.as_deref().map_or(&[][..], |bytes| &bytes[..]);
+        Ok(self.checkpoint.expert_view(self.id, bytes))
     }
 }

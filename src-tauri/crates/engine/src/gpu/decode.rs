@@ -43,7 +43,7 @@ impl GpuModel {
             reuses,
         } = token;
         let experts = pass.host.experts;
-        let n_layers = pass.host.checkpoint.config().n_layers;
+        let n_layers = pass.host.checkpoint.spec().n_layers;
         let alike = self.slots.uniform().is_some() && !self.exact;
         let resident = alike && experts.all_on_device();
         let recipe = Recipe {
@@ -79,7 +79,7 @@ impl GpuModel {
 
     /// Launches all of a token: the kernels follow the routers' choices by the table of places.
     fn whole_token(&self, pass: &mut Pass<'_>, recipe: Recipe) -> Result<(), CudaError> {
-        let c = pass.host.checkpoint.config();
+        let c = pass.host.checkpoint.spec();
         let picks = Picks::all(c.top_k);
         self.upload_input(pass)?;
         for layer in 0..c.n_layers {
@@ -181,7 +181,7 @@ impl GpuModel {
         layer: usize,
         recipe: Recipe,
     ) -> Result<(), CudaError> {
-        let c = pass.host.checkpoint.config();
+        let c = pass.host.checkpoint.spec();
         let (work, top_k) = (&*pass.work, c.top_k);
         let newest = |layer: usize| pass.kv.newest().part(layer * top_k, top_k);
         let previous = |layer: usize| recipe.reuses.then(|| newest(layer));
@@ -225,7 +225,7 @@ impl GpuModel {
 
     /// Waits for the router's choice.
     fn read_choice(&self, pass: &Pass<'_>) -> Result<Vec<u16>, CudaError> {
-        let c = pass.host.checkpoint.config();
+        let c = pass.host.checkpoint.spec();
         if pass.host.experts.may_use_cpu() {
             pass.host.pool.rouse();
         }
@@ -236,7 +236,7 @@ impl GpuModel {
 
     /// Starts the fetches of the guessed experts.
     fn prefetch_guess(&self, pass: &Pass<'_>, layer: usize) {
-        let c = pass.host.checkpoint.config();
+        let c = pass.host.checkpoint.spec();
         let wanted = pass.host.experts.prefetch_count().min(c.top_k);
         if wanted == 0 || layer + 1 == c.n_layers {
             return;
@@ -257,7 +257,7 @@ impl GpuModel {
         if picks.is_empty() {
             return Ok(());
         }
-        let c = pass.host.checkpoint.config();
+        let c = pass.host.checkpoint.spec();
         let (work, s, ops) = (&*pass.work, &self.compute, &*self.ops);
         let (ids, weights, hidden) = (work.token_ids(), work.token_weights(), work.hidden());
         let Some(like) = self.slots.uniform().filter(|_| !self.exact) else {
@@ -310,7 +310,7 @@ impl GpuModel {
         missing: &mut [Missing],
         scratch: &mut Scratch,
     ) -> Result<(), EngineError> {
-        let c = pass.host.checkpoint.config();
+        let c = pass.host.checkpoint.spec();
         let (width, inner) = (c.hidden_size, c.intermediate_size);
         let staging = &mut pass.work.staging;
         let choice = &staging.choice;
@@ -371,7 +371,7 @@ impl GpuModel {
 
     /// Reads what all routers chose, for the statistics.
     fn note_resident(&self, pass: &Pass<'_>, routing: &mut RoutingStats) {
-        let c = pass.host.checkpoint.config();
+        let c = pass.host.checkpoint.spec();
         let all = c.n_layers * c.top_k;
         let chosen = numbers(pass.work.staging.ids.values(0, all), c.n_experts);
         for (layer, experts) in chosen.chunks_exact(c.top_k).enumerate() {

@@ -39,7 +39,7 @@ impl GpuModel {
         logits: Logits,
         watch: &mut PassWatch<'_>,
     ) -> Result<(), EngineError> {
-        let mut meter = PassMeter::new(host.checkpoint.config(), watch);
+        let mut meter = PassMeter::new(host.checkpoint.spec(), watch);
         let mut work = self.work();
         let start = session.kv.len();
         session.buffers.logits.clear();
@@ -72,7 +72,7 @@ impl GpuModel {
         rows: usize,
         meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
-        let c = host.checkpoint.config();
+        let c = host.checkpoint.spec();
         let (t, first) = (tokens.len(), session.kv.len());
         let Session {
             kv: positions,
@@ -146,7 +146,7 @@ impl GpuModel {
 
     /// `hidden += o(attention(norm(hidden)))`; keys and values go to the cache.
     pub(super) fn attention(&self, pass: &mut Pass<'_>, layer: usize) -> Result<(), CudaError> {
-        let c = pass.host.checkpoint.config();
+        let c = pass.host.checkpoint.spec();
         let (ops, s, t) = (&*self.ops, &self.compute, pass.t);
         let trunk = &self.trunk.layers[layer];
         let work = &*pass.work;
@@ -249,7 +249,7 @@ impl GpuModel {
         rows: usize,
         out: &mut Vec<f32>,
     ) -> Result<(), EngineError> {
-        let vocab = pass.host.checkpoint.config().vocab_size;
+        let vocab = pass.host.checkpoint.spec().vocab_size;
         let skipped = pass.t - rows;
         for start in (0..rows).step_by(LOGIT_ROWS) {
             let n = LOGIT_ROWS.min(rows - start);
@@ -270,7 +270,7 @@ impl GpuModel {
         start: usize,
         n: usize,
     ) -> Result<(), CudaError> {
-        let c = pass.host.checkpoint.config();
+        let c = pass.host.checkpoint.spec();
         let (width, vocab, eps) = (c.hidden_size, c.vocab_size, c.rms_norm_eps as f32);
         let (work, s) = (&mut *pass.work, &self.compute);
         let hidden = work.hidden().part(start * width, n * width);

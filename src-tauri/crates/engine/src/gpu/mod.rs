@@ -126,8 +126,8 @@ impl GpuModel {
         let gpu = Arc::clone(&opened.gpu);
         Ok(Self {
             trunk: Trunk::new(&gpu, checkpoint, pool, exact)?,
-            work: Mutex::new(Work::new(&gpu, checkpoint.config(), ctx)?),
-            kv: KvPool::new(&gpu, checkpoint.config(), ctx)?,
+            work: Mutex::new(Work::new(&gpu, checkpoint.spec(), ctx)?),
+            kv: KvPool::new(&gpu, checkpoint.spec(), ctx)?,
             ops: Arc::clone(&opened.ops),
             compute: Stream::new(&gpu)?,
             slots,

@@ -36,7 +36,7 @@ impl GpuModel {
         let rank = ranks(&parts);
         // What is there already is computed while the rest is on its way.
         parts.sort_by_key(|part| !experts.is_in_fastest(id(layer, part.expert)));
-        let c = pass.host.checkpoint.config();
+        let c = pass.host.checkpoint.spec();
         let work = &*pass.work;
         if !self.exact {
             let (x, y) = (work.normed(), work.x16.slice());
@@ -76,7 +76,7 @@ impl GpuModel {
 
     /// Routes the chunk and brings each expert's tokens and weights to the GPU.
     fn route_many(&self, pass: &mut Pass<'_>, layer: usize) -> Result<Vec<Part>, EngineError> {
-        let c = pass.host.checkpoint.config();
+        let c = pass.host.checkpoint.spec();
         let (t, top_k, s) = (pass.t, c.top_k, &self.compute);
         let trunk = &self.trunk.layers[layer];
         let work = &mut *pass.work;
@@ -181,7 +181,7 @@ impl GpuModel {
     /// Starts the copies of the first experts that `layer` lacks.
     fn read_ahead(&self, pass: &Pass<'_>, layer: usize) {
         let experts = pass.host.experts;
-        let n_experts = pass.host.checkpoint.config().n_experts as u16;
+        let n_experts = pass.host.checkpoint.spec().n_experts as u16;
         let ids: Vec<ExpertId> = (0..n_experts)
             .map(|expert| id(layer, expert))
             .filter(|id| !experts.is_in_fastest(*id))

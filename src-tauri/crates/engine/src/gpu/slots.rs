@@ -99,8 +99,7 @@ impl Slots {
     unsafe fn queue(&self, slot: usize, id: ExpertId, bytes: &[u8]) -> Result<Event, CudaError> {
         let base = self.memory.slice::<u8>().part(slot * self.stride, 0);
         let weights = self.checkpoint.expert_view(id, bytes);
-        let (placement, [w1, w2, w3]) =
-            Placement::of(bytes, [weights.w1, weights.w2, weights.w3], base.address());
+        let (placement, [w1, w2, w3]) = Placement::of(bytes, weights.hqq(), base.address());
         assert!(
             placement.bytes <= self.stride,
             "BUG: an expert that takes {} bytes in a slot of {}",
@@ -187,7 +186,7 @@ impl Device for Slots {
 
 /// The shape and bits of the experts, if all are alike and regular; addresses mean nothing.
 fn uniform(checkpoint: &Checkpoint) -> Option<DeviceExpert> {
-    let c = checkpoint.config();
+    let c = checkpoint.spec();
     let mut ids = (0..c.n_layers).flat_map(|layer| {
         (0..c.n_experts).map(move |expert| ExpertId {
             layer: layer as u16,
@@ -196,12 +195,14 @@ fn uniform(checkpoint: &Checkpoint) -> Option<DeviceExpert> {
     });
     let kind = |m: &QMatrix<'_>| (m.n(), m.k(), m.bits(), m.group_size());
     let kinds = |id: ExpertId| {
-        let w = checkpoint.expert_mapped(id);
-        [kind(&w.w1), kind(&w.w2), kind(&w.w3)]
+        checkpoint
+            .expert_mapped(id)
+            .hqq()
+            .map(|matrix| kind(&matrix))
     };
     let regular = |id: ExpertId| {
-        let w = checkpoint.expert_mapped(id);
-        let all = Placement::of(checkpoint.expert_data(id), [w.w1, w.w2, w.w3], 0).1;
+        let matrices = checkpoint.expert_mapped(id).hqq();
+        let all = Placement::of(checkpoint.expert_data(id), matrices, 0).1;
         all.iter().all(|m| m.is_regular()).then_some(all)
     };
     let first = ExpertId {

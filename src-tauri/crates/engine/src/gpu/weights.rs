@@ -6,7 +6,7 @@ use std::sync::Arc;
 use octet_kernels::cuda::{Buffer, CudaError, DeviceMatrix, Gpu, Ops, Placement, Slice, Stream};
 use octet_kernels::{Pool, Q8Matrix};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Table};
 
 /// Layers start at multiples of this.
 const LAYER_ALIGN: usize = 256;
@@ -46,7 +46,7 @@ impl Trunk {
         pool: &Pool,
         exact: bool,
     ) -> Result<Self, CudaError> {
-        let c = checkpoint.config();
+        let c = checkpoint.spec();
         let mut starts = vec![0];
         for layer in 0..c.n_layers {
             let (placement, _) = Layer::place(checkpoint, layer, 0);
@@ -57,7 +57,7 @@ impl Trunk {
             .map(|layer| Layer::new(gpu, checkpoint, layer, &mut matrices, starts[layer]))
             .collect::<Result<Vec<_>, _>>()?;
         let (vocab, width) = (c.vocab_size, c.hidden_size);
-        let f16 = checkpoint.lm_head();
+        let f16 = f16(checkpoint.output());
         let head = if exact {
             Head::F16(Buffer::of(gpu, "output matrix", f16)?)
         } else {
@@ -101,11 +101,17 @@ impl Trunk {
     }
 }
 
+/// The values of a table that the demo format has.
+fn f16(table: Table<'_>) -> &[u8] {
+    table
+        .f16()
+        .expect("BUG: a model that this device cannot compute")
+}
+
 impl Layer {
     /// Where the matrices of `layer` lie behind the address `base`.
     fn place(checkpoint: &Checkpoint, layer: usize, base: u64) -> (Placement, [DeviceMatrix; 4]) {
-        let w = checkpoint.layer(layer);
-        let matrices = [w.q_proj, w.k_proj, w.v_proj, w.o_proj];
+        let matrices = checkpoint.layer(layer).hqq();
         Placement::of(checkpoint.trunk_data(), matrices, base)
     }
 
@@ -126,7 +132,7 @@ impl Layer {
         Ok(Self {
             input_norm: Buffer::of(gpu, "norms", w.input_layernorm)?,
             expert_norm: Buffer::of(gpu, "norms", w.post_attention_layernorm)?,
-            gate: Buffer::of(gpu, "routers", w.gate)?,
+            gate: Buffer::of(gpu, "routers", f16(w.gate))?,
             q,
             k,
             v,

@@ -7,8 +7,8 @@ use octet_kernels::cuda::{
 };
 
 use super::graphs::Graphs;
-use crate::config::Config;
 use crate::plan::{self, PREFILL_CHUNK};
+use crate::spec::ModelSpec;
 
 /// Rows of logits that are computed at a time.
 pub(super) const LOGIT_ROWS: usize = plan::LOGIT_ROWS as usize;
@@ -28,7 +28,7 @@ pub(super) struct InputAt {
 }
 
 impl InputAt {
-    fn new(c: &Config, chunk: usize) -> Self {
+    fn new(c: &ModelSpec, chunk: usize) -> Self {
         Self {
             moment: (chunk * c.head_dim).next_multiple_of(MOMENT_LEN),
             width: c.hidden_size,
@@ -153,7 +153,7 @@ pub(super) struct Staging {
 }
 
 impl Work {
-    pub(super) fn new(gpu: &Arc<Gpu>, c: &Config, ctx: usize) -> Result<Self, CudaError> {
+    pub(super) fn new(gpu: &Arc<Gpu>, c: &ModelSpec, ctx: usize) -> Result<Self, CudaError> {
         let chunk = PREFILL_CHUNK.min(c.max_positions);
         let (width, inner, vocab) = (c.hidden_size, c.intermediate_size, c.vocab_size);
         let (q_width, kv_width) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
@@ -301,13 +301,13 @@ impl Work {
 }
 
 /// The attention's shape with a cache of `capacity` positions.
-pub(super) fn shape(c: &Config, capacity: usize) -> AttentionShape {
+pub(super) fn shape(c: &ModelSpec, capacity: usize) -> AttentionShape {
     AttentionShape {
         n_heads: c.n_heads,
         n_kv_heads: c.n_kv_heads,
         head_dim: c.head_dim,
         capacity,
-        window: c.sliding_window.unwrap_or(usize::MAX),
+        window: c.window(0),
     }
 }
 
@@ -320,7 +320,7 @@ struct Cache {
 }
 
 impl Cache {
-    fn new(gpu: &Arc<Gpu>, c: &Config, capacity: usize) -> Result<Self, CudaError> {
+    fn new(gpu: &Arc<Gpu>, c: &ModelSpec, capacity: usize) -> Result<Self, CudaError> {
         let values = 2 * c.n_layers * c.n_kv_heads * capacity * c.head_dim;
         Ok(Self {
             memory: Buffer::new(gpu, "KV cache", 2 * values)?,
@@ -333,7 +333,7 @@ impl Cache {
 /// The one cache that a loaded model holds memory for; conversations take turns.
 pub(super) struct KvPool {
     gpu: Arc<Gpu>,
-    config: Config,
+    spec: ModelSpec,
     free: Mutex<Option<Cache>>,
 }
 
@@ -344,11 +344,11 @@ pub(crate) struct Kv {
 }
 
 impl KvPool {
-    pub(super) fn new(gpu: &Arc<Gpu>, c: &Config, ctx: usize) -> Result<Arc<Self>, CudaError> {
+    pub(super) fn new(gpu: &Arc<Gpu>, c: &ModelSpec, ctx: usize) -> Result<Arc<Self>, CudaError> {
         Ok(Arc::new(Self {
             free: Mutex::new(Some(Cache::new(gpu, c, ctx)?)),
             gpu: Arc::clone(gpu),
-            config: c.clone(),
+            spec: c.clone(),
         }))
     }
 
@@ -359,9 +359,9 @@ impl KvPool {
         drop(free);
         let mut cache = match own {
             Some(cache) => cache,
-            None => Cache::new(&self.gpu, &self.config, ctx)?,
+            None => Cache::new(&self.gpu, &self.spec, ctx)?,
         };
-        let none = vec![-1; self.config.n_layers * self.config.top_k];
+        let none = vec![-1; self.spec.n_layers * self.spec.top_k];
         cache.newest.write::<i32>(0, &none)?;
         Ok(Kv {
             pool: Arc::clone(self),
@@ -382,7 +382,7 @@ impl Kv {
 
     /// Keys and values of a layer.
     pub(super) fn layer(&self, layer: usize) -> (Slice<'_, u16>, Slice<'_, u16>) {
-        let c = &self.pool.config;
+        let c = &self.pool.spec;
         let len = c.n_kv_heads * self.cache().capacity * c.head_dim;
         let all = self.cache().memory.slice::<u16>();
         (

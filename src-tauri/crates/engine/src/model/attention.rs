@@ -6,9 +6,9 @@ use candle_core::{D, Device, Tensor};
 use octet_kernels::{Pool, half_ops};
 
 use super::ops;
-use crate::config::Config;
 use crate::error::EngineError;
 use crate::kv_cache::KvCache;
+use crate::spec::{ModelSpec, RopePairs, RopeScaling};
 
 /// Up to this many positions attend one by one; more go through matrix products.
 const ONE_BY_ONE: usize = 4;
@@ -20,23 +20,71 @@ const SCORE_BYTES: usize = 16 << 20;
 #[derive(Default)]
 pub(crate) struct Rotary {
     half_dim: usize,
+    pairs_are_adjacent: bool,
     /// `(t, head_dim / 2)` pairs (cos, sin).
     angles: Vec<(f32, f32)>,
 }
 
+/// Of every pair, the angle that one position turns it by, and the factor of cosines and sines.
+///
+/// `rope_theta^(-2i / head_dim)` (RoFormer, section 3.2.2), stretched as [`RopeScaling`] says.
+fn frequencies(c: &ModelSpec) -> (Vec<f32>, f32) {
+    let (mut frequencies, magnitude) = stretched(c);
+    for (frequency, divisor) in frequencies.iter_mut().zip(&c.rope_divisors) {
+        *frequency /= divisor;
+    }
+    (frequencies, magnitude * c.rope_magnitude as f32)
+}
+
+fn stretched(c: &ModelSpec) -> (Vec<f32>, f32) {
+    // In f32, as the reference has them: at position 30,000 it shows.
+    let plain = |i: usize| 1.0 / (c.rope_theta as f32).powf(2.0 * i as f32 / c.head_dim as f32);
+    let pairs = 0..c.head_dim / 2;
+    match c.rope_scaling {
+        RopeScaling::None => (pairs.map(plain).collect(), 1.0),
+        RopeScaling::Linear { factor } => {
+            let stretched = pairs.map(|i| plain(i) / factor as f32);
+            (stretched.collect(), 1.0)
+        }
+        RopeScaling::Yarn {
+            factor,
+            original_positions,
+            beta_fast,
+            beta_slow,
+            rounds_ramp,
+        } => {
+            // The pair that turns `rotations` times over the positions of training.
+            let pair = |rotations: f64| {
+                let positions = original_positions as f64 / (rotations * std::f64::consts::TAU);
+                c.head_dim as f64 * positions.ln() / (2.0 * c.rope_theta.ln())
+            };
+            let (mut low, mut high) = (pair(beta_fast), pair(beta_slow));
+            if rounds_ramp {
+                (low, high) = (low.floor(), high.ceil());
+            }
+            let (low, high) = (low.max(0.0), high.min(c.head_dim as f64 - 1.0));
+            let width = (high - low).max(1e-3);
+            let frequency = |i: usize| {
+                let ramp = ((i as f64 - low) / width).clamp(0.0, 1.0) as f32;
+                plain(i) / factor as f32 * ramp + plain(i) * (1.0 - ramp)
+            };
+            let magnitude = 1.0 + 0.1 * factor.ln();
+            (pairs.map(frequency).collect(), magnitude as f32)
+        }
+    }
+}
+
 impl Rotary {
-    /// Computes the angles of positions `first .. first + t`: position times
-    /// `rope_theta^(-2i / head_dim)` (RoFormer, section 3.2.2).
-    pub(crate) fn prepare(&mut self, c: &Config, first: usize, t: usize) {
+    /// Computes the angles of positions `first .. first + t`.
+    pub(crate) fn prepare(&mut self, c: &ModelSpec, first: usize, t: usize) {
         self.half_dim = c.head_dim / 2;
+        self.pairs_are_adjacent = c.rope_pairs == RopePairs::Adjacent;
         self.angles.clear();
+        let (frequencies, magnitude) = frequencies(c);
         for position in first..first + t {
-            for i in 0..self.half_dim {
-                // Frequencies in f32, as the reference has them: at position 30,000 it shows.
-                let frequency =
-                    1.0 / (c.rope_theta as f32).powf(2.0 * i as f32 / c.head_dim as f32);
+            for frequency in &frequencies {
                 let (sin, cos) = (position as f32 * frequency).sin_cos();
-                self.angles.push((cos, sin));
+                self.angles.push((cos * magnitude, sin * magnitude));
             }
         }
     }
@@ -46,15 +94,25 @@ impl Rotary {
         &self.angles
     }
 
-    /// Rotates `x`, f32 `(t, n_heads, head_dim)`, whose halves form the pairs.
+    /// Rotates `x`, f32 `(t, n_heads, head_dim)`.
     pub(super) fn rotate(&self, x: &mut [f32], n_heads: usize) {
         let head_dim = 2 * self.half_dim;
+        let turn = |a: &mut f32, b: &mut f32, (cos, sin): (f32, f32)| {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        };
         let positions = x.chunks_exact_mut(n_heads * head_dim);
         for (position, angles) in positions.zip(self.angles.chunks_exact(self.half_dim)) {
             for head in position.chunks_exact_mut(head_dim) {
-                let (low, high) = head.split_at_mut(self.half_dim);
-                for ((a, b), (cos, sin)) in low.iter_mut().zip(high).zip(angles) {
-                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                if self.pairs_are_adjacent {
+                    for (pair, angle) in head.as_chunks_mut::<2>().0.iter_mut().zip(angles) {
+                        let [a, b] = pair;
+                        turn(a, b, *angle);
+                    }
+                } else {
+                    let (low, high) = head.split_at_mut(self.half_dim);
+                    for ((a, b), angle) in low.iter_mut().zip(high).zip(angles) {
+                        turn(a, b, *angle);
+                    }
                 }
             }
         }
@@ -63,23 +121,26 @@ impl Rotary {
 
 /// The shape of one layer's attention.
 #[derive(Clone, Copy)]
-pub(super) struct Heads {
+pub(super) struct Heads<'a> {
     layer: usize,
     n_heads: usize,
     n_kv_heads: usize,
     head_dim: usize,
     /// Positions a query sees, itself included.
     window: usize,
+    /// One more logit of each head, `(n_heads)`, or none.
+    sinks: &'a [f32],
 }
 
-impl Heads {
-    pub(super) fn new(c: &Config, layer: usize) -> Self {
+impl<'a> Heads<'a> {
+    pub(super) fn new(c: &ModelSpec, layer: usize, sinks: &'a [f32]) -> Self {
         Self {
             layer,
             n_heads: c.n_heads,
             n_kv_heads: c.n_kv_heads,
             head_dim: c.head_dim,
-            window: c.sliding_window.unwrap_or(usize::MAX),
+            window: c.window(layer),
+            sinks,
         }
     }
 
@@ -100,7 +161,7 @@ impl Heads {
 /// Only what the tensor library reports (it has no reason to).
 pub(super) fn attend(
     pool: &Pool,
-    heads: Heads,
+    heads: Heads<'_>,
     kv: &KvCache,
     q: &[f32],
     scores: &mut Vec<f32>,
@@ -124,7 +185,7 @@ pub(super) fn attend(
 /// One position's attention over the first `len` cached ones, a kv head a work item.
 fn attend_one(
     pool: &Pool,
-    heads: Heads,
+    heads: Heads<'_>,
     kv: &KvCache,
     len: usize,
     q: &[f32],
@@ -158,8 +219,11 @@ fn attend_one(
                     scores[h * seen + i] = half_ops::dot(q, key) * scale;
                 }
             }
-            for scores in scores.chunks_exact_mut(seen) {
-                ops::softmax(scores);
+            for (h, scores) in scores.chunks_exact_mut(seen).enumerate() {
+                match heads.sinks.get(kv_head * group + h) {
+                    Some(sink) => ops::softmax_with_sink(scores, *sink),
+                    None => ops::softmax(scores),
+                }
             }
             out.fill(0.0);
             let values = &kv.values(layer, kv_head, len)[first * head_dim..];
@@ -174,7 +238,12 @@ fn attend_one(
 
 /// Many positions' attention as matrix products, kv head by kv head and in blocks of queries so
 /// that the scores stay small.
-fn attend_many(heads: Heads, kv: &KvCache, q: &[f32], out: &mut [f32]) -> Result<(), EngineError> {
+fn attend_many(
+    heads: Heads<'_>,
+    kv: &KvCache,
+    q: &[f32],
+    out: &mut [f32],
+) -> Result<(), EngineError> {
     let Heads {
         layer,
         n_heads,
@@ -213,7 +282,16 @@ fn attend_many(heads: Heads, kv: &KvCache, q: &[f32], out: &mut [f32]) -> Result
             let mask = causal_mask(rows, first, past + start, seen, heads.window);
             let mask = Tensor::from_vec(mask, (1, rows, seen), cpu)?;
             let scores = scores.reshape((group, rows, seen))?.broadcast_add(&mask)?;
-            let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+            let weights = match heads.sinks.get(kv_head * group..(kv_head + 1) * group) {
+                None => candle_nn::ops::softmax(&scores, D::Minus1)?,
+                Some(sinks) => {
+                    let sinks = Tensor::from_slice(sinks, (group, 1, 1), cpu)?;
+                    let sinks = sinks.broadcast_as((group, rows, 1))?;
+                    let scores = Tensor::cat(&[&scores, &sinks.contiguous()?], D::Minus1)?;
+                    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
+                    weights.narrow(D::Minus1, 0, seen)?.contiguous()?
+                }
+            };
             let weights = weights.reshape((group * rows, seen))?;
             let result = weights.matmul(&values.narrow(0, first, seen)?)?;
             let result = result.flatten_all()?.to_vec1::<f32>()?;
@@ -262,6 +340,7 @@ mod tests {
                 n_kv_heads: 2,
                 head_dim: 16,
                 window,
+                sinks: &[],
             };
             let mut kv = KvCache::new(1, 2, 16, past + t);
             kv.write(0, &noise(past * 32, 1), &noise(past * 32, 2));
@@ -289,6 +368,7 @@ mod tests {
                 8,
                 Rotary {
                     half_dim: 4,
+                    pairs_are_adjacent: false,
                     angles: Vec::new(),
                 },
             );

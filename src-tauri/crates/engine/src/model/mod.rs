@@ -1,6 +1,6 @@
-//! Mixtral: the forward pass over a checkpoint's trunk and its experts.
+//! The forward pass over a checkpoint's trunk and its experts, as its [`ModelSpec`] says.
 //!
-//! [`Mixtral`] holds what does not change (weights, experts); a [`Session`] holds what a
+//! [`Decoder`] holds what does not change (weights, experts); a [`Session`] holds what a
 //! conversation adds (KV cache, buffers).
 
 mod attention;
@@ -11,14 +11,14 @@ mod reuse;
 
 use std::sync::Arc;
 
-use octet_kernels::{Job, Pool, Precision, Q8Matrix, Scratch};
+use octet_kernels::{Job, Matrix, Pool, Precision, Q8Matrix, Scratch};
 
-use crate::checkpoint::Checkpoint;
-use crate::config::Config;
+use crate::checkpoint::{Checkpoint, Table};
 use crate::error::EngineError;
 use crate::experts::{Experts, RoutingStats};
 use crate::gpu::{self, GpuModel};
 use crate::kv_cache::KvCache;
+use crate::spec::{Feature, ModelSpec, QkNorm};
 use crate::tokenizer::TokenId;
 
 pub use crate::plan::PREFILL_CHUNK;
@@ -40,12 +40,12 @@ pub enum Logits {
 enum Head {
     /// 8 bits in memory, in place of the file's f16.
     Q8(Q8Matrix),
-    /// f16, in place ([`Precision::Exact`]).
-    F16,
+    /// As the file has it.
+    InPlace,
 }
 
 /// A loaded model.
-pub struct Mixtral {
+pub struct Decoder {
     checkpoint: Arc<Checkpoint>,
     experts: Arc<Experts>,
     head: Head,
@@ -102,7 +102,13 @@ fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer
 }
 
-impl Mixtral {
+/// What `spec` has that the CPU does not compute.
+pub fn cpu_lacks(spec: &ModelSpec) -> Option<Feature> {
+    let lacks = |feature: &Feature| matches!(feature, Feature::DenseLayers | Feature::SharedExpert);
+    spec.features().into_iter().find(lacks)
+}
+
+impl Decoder {
     /// Prepares `checkpoint` for inference on the CPU: the output matrix is brought to 8 bits unless
     /// `precision` is exact; everything else is used in place.
     pub fn new(
@@ -122,13 +128,12 @@ impl Mixtral {
         precision: Precision,
         gpu: Option<GpuModel>,
     ) -> Self {
-        let config = checkpoint.config();
-        let head = match precision {
+        let config = checkpoint.spec();
+        let head = match (precision, checkpoint.output()) {
             // Beside a GPU the CPU's output matrix only serves if that fails.
-            _ if gpu.is_some() => Head::F16,
-            Precision::Exact => Head::F16,
-            Precision::Fast => {
-                let f16 = checkpoint.lm_head();
+            _ if gpu.is_some() => Head::InPlace,
+            (Precision::Exact, _) | (_, Table::Blocks(_)) => Head::InPlace,
+            (Precision::Fast, Table::F16(f16)) => {
                 let q8 = Q8Matrix::from_f16(&pool, f16, config.vocab_size, config.hidden_size);
                 // The mapped f16 pages have served; the copy stands in for them.
                 checkpoint.advise_dont_need(f16);
@@ -151,8 +156,8 @@ impl Mixtral {
     }
 
     /// The model's shape.
-    pub fn config(&self) -> &Config {
-        self.checkpoint.config()
+    pub fn spec(&self) -> &ModelSpec {
+        self.checkpoint.spec()
     }
 
     /// The checkpoint it runs on.
@@ -177,7 +182,7 @@ impl Mixtral {
 
     /// An empty session for up to `ctx` positions; on the CPU if the GPU has no room for it.
     pub fn session(&self, ctx: usize) -> Session {
-        let c = self.config();
+        let c = self.spec();
         let gpu = self.gpu().and_then(|gpu| gpu.cache(ctx).ok());
         Session {
             gpu,
@@ -205,7 +210,7 @@ impl Mixtral {
         logits: Logits,
         watch: &mut PassWatch<'_>,
     ) -> Result<&'s mut [f32], EngineError> {
-        let c = self.config();
+        let c = self.spec();
         let t = tokens.len();
         let kv = &session.kv;
         if kv.len() + t > kv.capacity() {
@@ -255,9 +260,9 @@ impl Mixtral {
         let out = sized(&mut buffers.logits, rows * c.vocab_size);
         match &self.head {
             Head::Q8(w) => octet_kernels::matmul_q8(&self.pool, scratch, w, normed, out),
-            Head::F16 => {
-                let w = self.checkpoint.lm_head();
-                octet_kernels::matmul_f16(&self.pool, w, c.vocab_size, normed, out);
+            Head::InPlace => {
+                let w = self.checkpoint.output();
+                self.multiply(scratch, (w, c.vocab_size), self.precision, normed, out);
             }
         }
         // Rounding activations takes NaN for 0: what is lost on the way must not look like an answer.
@@ -270,7 +275,7 @@ impl Mixtral {
         Ok(out)
     }
 
-    /// [`Mixtral::forward`] on the GPU. If that fails it is given up, and later sessions compute
+    /// [`Decoder::forward`] on the GPU. If that fails it is given up, and later sessions compute
     /// on the CPU; this one is of no more use.
     fn forward_on_gpu<'s>(
         &self,
@@ -310,43 +315,48 @@ impl Mixtral {
         scratch: &mut Scratch,
         buffers: &mut Buffers,
     ) -> Result<(), EngineError> {
-        let c = self.config();
+        let c = self.spec();
         let (q_width, kv_width) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
         let trunk = self.checkpoint.layer(layer);
+        let eps = c.rms_norm_eps as f32;
         let normed = sized(&mut buffers.normed, t * c.hidden_size);
-        ops::rms_norm(
-            &buffers.hidden,
-            trunk.input_layernorm,
-            c.rms_norm_eps as f32,
-            normed,
-        );
+        ops::rms_norm(&buffers.hidden, trunk.input_layernorm, eps, normed);
         let q = sized(&mut buffers.q, t * q_width);
         let k = sized(&mut buffers.k, t * kv_width);
         let v = sized(&mut buffers.v, t * kv_width);
         let mut jobs = [
             Job {
-                w: trunk.q_proj.into(),
+                w: trunk.q_proj,
                 x: normed,
                 y: q,
             },
             Job {
-                w: trunk.k_proj.into(),
+                w: trunk.k_proj,
                 x: normed,
                 y: k,
             },
             Job {
-                w: trunk.v_proj.into(),
+                w: trunk.v_proj,
                 x: normed,
                 y: v,
             },
         ];
         octet_kernels::matmul(&self.pool, scratch, self.precision, &mut jobs);
+        let [q_bias, k_bias, v_bias, o_bias] = trunk.biases;
+        ops::add_bias(&mut buffers.q, q_bias);
+        ops::add_bias(&mut buffers.k, k_bias);
+        ops::add_bias(&mut buffers.v, v_bias);
+        if c.qk_norm != QkNorm::None {
+            // As long as a head, or as all of them.
+            ops::rms_norm_in_place(&mut buffers.q, trunk.q_norm, eps);
+            ops::rms_norm_in_place(&mut buffers.k, trunk.k_norm, eps);
+        }
         buffers.rotary.rotate(&mut buffers.q, c.n_heads);
         buffers.rotary.rotate(&mut buffers.k, c.n_kv_heads);
         kv.write(layer, &buffers.k, &buffers.v);
 
         let attended = sized(&mut buffers.attended, t * q_width);
-        let heads = attention::Heads::new(c, layer);
+        let heads = attention::Heads::new(c, layer, trunk.sinks);
         attention::attend(
             &self.pool,
             heads,
@@ -358,13 +368,32 @@ impl Mixtral {
 
         let projected = sized(&mut buffers.projected, t * c.hidden_size);
         let mut jobs = [Job {
-            w: trunk.o_proj.into(),
+            w: trunk.o_proj,
             x: attended,
             y: projected,
         }];
         octet_kernels::matmul(&self.pool, scratch, self.precision, &mut jobs);
+        ops::add_bias(projected, o_bias);
         ops::add(&mut buffers.hidden, projected);
         Ok(())
+    }
+
+    /// `y = table x`: `x` f32 `(t, columns)`, `y` `(t, rows)`.
+    fn multiply(
+        &self,
+        scratch: &mut Scratch,
+        (table, rows): (Table<'_>, usize),
+        precision: Precision,
+        x: &[f32],
+        y: &mut [f32],
+    ) {
+        match table {
+            Table::F16(f16) => octet_kernels::matmul_f16(&self.pool, f16, rows, x, y),
+            Table::Blocks(w) => {
+                let w = Matrix::Blocks(w);
+                octet_kernels::matmul(&self.pool, scratch, precision, &mut [Job { w, x, y }]);
+            }
+        }
     }
 }
 
@@ -374,9 +403,9 @@ pub(crate) fn embed(
     tokens: &[TokenId],
     hidden: &mut [f32],
 ) -> Result<(), EngineError> {
-    let c = checkpoint.config();
+    let c = checkpoint.spec();
     let (size, vocab) = (c.hidden_size, c.vocab_size);
-    let embedding = checkpoint.embed_tokens();
+    let embedding = checkpoint.embedding();
     for (&token, row) in tokens.iter().zip(hidden.chunks_exact_mut(size)) {
         let at = token.0 as usize;
         if at >= vocab {
@@ -386,7 +415,10 @@ pub(crate) fn embed(
                 vocab_size: vocab,
             });
         }
-        ops::widen(&embedding[at * size * 2..(at + 1) * size * 2], row);
+        match embedding {
+            Table::F16(f16) => ops::widen(&f16[at * size * 2..(at + 1) * size * 2], row),
+            Table::Blocks(w) => w.dequantize_rows(at, row),
+        }
     }
     Ok(())
 }

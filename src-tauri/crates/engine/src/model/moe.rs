@@ -6,10 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use octet_kernels::{Job, Pool, Precision, Scratch};
 
 use super::reuse::ReuseAt;
-use super::{Mixtral, PassMeter, ops, sized};
+use super::{Decoder, PassMeter, ops, sized};
 use crate::checkpoint::{ExpertId, ExpertWeights};
 use crate::error::EngineError;
 use crate::experts::{Claim, PROMPT_WINDOW, Place, RoutingStats, TierError};
+use crate::spec::{ModelSpec, Router, RouterScore};
 
 /// Buffers of the block, f32 and reused.
 #[derive(Default)]
@@ -52,10 +53,13 @@ struct Work {
 
 /// The `top_k` experts of one token with their weights, best first, into `chosen`.
 ///
-/// Softmax over all `logits` (one per expert), the largest `top_k` kept and brought to sum 1
-/// (Mixtral of Experts, section 2.1); ties go to the lower number.
-pub fn route(logits: &mut [f32], top_k: usize, chosen: &mut Vec<(u16, f32)>) {
-    ops::softmax(logits);
+/// Weights of all `logits` (one per expert), of which the largest `top_k` are kept, and brought to
+/// sum 1 where the router does that (Mixtral of Experts, section 2.1); ties go to the lower number.
+pub fn route(router: &Router, logits: &mut [f32], top_k: usize, chosen: &mut Vec<(u16, f32)>) {
+    match router.score {
+        RouterScore::Softmax => ops::softmax(logits),
+        RouterScore::Sigmoid => ops::sigmoid(logits),
+    }
     chosen.clear();
     for _ in 0..top_k {
         let taken = |e: usize| chosen.iter().any(|c| usize::from(c.0) == e);
@@ -64,23 +68,30 @@ pub fn route(logits: &mut [f32], top_k: usize, chosen: &mut Vec<(u16, f32)>) {
         let Some((expert, &weight)) = best else { break };
         chosen.push((expert as u16, weight));
     }
-    let sum: f32 = chosen.iter().map(|(_, weight)| weight).sum();
-    for (_, weight) in chosen {
-        *weight /= sum;
+    if router.renormalizes {
+        let sum: f32 = chosen.iter().map(|(_, weight)| weight).sum();
+        for (_, weight) in chosen.iter_mut() {
+            *weight /= sum;
+        }
+    }
+    if router.scale != 1.0 {
+        for (_, weight) in chosen {
+            *weight *= router.scale;
+        }
     }
 }
 
 impl Buffers {
     /// Routes every token of `router`, as changed by `adapt`, and notes what each expert has to
     /// do.
-    fn assign(&mut self, top_k: usize, n_experts: usize, adapt: impl Fn(&mut [(u16, f32)])) {
-        self.work.resize(n_experts, Work::default());
+    fn assign(&mut self, c: &ModelSpec, adapt: impl Fn(&mut [(u16, f32)])) {
+        self.work.resize(c.n_experts, Work::default());
         for work in &mut self.work {
             work.rows.clear();
             work.weights.clear();
         }
-        for (row, logits) in self.router.chunks_exact_mut(n_experts).enumerate() {
-            route(logits, top_k, &mut self.chosen);
+        for (row, logits) in self.router.chunks_exact_mut(c.n_experts).enumerate() {
+            route(&c.router, logits, c.top_k, &mut self.chosen);
             adapt(&mut self.chosen);
             for &(expert, weight) in &self.chosen {
                 let work = &mut self.work[usize::from(expert)];
@@ -103,7 +114,7 @@ impl Buffers {
     }
 }
 
-impl Mixtral {
+impl Decoder {
     /// The sparse block of `layer`: `hidden += sum of weight * expert(norm(hidden))`.
     pub(super) fn moe(
         &self,
@@ -114,7 +125,7 @@ impl Mixtral {
         buffers: &mut super::Buffers,
         meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
-        let c = self.config();
+        let c = self.spec();
         let trunk = self.checkpoint.layer(layer);
         let super::Buffers {
             hidden,
@@ -126,9 +137,9 @@ impl Mixtral {
         let eps = c.rms_norm_eps as f32;
         ops::rms_norm(hidden, trunk.post_attention_layernorm, eps, normed);
         let router = sized(&mut moe.router, t * c.n_experts);
-        octet_kernels::matmul_f16(&self.pool, trunk.gate, c.n_experts, normed, router);
+        self.router(layer, scratch, normed, router);
         let reuse = moe.reuse;
-        moe.assign(c.top_k, c.n_experts, |chosen| {
+        moe.assign(c, |chosen| {
             if let Some(reuse) = reuse {
                 reuse.apply(layer, &routing.newest()[layer], chosen);
             }
@@ -158,6 +169,14 @@ impl Mixtral {
         self.run_experts(layer, hidden, normed, scratch, moe, meter)
     }
 
+    /// The router's logits, f32 `(t, n_experts)`. Never rounded: that flips choices.
+    fn router(&self, layer: usize, scratch: &mut Scratch, normed: &[f32], logits: &mut [f32]) {
+        let trunk = self.checkpoint.layer(layer);
+        let gate = (trunk.gate, self.spec().n_experts);
+        self.multiply(scratch, gate, Precision::Exact, normed, logits);
+        ops::add_bias(logits, trunk.gate_bias);
+    }
+
     /// Computes the experts in `moe.order`, claiming a few ahead.
     ///
     /// Demands go first, then the guess for the next layer: reads of what is needed now must not
@@ -171,7 +190,7 @@ impl Mixtral {
         moe: &mut Buffers,
         meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
-        let c = self.config();
+        let c = self.spec();
         let t = hidden.len() / c.hidden_size;
         let window = if t == 1 { c.top_k } else { PROMPT_WINDOW };
         // Left empty after an error: claims are given back when they are dropped.
@@ -193,7 +212,7 @@ impl Mixtral {
                 next += 1;
             }
             if next <= window {
-                self.prefetch_next(layer, t, hidden, moe);
+                self.prefetch_next(layer, t, hidden, scratch, moe);
             }
             let Some(mut claim) = claims.pop_front() else {
                 moe.claims = claims;
@@ -217,7 +236,7 @@ impl Mixtral {
         scratch: &mut Scratch,
         moe: &mut Buffers,
     ) -> Result<(), EngineError> {
-        let c = self.config();
+        let c = self.spec();
         let (width, inner) = (c.hidden_size, c.intermediate_size);
         let Buffers {
             work,
@@ -265,8 +284,15 @@ impl Mixtral {
 
     /// Guesses the next layer's experts from this layer's state of the newest token, by that
     /// layer's own norm and router (arXiv 2312.17238, section 3.2), and starts their fetches.
-    fn prefetch_next(&self, layer: usize, t: usize, hidden: &[f32], moe: &mut Buffers) {
-        let c = self.config();
+    fn prefetch_next(
+        &self,
+        layer: usize,
+        t: usize,
+        hidden: &[f32],
+        scratch: &mut Scratch,
+        moe: &mut Buffers,
+    ) {
+        let c = self.spec();
         let wanted = self.experts.prefetch_count();
         if wanted == 0 || t > 1 || layer + 1 == c.n_layers {
             return;
@@ -275,9 +301,9 @@ impl Mixtral {
         let normed = sized(&mut moe.guess_normed, c.hidden_size);
         let eps = c.rms_norm_eps as f32;
         ops::rms_norm(hidden, trunk.post_attention_layernorm, eps, normed);
-        let router = sized(&mut moe.guess, c.n_experts);
-        octet_kernels::matmul_f16(&self.pool, trunk.gate, c.n_experts, normed, router);
-        route(router, wanted.max(c.top_k), &mut moe.chosen);
+        let logits = sized(&mut moe.guess, c.n_experts);
+        self.router(layer + 1, scratch, normed, logits);
+        route(&c.router, logits, wanted.max(c.top_k), &mut moe.chosen);
         if let Some(reuse) = moe.reuse {
             reuse.apply(layer + 1, &moe.next_previous, &mut moe.chosen);
         }
@@ -299,7 +325,7 @@ fn expert_id(layer: usize, expert: u16) -> ExpertId {
     }
 }
 
-/// `y = w2 (silu(w1 x) * w3 x)`: `x` and `y` f32 `(rows, hidden)`, the buffers
+/// `y = w2 activation(w1 x, w3 x)`, biases added: `x` and `y` f32 `(rows, hidden)`, the buffers
 /// `(rows, intermediate)`.
 pub fn expert_forward(
     pool: &Pool,
@@ -312,35 +338,42 @@ pub fn expert_forward(
 ) {
     let mut jobs = [
         Job {
-            w: weights.w1.into(),
+            w: weights.w1,
             x,
             y: &mut *gate,
         },
         Job {
-            w: weights.w3.into(),
+            w: weights.w3,
             x,
             y: &mut *up,
         },
     ];
     octet_kernels::matmul(pool, scratch, precision, &mut jobs);
+    if let Some(biases) = weights.biases {
+        ops::add_bias(gate, biases.w1);
+        ops::add_bias(up, biases.w3);
+    }
     let chunk = gate.len().div_ceil(pool.threads()).max(1 << 14);
     if chunk >= gate.len() {
-        ops::silu_mul(gate, up);
+        ops::activate(weights.activation, gate, up);
     } else {
         let parts = Mutex::new(gate.chunks_mut(chunk).zip(up.chunks(chunk)));
         pool.run(&|_, _| {
             let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
             while let Some((gate, up)) = next() {
-                ops::silu_mul(gate, up);
+                ops::activate(weights.activation, gate, up);
             }
         });
     }
     let mut jobs = [Job {
-        w: weights.w2.into(),
+        w: weights.w2,
         x: gate,
-        y,
+        y: &mut *y,
     }];
     octet_kernels::matmul(pool, scratch, precision, &mut jobs);
+    if let Some(biases) = weights.biases {
+        ops::add_bias(y, biases.w2);
+    }
 }
 
 #[cfg(test)]
@@ -350,7 +383,12 @@ mod tests {
     #[test]
     fn routing_keeps_the_best_and_sums_to_one() {
         let mut chosen = Vec::new();
-        route(&mut [0.1, 2.0, -1.0, 2.0, 0.5], 2, &mut chosen);
+        route(
+            &ModelSpec::mixtral().router,
+            &mut [0.1, 2.0, -1.0, 2.0, 0.5],
+            2,
+            &mut chosen,
+        );
         let experts: Vec<u16> = chosen.iter().map(|(e, _)| *e).collect();
         assert_eq!(experts, [1, 3], "ties go to the lower number");
         assert!((chosen[0].1 - 0.5).abs() < 1e-6 && (chosen[1].1 - 0.5).abs() < 1e-6);

@@ -2,6 +2,8 @@
 
 use half::f16;
 
+use crate::spec::Activation;
+
 /// Little-endian f16 `bytes` of any alignment, as f32.
 pub(super) fn widen(bytes: &[u8], out: &mut [f32]) {
     for (pair, out) in bytes.chunks_exact(2).zip(out) {
@@ -13,22 +15,46 @@ pub(super) fn widen(bytes: &[u8], out: &mut [f32]) {
 pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let width = weight.len();
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-        // Eight partial sums vectorize, and lose less than one running sum.
-        let mut sums = [0f32; 8];
-        for part in x.chunks(8) {
-            for (sum, v) in sums.iter_mut().zip(part) {
-                *sum += v * v;
-            }
-        }
-        let mean = sums.iter().sum::<f32>() / width as f32;
-        // Where f32 cannot hold the sum of squares, its inverse root would make every value 0.
-        let scale = if mean < f32::INFINITY {
-            1.0 / (mean + eps).sqrt()
-        } else {
-            f32::NAN
-        };
+        let scale = inverse_rms(x, eps);
         for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
             *out = x * scale * w;
+        }
+    }
+}
+
+/// [`rms_norm`] in place.
+pub(super) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
+    for x in x.chunks_exact_mut(weight.len()) {
+        let scale = inverse_rms(x, eps);
+        for (x, w) in x.iter_mut().zip(weight) {
+            *x = *x * scale * w;
+        }
+    }
+}
+
+/// `1 / sqrt(mean(x^2) + eps)`.
+fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    // Eight partial sums vectorize, and lose less than one running sum.
+    let mut sums = [0f32; 8];
+    for part in x.chunks(8) {
+        for (sum, v) in sums.iter_mut().zip(part) {
+            *sum += v * v;
+        }
+    }
+    let mean = sums.iter().sum::<f32>() / x.len() as f32;
+    // Where f32 cannot hold the sum of squares, its inverse root would make every value 0.
+    if mean < f32::INFINITY {
+        1.0 / (mean + eps).sqrt()
+    } else {
+        f32::NAN
+    }
+}
+
+/// `row += bias` for every row of `x`; nothing without a bias.
+pub(super) fn add_bias(x: &mut [f32], bias: &[f32]) {
+    if !bias.is_empty() {
+        for row in x.chunks_exact_mut(bias.len()) {
+            add(row, bias);
         }
     }
 }
@@ -61,8 +87,44 @@ pub(super) fn softmax(x: &mut [f32]) {
     }
 }
 
+/// Softmax in place, with one more logit that takes weight and stands for nothing.
+pub(super) fn softmax_with_sink(x: &mut [f32], sink: f32) {
+    let max = x.iter().copied().fold(sink, f32::max);
+    let mut sum = exp(sink - max);
+    for v in x.iter_mut() {
+        *v = exp(*v - max);
+        sum += *v;
+    }
+    let scale = 1.0 / sum;
+    for v in x.iter_mut() {
+        *v *= scale;
+    }
+}
+
+/// `1 / (1 + e^-x)` in place.
+pub(super) fn sigmoid(x: &mut [f32]) {
+    for v in x {
+        *v = 1.0 / (1.0 + exp(-*v));
+    }
+}
+
+/// `gate = activation(gate, up)`.
+pub(super) fn activate(activation: Activation, gate: &mut [f32], up: &[f32]) {
+    match activation {
+        Activation::SiluMul => silu_mul(gate, up),
+        Activation::ClampedSwiglu { alpha, limit } => {
+            for (gate, up) in gate.iter_mut().zip(up) {
+                // `min` of floats would make a number of NaN.
+                let g = if *gate > limit { limit } else { *gate };
+                let u = up.clamp(-limit, limit);
+                *gate = g / (1.0 + exp(-alpha * g)) * (u + 1.0);
+            }
+        }
+    }
+}
+
 /// `gate = silu(gate) * up`, with `silu(x) = x / (1 + exp(-x))`.
-pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
+fn silu_mul(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate = *gate / (1.0 + exp(-*gate)) * up;
     }

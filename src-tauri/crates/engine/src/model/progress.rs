@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use crate::config::Config;
 use crate::error::EngineError;
+use crate::spec::ModelSpec;
 
 /// How far a forward pass is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,7 +33,7 @@ pub(crate) struct PassMeter<'a> {
 }
 
 impl<'a> PassMeter<'a> {
-    pub(crate) fn new(c: &Config, watch: &'a mut PassWatch<'_>) -> Self {
+    pub(crate) fn new(c: &ModelSpec, watch: &'a mut PassWatch<'_>) -> Self {
         let attention = projections(c) as f64;
         Self {
             watch,
@@ -81,11 +81,11 @@ impl<'a> PassMeter<'a> {
 }
 
 /// Multiplications of a token in a layer's projections of attention.
-pub(crate) fn projections(c: &Config) -> usize {
+pub(crate) fn projections(c: &ModelSpec) -> usize {
     2 * c.hidden_size * (c.q_size() + c.kv_size())
 }
 
 /// Multiplications of a token in a layer's experts.
-pub(crate) fn experts(c: &Config) -> usize {
+pub(crate) fn experts(c: &ModelSpec) -> usize {
     3 * c.top_k * c.hidden_size * c.intermediate_size
 }

@@ -11,7 +11,7 @@
 
 use std::io::{self, Write};
 
-use half::f16;
+use half::{bf16, f16};
 use octet_kernels::Bits;
 
 /// Bytes that are filled and written at a time.
@@ -24,10 +24,10 @@ pub(super) const ATTENTION_OUTPUT_GAIN: f64 = 0.5;
 const SHARED_VARIANCE: f64 = 0.2;
 
 /// Standard deviation of the router's logits.
-const ROUTER_STD: f64 = 1.5;
+pub(super) const ROUTER_STD: f64 = 1.5;
 
 /// Standard deviation of the output logits.
-const LOGIT_STD: f64 = 2.5;
+pub(super) const LOGIT_STD: f64 = 2.5;
 
 /// What a tensor is filled with.
 #[derive(Debug, Clone)]
@@ -38,6 +38,15 @@ pub(super) enum Fill {
     ThreeBit { group_size: usize, n_groups: usize },
     /// Bell-shaped f16 values.
     Bell { mean: f64, std: f64 },
+    /// Bell-shaped bf16 values.
+    BrainBell { mean: f64, std: f64 },
+    /// Bell-shaped f32 values.
+    WideBell { mean: f64, std: f64 },
+    /// Uniform bytes in blocks of so many, in which some bytes are given: scales.
+    Blocks {
+        block_bytes: usize,
+        given: Vec<(usize, u8)>,
+    },
     /// Bell-shaped f16 values about `+mean` or `-mean`, the sign chosen once for a column.
     SignedBell { mean: f64, std: f64, columns: usize },
 }
@@ -195,6 +204,15 @@ enum Filler {
         words: Words,
         table: Vec<[u8; 2]>,
     },
+    WideTable {
+        words: Words,
+        table: Vec<[u8; 4]>,
+    },
+    Blocks {
+        words: Words,
+        block_bytes: usize,
+        given: Vec<(usize, u8)>,
+    },
     SignedTable {
         words: Words,
         table: Vec<[u8; 2]>,
@@ -210,6 +228,28 @@ impl Filler {
     fn new(fill: &Fill, words: Words) -> Self {
         match *fill {
             Fill::Bytes => Filler::Bytes(words),
+            Fill::Blocks {
+                block_bytes,
+                ref given,
+            } => Filler::Blocks {
+                words,
+                block_bytes,
+                given: given.clone(),
+            },
+            Fill::BrainBell { mean, std } => Filler::Table {
+                words,
+                table: bell(mean, std)
+                    .into_iter()
+                    .map(|value| bf16::from_f32(f16::from_le_bytes(value).to_f32()).to_le_bytes())
+                    .collect(),
+            },
+            Fill::WideBell { mean, std } => Filler::WideTable {
+                words,
+                table: bell(mean, std)
+                    .into_iter()
+                    .map(|value| f16::from_le_bytes(value).to_f32().to_le_bytes())
+                    .collect(),
+            },
             Fill::ThreeBit {
                 group_size,
                 n_groups,
@@ -268,6 +308,31 @@ impl Filler {
                     out.copy_from_slice(&value);
                 }
             }),
+            Filler::WideTable { words, table } => {
+                each_word(*words, first, piece, |word, _, out| {
+                    for (lane, out) in out.chunks_exact_mut(4).enumerate() {
+                        let value = table[(word >> (32 * lane) & TABLE_MASK) as usize];
+                        out.copy_from_slice(&value);
+                    }
+                });
+            }
+            Filler::Blocks {
+                words,
+                block_bytes,
+                given,
+            } => {
+                each_word(*words, first, piece, |word, _, out| {
+                    out.copy_from_slice(&word.to_le_bytes()[..out.len()]);
+                });
+                // The first block may have begun in the piece before.
+                let into = at as usize % block_bytes;
+                for (offset, byte) in given {
+                    let first = (offset + block_bytes - into) % block_bytes;
+                    for at in (first..piece.len()).step_by(*block_bytes) {
+                        piece[at] = *byte;
+                    }
+                }
+            }
             Filler::SignedTable {
                 words,
                 table,

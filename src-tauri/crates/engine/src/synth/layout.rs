@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::fill::{Fill, matrix_fills};
 use super::{SynthError, SynthOptions, SynthQuant};
 use crate::checkpoint::EMBED_TOKENS;
-use crate::config::Config;
+use crate::spec::ModelSpec;
 
 /// A tensor to be written.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl TensorPlan {
 
 impl FilePlan {
     /// The trunk: embeddings, output matrix, norms, routers, attention.
-    pub(super) fn trunk(config: &Config, options: &SynthOptions) -> Result<Self, SynthError> {
+    pub(super) fn trunk(config: &ModelSpec, options: &SynthOptions) -> Result<Self, SynthError> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let norm = |name: String| TensorPlan::new(name, Dtype::F16, &[hidden], Fill::norm());
         let mut tensors = vec![
@@ -95,7 +95,7 @@ impl FilePlan {
     }
 
     /// One expert, with bare names; the same plan serves all.
-    pub(super) fn expert(config: &Config, options: &SynthOptions) -> Result<Self, SynthError> {
+    pub(super) fn expert(config: &ModelSpec, options: &SynthOptions) -> Result<Self, SynthError> {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let mut tensors = Vec::new();
         for (name, shape) in [
@@ -264,7 +264,7 @@ pub(super) fn file_name(file: usize, n_files: usize) -> String {
 }
 
 /// The bytes of the index.
-pub(super) fn index(config: &Config, trunk: &FilePlan, expert: &FilePlan) -> Vec<u8> {
+pub(super) fn index(config: &ModelSpec, trunk: &FilePlan, expert: &FilePlan) -> Vec<u8> {
     let n_experts = config.n_layers * config.n_experts;
     let n_files = 1 + n_experts;
     let mut weight_map: BTreeMap<String, String> = trunk
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_expert_of_the_real_model_has_its_real_size() {
-        let config = Config::from_json(br#"{"model_type":"mixtral"}"#).unwrap();
+        let config = ModelSpec::from_config_json(br#"{"model_type":"mixtral"}"#).unwrap();
         let plan = FilePlan::expert(&config, &SynthOptions::default()).unwrap();
         assert_eq!(plan.data_bytes(), 66_404_364);
         assert_eq!(plan.header.len() % 8, 0);

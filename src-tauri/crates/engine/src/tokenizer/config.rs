@@ -102,6 +102,30 @@ impl TokenizerConfig {
         Ok(config)
     }
 
+    /// What the metadata of the GGUF file at `path` say.
+    pub(super) fn of_gguf(path: &Path, spec: &octet_gguf::TokenizerSpec) -> Self {
+        let named = [
+            ("bos_token", &spec.bos),
+            ("eos_token", &spec.eos),
+            ("unk_token", &spec.unknown),
+            ("pad_token", &spec.padding),
+        ];
+        let fields = named.into_iter().filter_map(|(name, token)| {
+            let token = token.as_ref()?;
+            Some((name.to_owned(), Value::from(token.text.clone())))
+        });
+        let adds_bos = ("add_bos_token".to_owned(), Value::from(spec.add_bos));
+        Self {
+            path: path.to_path_buf(),
+            fields: fields.chain([adds_bos]).collect(),
+            template: spec.chat_template.clone().map(|source| ChatTemplate {
+                source,
+                path: path.to_path_buf(),
+            }),
+            model_bos: spec.bos.as_ref().map(|token| token.id),
+        }
+    }
+
     /// The template for ordinary chat: of several, the one named `default`, else the first.
     fn read_template(&self, own_file: PathBuf) -> Result<Option<ChatTemplate>, TokenizerError> {
         if let Some(bytes) = read_file(&own_file)? {

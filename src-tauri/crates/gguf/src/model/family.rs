@@ -9,6 +9,8 @@ use super::spec::{Activation, QkNorm, RopePairs, Softmax};
 #[derive(Debug)]
 pub(super) struct Family {
     pub(super) name: &'static str,
+    /// What people call it.
+    pub(super) title: &'static str,
     pub(super) pairs: RopePairs,
     pub(super) qk_norm: QkNorm,
     /// Biases of projections, router and experts, and sinks.
@@ -25,6 +27,7 @@ pub(super) struct Family {
 
 const LLAMA: Family = Family {
     name: "llama",
+    title: "Mixtral",
     pairs: RopePairs::Adjacent,
     qk_norm: QkNorm::None,
     biases_and_sinks: false,
@@ -40,12 +43,14 @@ static ALL: [Family; 4] = [
     LLAMA,
     Family {
         name: "qwen3moe",
+        title: "Qwen3 MoE",
         pairs: RopePairs::Halves,
         qk_norm: QkNorm::PerHead,
         ..LLAMA
     },
     Family {
         name: "gpt-oss",
+        title: "gpt-oss",
         pairs: RopePairs::Halves,
         biases_and_sinks: true,
         windowed: true,
@@ -61,6 +66,7 @@ static ALL: [Family; 4] = [
     },
     Family {
         name: "olmoe",
+        title: "OLMoE",
         pairs: RopePairs::Halves,
         qk_norm: QkNorm::AllHeads,
         renormalize: false,

@@ -58,6 +58,7 @@ pub(super) fn spec(
     let name = metadata.get::<&str>("general.name").ok().flatten();
     Ok(ModelSpec {
         architecture: family.name,
+        family: family.title,
         name: name.map(|name| name.chars().take(MAX_NAME_CHARS).collect()),
         n_layers,
         hidden,

@@ -10,6 +10,8 @@ use std::f64::consts::PI;
 pub struct ModelSpec {
     /// What files call the family: `llama`, `qwen3moe`, `gpt-oss`, `olmoe`.
     pub architecture: &'static str,
+    /// What people call the family: `Mixtral`, `Qwen3 MoE`, `gpt-oss`, `OLMoE`.
+    pub family: &'static str,
     /// The model's own name, for people.
     pub name: Option<String>,
     /// Transformer blocks.

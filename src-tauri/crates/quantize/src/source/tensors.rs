@@ -140,7 +140,7 @@ impl<'a> Roles<'a> {
 
     /// The router of a layer, (experts, hidden).
     pub(crate) fn router(&mut self, layer: usize) -> Result<TensorSource, QuantizeError> {
-        let config = self.source.config();
+        let config = self.source.spec();
         let name = |parent| format!("model.layers.{layer}.{parent}.gate.weight");
         let name = self.first_of(PARENTS.map(name));
         self.dense(&name, &[config.n_experts, config.hidden_size])
@@ -167,7 +167,7 @@ impl<'a> Roles<'a> {
         expert: usize,
         part: ExpertPart,
     ) -> Result<MatrixSource, QuantizeError> {
-        let config = self.source.config();
+        let config = self.source.spec();
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let (n, k) = match part {
             ExpertPart::Gate | ExpertPart::Up => (intermediate, hidden),
@@ -229,7 +229,7 @@ impl<'a> Roles<'a> {
 
     /// Checks the shapes of a layer's fused tensors and tells whether they are transposed.
     fn is_transposed(&self, parent: &str) -> Result<bool, QuantizeError> {
-        let config = self.source.config();
+        let config = self.source.spec();
         let (e, h, i) = (
             config.n_experts,
             config.hidden_size,
@@ -272,7 +272,7 @@ impl<'a> Roles<'a> {
     /// Older versions of transformers saved the rotary embedding's frequencies, which follow from
     /// the configuration; and an output matrix that is the embedding matrix may be given again.
     pub(crate) fn refuse_unused(&self) -> Result<(), QuantizeError> {
-        let config = self.source.config();
+        let config = self.source.spec();
         let known = |name: &str| {
             name.ends_with(".rotary_emb.inv_freq")
                 || (config.tie_word_embeddings && name == "lm_head.weight")

@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use memmap2::Mmap;
-use octet_kernels::QMatrix;
+use octet_kernels::Matrix;
 
-use super::ExpertWeights;
-use super::error::CheckpointError;
-use super::file::{TensorFile, first_non_finite, io_error, open_regular, read_exact_at};
 use super::matrix::MatrixLayout;
-use super::open_files::Permit;
-use crate::config::Config;
+use crate::checkpoint::ExpertWeights;
+use crate::checkpoint::error::CheckpointError;
+use crate::checkpoint::file::{
+    TensorFile, first_non_finite, io_error, open_regular, read_exact_at,
+};
+use crate::checkpoint::open_files::Permit;
+use crate::spec::{Activation, ModelSpec};
 
 /// Bytes that are read at a time where they are copied on: few enough for the processor's cache.
 const PIECE_BYTES: usize = 256 << 10;
@@ -22,7 +24,7 @@ const PIECE_BYTES: usize = 256 << 10;
 ///
 /// The file is opened when it is first read, and stays open as long as the system allows so many.
 #[derive(Debug)]
-pub(super) struct ExpertFile {
+pub(in crate::checkpoint) struct ExpertFile {
     path: PathBuf,
     len_bytes: u64,
     map: Mmap,
@@ -38,12 +40,12 @@ pub(super) struct ExpertFile {
 
 impl ExpertFile {
     /// Opens and checks one expert; `wanted` is the full name of its first tensor.
-    pub(super) fn open(
+    pub(in crate::checkpoint) fn open(
         path: PathBuf,
         wanted: &str,
-        config: &Config,
+        spec: &ModelSpec,
     ) -> Result<Self, CheckpointError> {
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let (hidden, intermediate) = (spec.hidden_size, spec.intermediate_size);
         let file = TensorFile::open(path, wanted)?;
         let mut w1 = MatrixLayout::find(&file, "w1", (intermediate, hidden))?;
         let mut w2 = MatrixLayout::find(&file, "w2", (hidden, intermediate))?;
@@ -91,50 +93,51 @@ impl ExpertFile {
         })
     }
 
-    pub(super) fn len_bytes(&self) -> u64 {
+    pub(in crate::checkpoint) fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
 
-    pub(super) fn map(&self) -> &Mmap {
+    pub(in crate::checkpoint) fn map(&self) -> &Mmap {
         &self.map
     }
 
     /// Bytes from the expert's first to its last tensor.
-    pub(super) fn data(&self) -> Range<usize> {
+    pub(in crate::checkpoint) fn data(&self) -> Range<usize> {
         self.data.clone()
     }
 
-    pub(super) fn matrices(&self) -> [&MatrixLayout; 3] {
+    pub(in crate::checkpoint) fn matrices(&self) -> [&MatrixLayout; 3] {
         [&self.w1, &self.w2, &self.w3]
     }
 
     /// The expert's matrices over `bytes`, a copy of its data range.
-    pub(super) fn view<'a>(&self, bytes: &'a [u8]) -> ExpertWeights<'a> {
+    pub(in crate::checkpoint) fn view<'a>(&self, bytes: &'a [u8]) -> ExpertWeights<'a> {
         assert!(
             bytes.len() >= self.data.len(),
             "BUG: an expert of {} bytes in a slot of {}",
             self.data.len(),
             bytes.len()
         );
-        let view = |matrix: &MatrixLayout| -> QMatrix<'a> {
-            matrix
-                .view(bytes)
-                .expect("BUG: the layout was checked when the file was opened")
+        let view = |matrix: &MatrixLayout| -> Matrix<'a> {
+            let view = matrix.view(bytes);
+            Matrix::Hqq(view.expect("BUG: the layout was checked when the file was opened"))
         };
         ExpertWeights {
             w1: view(&self.w1),
             w2: view(&self.w2),
             w3: view(&self.w3),
+            activation: Activation::SiluMul,
+            biases: None,
         }
     }
 
     /// The expert's matrices in the mapped file.
-    pub(super) fn mapped(&self) -> ExpertWeights<'_> {
+    pub(in crate::checkpoint) fn mapped(&self) -> ExpertWeights<'_> {
         self.view(&self.map[self.data.clone()])
     }
 
     /// Copies the data range into the front of `buf` by positioned reads and checks the copy.
-    pub(super) fn read(&self, buf: &mut [u8]) -> Result<(), CheckpointError> {
+    pub(in crate::checkpoint) fn read(&self, buf: &mut [u8]) -> Result<(), CheckpointError> {
         assert!(
             buf.len() >= self.data.len(),
             "BUG: an expert of {} bytes for a slot of {}",
@@ -155,7 +158,7 @@ impl ExpertFile {
     }
 
     /// Reads the data range by positioned reads, unchecked, and gives it to `take` piece by piece.
-    pub(super) fn read_by_pieces(
+    pub(in crate::checkpoint) fn read_by_pieces(
         &self,
         take: &mut dyn FnMut(&[u8]),
     ) -> Result<(), CheckpointError> {
@@ -208,7 +211,7 @@ impl ExpertFile {
     }
 
     /// Checks a copy of the data range: files may change while they are in use.
-    pub(super) fn check(&self, buf: &[u8]) -> Result<(), CheckpointError> {
+    pub(in crate::checkpoint) fn check(&self, buf: &[u8]) -> Result<(), CheckpointError> {
         for tensor in self
             .matrices()
             .into_iter()

@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use memmap2::Mmap;
+use octet_kernels::Matrix;
 use safetensors::Dtype;
 
-use super::LayerTrunk;
-use super::error::CheckpointError;
-use super::file::{TensorFile, first_non_finite};
 use super::matrix::MatrixLayout;
-use crate::config::Config;
+use crate::checkpoint::error::CheckpointError;
+use crate::checkpoint::file::{TensorFile, first_non_finite};
+use crate::checkpoint::{LayerTrunk, Table};
+use crate::spec::ModelSpec;
 
 /// The tensor by which the index tells the trunk file.
 pub(crate) const EMBED_TOKENS: &str = "model.embed_tokens.weight";
@@ -18,7 +19,7 @@ const LM_HEAD: &str = "lm_head.weight";
 
 /// The mapped trunk file and the place of its tensors.
 #[derive(Debug)]
-pub(super) struct TrunkFile {
+pub(in crate::checkpoint) struct TrunkFile {
     path: PathBuf,
     len_bytes: u64,
     map: Mmap,
@@ -51,18 +52,21 @@ struct Layer {
 
 impl TrunkFile {
     /// Opens and checks the trunk.
-    pub(super) fn open(path: PathBuf, config: &Config) -> Result<Self, CheckpointError> {
+    pub(in crate::checkpoint) fn open(
+        path: PathBuf,
+        spec: &ModelSpec,
+    ) -> Result<Self, CheckpointError> {
         let file = TensorFile::open(path, EMBED_TOKENS)?;
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let (vocab, hidden) = (spec.vocab_size, spec.hidden_size);
         let embed_tokens = Dense::find(&file, EMBED_TOKENS, (vocab, hidden))?;
         // Where the two are tied, transformers leaves one that is in the file unused.
-        let lm_head = match config.tie_word_embeddings {
+        let lm_head = match spec.tie_word_embeddings {
             true => None,
             false => Some(Dense::find(&file, LM_HEAD, (vocab, hidden))?),
         };
         let final_norm = norm(&file, "model.norm.weight", hidden)?;
-        let layers = (0..config.n_layers)
-            .map(|layer| Layer::find(&file, &format!("model.layers.{layer}"), config))
+        let layers = (0..spec.n_layers)
+            .map(|layer| Layer::find(&file, &format!("model.layers.{layer}"), spec))
             .collect::<Result<Vec<_>, _>>()?;
         let map = file.map()?;
         for (i, layer) in layers.iter().enumerate() {
@@ -87,19 +91,19 @@ impl TrunkFile {
         })
     }
 
-    pub(super) fn len_bytes(&self) -> u64 {
+    pub(in crate::checkpoint) fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
 
-    pub(super) fn map(&self) -> &Mmap {
+    pub(in crate::checkpoint) fn map(&self) -> &Mmap {
         &self.map
     }
 
-    pub(super) fn embed_tokens(&self) -> &[u8] {
+    pub(in crate::checkpoint) fn embed_tokens(&self) -> &[u8] {
         self.embed_tokens.bytes(&self.map)
     }
 
-    pub(super) fn lm_head(&self) -> &[u8] {
+    pub(in crate::checkpoint) fn lm_head(&self) -> &[u8] {
         self.lm_head
             .as_ref()
             .unwrap_or(&self.embed_tokens)
@@ -108,7 +112,7 @@ impl TrunkFile {
 
     /// Checks that every value of the output matrix is finite: rounding it to 8 bits would hide
     /// one that is not. Reads the matrix, so this is left to who is about to use it.
-    pub(super) fn check_lm_head(&self) -> Result<(), CheckpointError> {
+    pub(in crate::checkpoint) fn check_lm_head(&self) -> Result<(), CheckpointError> {
         let tensor = match self.lm_head {
             Some(_) => LM_HEAD,
             None => EMBED_TOKENS,
@@ -124,29 +128,33 @@ impl TrunkFile {
         }
     }
 
-    pub(super) fn final_norm(&self) -> &[f32] {
+    pub(in crate::checkpoint) fn final_norm(&self) -> &[f32] {
         &self.final_norm
     }
 
-    pub(super) fn layer(&self, layer: usize) -> LayerTrunk<'_> {
+    pub(in crate::checkpoint) fn layer(&self, layer: usize) -> LayerTrunk<'_> {
         let layer = &self.layers[layer];
         let view = |matrix: &MatrixLayout| {
-            matrix
-                .view(&self.map)
-                .expect("BUG: the layout was checked when the file was opened")
+            let view = matrix.view(&self.map);
+            Matrix::Hqq(view.expect("BUG: the layout was checked when the file was opened"))
         };
         LayerTrunk {
             input_layernorm: &layer.input_layernorm,
             post_attention_layernorm: &layer.post_attention_layernorm,
-            gate: layer.gate.bytes(&self.map),
+            gate: Table::F16(layer.gate.bytes(&self.map)),
+            gate_bias: &[],
             q_proj: view(&layer.q_proj),
             k_proj: view(&layer.k_proj),
             v_proj: view(&layer.v_proj),
             o_proj: view(&layer.o_proj),
+            biases: [&[]; 4],
+            q_norm: &[],
+            k_norm: &[],
+            sinks: &[],
         }
     }
 
-    pub(super) fn matrices(&self) -> impl Iterator<Item = &MatrixLayout> {
+    pub(in crate::checkpoint) fn matrices(&self) -> impl Iterator<Item = &MatrixLayout> {
         self.layers
             .iter()
             .flat_map(|layer| layer.projections().map(|(_, matrix)| matrix))
@@ -175,8 +183,8 @@ impl Dense {
 }
 
 impl Layer {
-    fn find(file: &TensorFile, prefix: &str, config: &Config) -> Result<Self, CheckpointError> {
-        let hidden = config.hidden_size;
+    fn find(file: &TensorFile, prefix: &str, spec: &ModelSpec) -> Result<Self, CheckpointError> {
+        let hidden = spec.hidden_size;
         let attention = |name: &str, shape: (usize, usize)| {
             let matrix = MatrixLayout::find(file, &format!("{prefix}.self_attn.{name}"), shape)?;
             for tensor in matrix.f16_tensors() {
@@ -185,11 +193,11 @@ impl Layer {
             Ok::<_, CheckpointError>(matrix)
         };
         let gate_name = format!("{prefix}.block_sparse_moe.gate.weight");
-        let gate = Dense::find(file, &gate_name, (config.n_experts, hidden))?;
+        let gate = Dense::find(file, &gate_name, (spec.n_experts, hidden))?;
         if let Dense::Mapped(range) = &gate {
             file.check_finite(&gate_name, range.clone())?;
         }
-        let (q_size, kv_size) = (config.q_size(), config.kv_size());
+        let (q_size, kv_size) = (spec.q_size(), spec.kv_size());
         Ok(Self {
             input_layernorm: norm(file, &format!("{prefix}.input_layernorm.weight"), hidden)?,
             post_attention_layernorm: norm(

@@ -3,50 +3,11 @@
 //! Names and defaults are those of Hugging Face's `MixtralConfig`; every value is held to limits
 //! so that later products of sizes cannot overflow.
 
-use serde::Serialize;
 use serde_json::Value;
 
-use crate::checkpoint::json::{UniqueMap, shorten, without_byte_order_mark};
+use super::{ModelSpec, limits};
 
-/// The shape and constants of a Mixtral model.
-///
-/// All sizes are positive, `n_heads` is a multiple of `n_kv_heads`, `head_dim` is even and
-/// `top_k <= n_experts`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Config {
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width inside an expert.
-    pub intermediate_size: usize,
-    /// Transformer blocks.
-    pub n_layers: usize,
-    /// Query heads.
-    pub n_heads: usize,
-    /// Key and value heads, each shared by `n_heads / n_kv_heads` query heads.
-    pub n_kv_heads: usize,
-    /// Width of a head: `hidden_size / n_heads` unless the file says otherwise.
-    pub head_dim: usize,
-    /// Experts of a layer.
-    pub n_experts: usize,
-    /// Experts that a token uses.
-    pub top_k: usize,
-    /// Tokens in the vocabulary.
-    pub vocab_size: usize,
-    /// Positions that the model was trained for.
-    pub max_positions: usize,
-    /// Base of the rotary embedding's wavelengths.
-    pub rope_theta: f64,
-    /// Added to the mean square in RMS norms.
-    pub rms_norm_eps: f64,
-    /// Positions that attention looks back, if limited.
-    pub sliding_window: Option<usize>,
-    /// The token that begins a text.
-    pub bos_token_id: u32,
-    /// The tokens that end a text; may be empty.
-    pub eos_token_ids: Vec<u32>,
-    /// Whether the output matrix is the embedding matrix.
-    pub tie_word_embeddings: bool,
-}
+use crate::checkpoint::json::{UniqueMap, shorten, without_byte_order_mark};
 
 /// What is wrong with a `config.json`.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +19,9 @@ pub enum ConfigError {
         /// The parser's message.
         message: String,
     },
-    /// A model of another kind.
+    /// A model of a family that is not known in this format.
     #[error("`{field}` is {found}; this program runs Mixtral models only ({expected})")]
-    NotMixtral {
+    UnknownFamily {
         /// The field that tells.
         field: &'static str,
         /// Its value.
@@ -91,21 +52,12 @@ pub enum ConfigError {
     },
 }
 
-const MAX_HIDDEN: usize = 1 << 16;
-const MAX_INTERMEDIATE: usize = 1 << 20;
-const MAX_LAYERS: usize = 1 << 10;
-const MAX_HEADS: usize = 1 << 10;
-const MAX_HEAD_DIM: usize = 1 << 12;
-const MAX_EXPERTS: usize = 1 << 10;
-const MAX_VOCAB: usize = 1 << 22;
-const MAX_POSITIONS: usize = 1 << 24;
-
-impl Config {
+impl ModelSpec {
     /// Reads the bytes of a `config.json`.
     ///
     /// # Errors
     /// [`ConfigError`] names the field, what was expected and what was found.
-    pub fn from_json(bytes: &[u8]) -> Result<Self, ConfigError> {
+    pub fn from_config_json(bytes: &[u8]) -> Result<Self, ConfigError> {
         let json = without_byte_order_mark(bytes);
         let UniqueMap(fields) = serde_json::from_slice::<UniqueMap<Value>>(json).map_err(|e| {
             ConfigError::Malformed {
@@ -115,29 +67,38 @@ impl Config {
         let fields = Fields(fields);
         fields.check_family()?;
 
-        let hidden_size = fields.size("hidden_size", 4096, MAX_HIDDEN)?;
-        let n_heads = fields.size("num_attention_heads", 32, MAX_HEADS)?;
-        let vocab_size = fields.size("vocab_size", 32_000, MAX_VOCAB)?;
-        let n_experts = fields.size("num_local_experts", 8, MAX_EXPERTS)?;
+        let hidden_size = fields.size("hidden_size", 4096, limits::MAX_HIDDEN)?;
+        let n_heads = fields.size("num_attention_heads", 32, limits::MAX_HEADS)?;
+        let vocab_size = fields.size("vocab_size", 32_000, limits::MAX_VOCAB)?;
+        let n_experts = fields.size("num_local_experts", 8, limits::MAX_EXPERTS)?;
         Ok(Self {
             hidden_size,
-            intermediate_size: fields.size("intermediate_size", 14_336, MAX_INTERMEDIATE)?,
-            n_layers: fields.size("num_hidden_layers", 32, MAX_LAYERS)?,
+            intermediate_size: fields.size(
+                "intermediate_size",
+                14_336,
+                limits::MAX_INTERMEDIATE,
+            )?,
+            n_layers: fields.size("num_hidden_layers", 32, limits::MAX_LAYERS)?,
             n_heads,
             n_kv_heads: fields.kv_heads(n_heads)?,
             head_dim: fields.head_dim(hidden_size, n_heads)?,
             n_experts,
             top_k: fields.size("num_experts_per_tok", 2, n_experts)?,
             vocab_size,
-            max_positions: fields.size("max_position_embeddings", 131_072, MAX_POSITIONS)?,
+            max_positions: fields.size(
+                "max_position_embeddings",
+                131_072,
+                limits::MAX_POSITIONS,
+            )?,
             rope_theta: fields.rope_theta()?,
             rms_norm_eps: fields.number("rms_norm_eps", 1e-5, "above 0 and below 1", |v| {
                 v > 0.0 && v < 1.0
             })?,
-            sliding_window: fields.optional_size("sliding_window", MAX_POSITIONS)?,
+            sliding_window: fields.optional_size("sliding_window", limits::MAX_POSITIONS)?,
             bos_token_id: fields.token("bos_token_id", 1, vocab_size)?,
             eos_token_ids: fields.eos(vocab_size)?,
             tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
+            ..ModelSpec::mixtral()
         })
     }
 
@@ -172,16 +133,6 @@ impl Config {
         }
         Ok(())
     }
-
-    /// Rows of the key and of the value projection: `n_kv_heads * head_dim`.
-    pub fn kv_size(&self) -> usize {
-        self.n_kv_heads * self.head_dim
-    }
-
-    /// Rows of the query projection, columns of the output projection: `n_heads * head_dim`.
-    pub fn q_size(&self) -> usize {
-        self.n_heads * self.head_dim
-    }
 }
 
 /// The object of a `config.json`, read field by field so that every complaint has a name.
@@ -197,7 +148,7 @@ impl Fields {
         const MODEL_TYPE: &str = "mixtral";
         const ARCHITECTURE: &str = "MixtralForCausalLM";
         let other = |field, expected, found| {
-            Err(ConfigError::NotMixtral {
+            Err(ConfigError::UnknownFamily {
                 field,
                 found,
                 expected,
@@ -258,7 +209,7 @@ impl Fields {
         } else {
             8
         };
-        let n_kv_heads = self.size(FIELD, default, MAX_HEADS)?;
+        let n_kv_heads = self.size(FIELD, default, limits::MAX_HEADS)?;
         if !n_heads.is_multiple_of(n_kv_heads) {
             let expected = format!("a divisor of the {n_heads} attention heads");
             return Err(wrong(FIELD, expected, &n_kv_heads.into()));
@@ -268,7 +219,7 @@ impl Fields {
 
     fn head_dim(&self, hidden_size: usize, n_heads: usize) -> Result<usize, ConfigError> {
         const FIELD: &str = "head_dim";
-        let head_dim = match self.optional_size(FIELD, MAX_HEAD_DIM)? {
+        let head_dim = match self.optional_size(FIELD, limits::MAX_HEAD_DIM)? {
             Some(head_dim) => head_dim,
             None if hidden_size.is_multiple_of(n_heads) => hidden_size / n_heads,
             None => {
@@ -276,8 +227,8 @@ impl Fields {
                 return Err(wrong("hidden_size", expected, &hidden_size.into()));
             }
         };
-        if !head_dim.is_multiple_of(2) || head_dim > MAX_HEAD_DIM {
-            let expected = format!("an even number up to {MAX_HEAD_DIM}");
+        if !head_dim.is_multiple_of(2) || head_dim > limits::MAX_HEAD_DIM {
+            let expected = format!("an even number up to {}", limits::MAX_HEAD_DIM);
             return Err(wrong(FIELD, expected, &head_dim.into()));
         }
         Ok(head_dim)
@@ -402,18 +353,18 @@ mod tests {
 
     use super::*;
 
-    fn read(fields: Value) -> Result<Config, ConfigError> {
+    fn read(fields: Value) -> Result<ModelSpec, ConfigError> {
         let mut config = json!({ "model_type": "mixtral" });
         for (name, value) in fields.as_object().unwrap() {
             config[name] = value.clone();
         }
-        Config::from_json(config.to_string().as_bytes())
+        ModelSpec::from_config_json(config.to_string().as_bytes())
     }
 
     #[test]
     fn missing_fields_have_the_defaults_of_mixtral_8x7b() {
         let config = read(json!({})).unwrap();
-        let expected = Config {
+        let expected = ModelSpec {
             hidden_size: 4096,
             intermediate_size: 14_336,
             n_layers: 32,
@@ -430,6 +381,7 @@ mod tests {
             bos_token_id: 1,
             eos_token_ids: vec![2],
             tie_word_embeddings: false,
+            ..ModelSpec::mixtral()
         };
         assert_eq!(config, expected);
         assert_eq!((config.q_size(), config.kv_size()), (4096, 1024));

@@ -20,17 +20,10 @@ pub struct QuantKind {
     pub matrices: usize,
 }
 
-/// How a checkpoint is quantized; the most frequent kind first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct QuantSummary {
-    /// The experts' matrices. Never empty.
-    pub experts: Vec<QuantKind>,
-    /// The attention projections. Never empty.
-    pub attention: Vec<QuantKind>,
-}
-
 /// Counts the kinds among `matrices`.
-pub(super) fn kinds<'a>(matrices: impl Iterator<Item = &'a MatrixLayout>) -> Vec<QuantKind> {
+pub(in crate::checkpoint) fn kinds<'a>(
+    matrices: impl Iterator<Item = &'a MatrixLayout>,
+) -> Vec<QuantKind> {
     let mut counts = BTreeMap::new();
     for matrix in matrices {
         let kind = (matrix.bits.count(), matrix.group_size, matrix.scale_group());
