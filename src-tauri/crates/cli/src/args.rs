@@ -15,6 +15,7 @@ use octet_engine::prompt::{Message, Role};
 use octet_engine::sampling::{SamplingError, SamplingParams};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
+use octet_gguf::TensorType;
 use octet_kernels::Bits;
 use octet_models::{ModelsError, RepoName};
 
@@ -55,8 +56,8 @@ pub enum Command {
 /// What every command that runs a model takes.
 #[derive(Args)]
 pub struct EngineArgs {
-    /// Folder of the model (config.json, model.safetensors.index.json, ...), or the name of an
-    /// installed one (`octet models list`); without it, the small demo model that ships with octet
+    /// Folder of the model (config.json, model.safetensors.index.json, ...), a GGUF file, or the name
+    /// of an installed model (`octet models list`); without it, the small demo model that ships with octet
     #[arg(long, value_name = "DIR|NAME")]
     model: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda
@@ -100,7 +101,7 @@ pub struct EngineArgs {
     /// Load even if it does not fit
     #[arg(long)]
     force: bool,
-    /// tokenizer.json, if it is not in the model's folder
+    /// tokenizer.json or a GGUF file, if the model has none of its own
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
 }
@@ -317,7 +318,7 @@ impl InputArgs {
 
 #[derive(Args)]
 pub struct TokenizeArgs {
-    /// tokenizer.json, or a folder that holds it
+    /// tokenizer.json, a folder that holds it, or a GGUF file
     #[arg(long, value_name = "FILE")]
     pub tokenizer: PathBuf,
     #[command(flatten)]
@@ -390,9 +391,21 @@ pub struct SynthArgs {
     /// A Mixtral config.json
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Folder to write; must not exist or be empty
-    #[arg(long, value_name = "DIR")]
+    /// Folder to write, new or empty; with --format gguf a new file
+    #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
+    /// hqq: the demo's layout, a folder; gguf: one file without a vocabulary
+    #[arg(long, value_name = "FORMAT", default_value = "hqq")]
+    pub format: SynthFormat,
+    /// With --format gguf: type of the experts' matrices, as in Q4_K or IQ3_XXS
+    #[arg(long = "type", value_name = "TYPE", default_value = "Q4_K", value_parser = tensor_type)]
+    pub experts: TensorType,
+    /// With --format gguf: type of the attention matrices
+    #[arg(long, value_name = "TYPE", default_value = "Q4_K", value_parser = tensor_type)]
+    pub attention_type: TensorType,
+    /// With --format gguf: type of the output matrix
+    #[arg(long, value_name = "TYPE", default_value = "Q6_K", value_parser = tensor_type)]
+    pub output_type: TensorType,
     /// Layers, if not as many as the config says
     #[arg(long, value_name = "L", value_parser = layers, allow_negative_numbers = true)]
     pub layers: Option<usize>,
@@ -411,6 +424,21 @@ pub struct SynthArgs {
     /// Attention weights that share a scale, at most, likewise
     #[arg(long, value_name = "G", default_value_t = 64, value_parser = positive, allow_negative_numbers = true)]
     pub attention_group: usize,
+}
+
+/// Formats of checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SynthFormat {
+    Hqq,
+    Gguf,
+}
+
+fn tensor_type(text: &str) -> Result<TensorType, String> {
+    let named = |ty: &TensorType| ty.name().eq_ignore_ascii_case(text);
+    TensorType::ALL.into_iter().find(named).ok_or_else(|| {
+        let names: Vec<&str> = TensorType::ALL.iter().map(|ty| ty.name()).collect();
+        format!("give one of {}", names.join(", "))
+    })
 }
 
 #[derive(Args)]

@@ -1,13 +1,13 @@
-//! `octet synth`: a random checkpoint in the demo format.
+//! `octet synth`: a random checkpoint.
 
 use std::io::Write;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use octet_engine::checkpoint::Checkpoint;
+use octet_engine::checkpoint::{Checkpoint, QuantKind, WeightKind};
 use octet_engine::plan::format_bytes;
-use octet_engine::synth::{SynthOptions, synth};
+use octet_engine::synth::{GgufSynthOptions, SynthOptions, synth, synth_gguf};
 
-use crate::args::SynthArgs;
+use crate::args::{SynthArgs, SynthFormat};
 use crate::output::{count, note, stdout};
 
 pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
@@ -24,10 +24,23 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
     let style =
         "{bar:32} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
     let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(style)?);
-    let summary = synth(&args.config, &args.out, &options, &mut |done, total| {
+    let progress = &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
-    })?;
+    };
+    let summary = match args.format {
+        SynthFormat::Hqq => synth(&args.config, &args.out, &options, progress)?,
+        SynthFormat::Gguf => {
+            let options = GgufSynthOptions {
+                layers: args.layers,
+                seed: args.seed,
+                experts: args.experts,
+                attention: args.attention_type,
+                output: args.output_type,
+            };
+            synth_gguf(&args.config, &args.out, &options, progress)?
+        }
+    };
     bar.finish_and_clear();
     let mut out = stdout();
     writeln!(
@@ -56,10 +69,11 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
     ] {
         for kind in kinds {
             writeln!(out, "{name:<10} {kind}")?;
-            if kind.group_size != asked {
+            if let WeightKind::Hqq(QuantKind { group_size, .. }) = kind
+                && *group_size != asked
+            {
                 note(&format!(
-                    "{option} {asked} does not divide every matrix: {} was taken",
-                    kind.group_size
+                    "{option} {asked} does not divide every matrix: {group_size} was taken"
                 ));
             }
         }
