@@ -28,6 +28,8 @@ pub struct Dropped {
 pub enum DroppedKind {
     /// Read chats from it: it ends like an export.
     Chats,
+    /// Add it to the models: a GGUF file.
+    Model,
     /// Import it as a model: a folder.
     Folder,
     /// Nothing.
@@ -74,6 +76,7 @@ fn dropped(path: &Path) -> Dropped {
     };
     let kind = match extension {
         _ if path.is_dir() => DroppedKind::Folder,
+        Some(extension) if extension.eq_ignore_ascii_case("gguf") => DroppedKind::Model,
         Some(extension) if is_export(extension) => DroppedKind::Chats,
         _ => DroppedKind::Other,
     };
@@ -100,11 +103,12 @@ mod tests {
             file("c.png"),
             file("none"),
             file("model.json"),
+            file("model.GGUF"),
         ];
         let files = DroppedFiles::default();
         let kinds: Vec<_> = files.take(&paths).into_iter().map(|one| one.kind).collect();
-        use DroppedKind::{Chats, Folder, Other};
-        assert_eq!(kinds, [Chats, Chats, Other, Other, Folder]);
+        use DroppedKind::{Chats, Folder, Model, Other};
+        assert_eq!(kinds, [Chats, Chats, Other, Other, Folder, Model]);
         let text = |path: &Path| path.display().to_string();
         assert_eq!(files.require(text(&paths[0])).unwrap(), paths[0]);
         let refused = files.require(text(&file("d.json"))).unwrap_err();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use octet_engine::checkpoint::{Checkpoint, QuantKind};
+use octet_engine::checkpoint::{Checkpoint, WeightKind};
 use octet_engine::plan::PlanRequest;
 use octet_models::{Health, InstalledModel, Manager, ModelSource, ShapeView};
 use serde::Serialize;
@@ -183,7 +183,7 @@ impl From<InstalledModel> for ModelEntry {
 }
 
 /// The most frequent kind, as the library words it.
-fn in_words(kinds: &[QuantKind]) -> String {
+fn in_words(kinds: &[WeightKind]) -> String {
     kinds.first().map(ToString::to_string).unwrap_or_default()
 }
 
@@ -216,7 +216,7 @@ fn demo_entry(demo: &DemoSource) -> ModelEntry {
     match Checkpoint::open(&path) {
         Err(error) => faulty(crate::wording::sentence(&error.to_string()), &path),
         Ok(checkpoint) => {
-            let c = checkpoint.config();
+            let c = checkpoint.spec();
             let kinds = checkpoint.quant_summary();
             ModelEntry {
                 size_bytes: checkpoint.files().bytes,

@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use octet_engine::checkpoint::Checkpoint;
-use octet_engine::engine::model_sizes;
-use octet_engine::hardware::Hardware;
+use octet_engine::engine::{hardware_for, model_sizes};
 use octet_engine::plan::make_plan;
 use octet_engine::{Engine, EngineError, LoadOptions, Loaded, load};
 use octet_models::Lease;
@@ -188,9 +187,10 @@ impl Models {
     /// Where there is no such model, or it does not fit.
     pub fn plan(&self, id: &str, offload: &OffloadSettings) -> Result<PlanView> {
         let dir = self.list.dir(id)?;
-        let sizes = model_sizes(&Checkpoint::open(&dir)?);
+        let checkpoint = Checkpoint::open(&dir)?;
+        let sizes = model_sizes(&checkpoint);
         let request = plan_request(offload, &sizes, false);
-        let plan = make_plan(&sizes, &Hardware::detect(&dir), &request)?;
+        let plan = make_plan(&sizes, &hardware_for(&checkpoint), &request)?;
         Ok(PlanView::from(&plan))
     }
 

@@ -90,7 +90,7 @@ test('without an answer nothing is asked', async ({ page }) => {
 
 test('a dropped export is imported once that is wanted', async ({ page }) => {
   await open(page);
-  const drop = (files: [string, 'chats' | 'folder' | 'other'][]) =>
+  const drop = (files: [string, 'chats' | 'model' | 'folder' | 'other'][]) =>
     page.evaluate((all) => window.octetFake?.drop(all.map(([name, kind]) => ({ name, path: `/home/ada/${name}`, kind }))), files);
   await drop([['octet.json', 'chats']]);
   await expect(page.getByRole('alertdialog')).toContainText('octet.json');
@@ -108,6 +108,11 @@ test('a dropped export is imported once that is wanted', async ({ page }) => {
   await expect(page.getByText(/can’t open photo\.png/)).toBeVisible();
   await drop([['mixtral', 'folder']]);
   await expect(page.getByText(/mixtral is a folder/)).toBeVisible();
+  await drop([['mixtral.Q4_K_M.gguf', 'model']]);
+  await page.getByRole('button', { name: 'Add', exact: true }).click();
+  await expect(page.getByText('mixtral.Q4_K_M.gguf is in your models.')).toBeVisible();
+  await expect(page.getByRole('heading', { name: 'Models', level: 1 })).toBeVisible();
+  expect(await page.evaluate(() => window.octetFake?.imports)).toEqual([['/home/ada/mixtral.Q4_K_M.gguf', 'link']]);
 });
 
 test('no heading stands over nothing', async ({ page }) => {

@@ -11,6 +11,7 @@ use tauri::State;
 use crate::app::App;
 use crate::commands::models::PickedFolders;
 use crate::desktop::Desktop;
+use crate::drops::DroppedFiles;
 use crate::error::Result;
 use crate::plan_view::any_model;
 
@@ -109,16 +110,20 @@ pub async fn delete_model(app: State<'_, App>, id: String) -> Result<Removed> {
     Ok(library(&app)?.remove(&id).await?)
 }
 
-/// Adds a folder that was chosen with `pick_folder`; the model's id.
+/// Adds a folder that was chosen with `pick_folder`, or a file that was dropped; the model's id.
 #[tauri::command]
 #[specta::specta]
 pub async fn import_model(
     app: State<'_, App>,
     picked: State<'_, PickedFolders>,
+    dropped: State<'_, DroppedFiles>,
     path: String,
     how: ImportHow,
 ) -> Result<String> {
-    let path = picked.require(path)?;
+    let path = match dropped.require(path.clone()) {
+        Ok(path) => path,
+        Err(_) => picked.require(path)?,
+    };
     Ok(library(&app)?.import(&path, how.into()).await?)
 }
 

@@ -50,8 +50,7 @@ pub(crate) fn copy(
     reserve_bytes: u64,
     work: &Work,
 ) -> Result<RepoName> {
-    let folder = check(folder)?;
-    let names = names(&folder)?;
+    let (folder, names) = parts(&check(folder)?)?;
     let size = |name: &String| fs::metadata(folder.join(name)).map_or(0, |meta| meta.len());
     let total = names.iter().map(size).sum();
     if let Some(copied) = copied_before(root, &folder, &names, work)? {
@@ -164,6 +163,27 @@ fn copy_files(dir: &RepoDir, folder: &Path, names: &[String], work: &Work) -> Re
     };
     manifest.write(dir)?;
     dir.set_commit(&commit)
+}
+
+/// The folder of the model at `path` and the names of its files there.
+fn parts(path: &Path) -> Result<(PathBuf, Vec<String>)> {
+    let opened = Checkpoint::open(path).map_err(|error| ModelsError::Foreign {
+        what: path.display().to_string(),
+        reason: error.to_string(),
+    })?;
+    let Some(gguf) = opened.gguf() else {
+        return Ok((path.to_owned(), names(path)?));
+    };
+    let files = gguf.files().iter().map(|file| file.path());
+    let mut names: Vec<String> = files
+        .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    let folder = match path.is_dir() {
+        true => path,
+        false => path.parent().unwrap_or(path),
+    };
+    Ok((folder.to_owned(), names))
 }
 
 /// The files that belong to the model: those that the index names, and small ones beside them.

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use octet_engine::checkpoint::{
-    CONFIG_FILE, Checkpoint, INDEX_FILE, QuantKind, parse_index, read_small,
+    CONFIG_FILE, Checkpoint, INDEX_FILE, WeightKind, parse_index, read_small,
 };
-use octet_engine::engine::model_sizes;
+use octet_engine::engine::{has_tokenizer, model_sizes, usable_by};
 use octet_engine::hardware::Hardware;
 use octet_engine::plan::PlanRequest;
 
@@ -30,7 +30,7 @@ pub(crate) struct Found {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) source: ModelSource,
-    /// The folder to load.
+    /// The folder or GGUF file to load.
     pub(crate) folder: PathBuf,
     /// None for a linked one.
     pub(crate) repo: Option<FoundRepo>,
@@ -115,7 +115,7 @@ fn is_our_format(folder: &Path) -> bool {
     })
 }
 
-/// A folder of the person's own.
+/// A folder or GGUF file of the person's own.
 pub(crate) fn of_link(folder: &Path) -> Found {
     let name = folder.file_name().unwrap_or(folder.as_os_str());
     Found {
@@ -134,7 +134,7 @@ impl Found {
         let bad = self.known_bad();
         let health = match (&opened, &bad[..]) {
             _ if self.is_gone() => Health::Damaged {
-                message: "Its folder is gone: was it moved or its drive removed?".to_owned(),
+                message: "It is gone: was it moved or its drive removed?".to_owned(),
                 files: Vec::new(),
                 can_repair: false,
             },
@@ -172,18 +172,22 @@ impl Found {
             size_bytes: self.size_bytes(),
             installed_at_ms: completed,
             shape: checkpoint.as_ref().map(shape),
-            has_tokenizer: self.folder.join(TOKENIZER_FILE).is_file(),
+            has_tokenizer: match &checkpoint {
+                Some(checkpoint) => has_tokenizer(checkpoint),
+                None => self.folder.join(TOKENIZER_FILE).is_file(),
+            },
             health,
-            fit: checkpoint
-                .as_ref()
-                .map(|c| fit(&model_sizes(c), hardware, request)),
+            fit: checkpoint.as_ref().map(|c| {
+                let hardware = usable_by(c, hardware.clone());
+                fit(&model_sizes(c), &hardware, request)
+            }),
             is_in_use: self.is_in_use(),
         }
     }
 
-    /// Whether this is a linked folder that is not there.
+    /// Whether this is a linked folder or file that is not there.
     fn is_gone(&self) -> bool {
-        self.source == ModelSource::Linked && !self.folder.is_dir()
+        self.source == ModelSource::Linked && !self.folder.exists()
     }
 
     /// Files that are missing or have another size, and those that had other bytes when they were
@@ -339,9 +343,9 @@ pub(crate) fn size_of(path: &Path, size: u64) -> Result<(), String> {
 }
 
 fn shape(checkpoint: &Checkpoint) -> ShapeView {
-    let (config, quant) = (checkpoint.config(), checkpoint.quant_summary());
+    let (config, quant) = (checkpoint.spec(), checkpoint.quant_summary());
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let words = |kinds: &[QuantKind]| {
+    let words = |kinds: &[WeightKind]| {
         let words: Vec<String> = kinds.iter().map(ToString::to_string).collect();
         words.join("; ")
     };

@@ -312,6 +312,40 @@ async fn a_folder_comes_in_as_a_link_or_as_a_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gguf_file_comes_in_as_a_link_or_as_a_copy_of_all_its_parts() {
+    let bench = Bench::new().await;
+    let folder = bench.home.path().join("downloads");
+    fs::create_dir(&folder).unwrap();
+    let variants = octet_tests::fixture("gguf/variants");
+    let parts = [1, 2, 3].map(|part| format!("split-0000{part}-of-00003.gguf"));
+    for part in &parts {
+        fs::copy(variants.join(part), folder.join(part)).unwrap();
+    }
+    // Not a part of it.
+    fs::copy(variants.join("align-64.gguf"), folder.join("other.gguf")).unwrap();
+    let file = folder.join(&parts[1]);
+    let mut ids = Vec::new();
+    for how in [ImportHow::Link, ImportHow::Copy] {
+        ids.push(bench.manager.import(&file, how).await.unwrap());
+    }
+    let models = bench.installed().await;
+    for id in &ids {
+        let model = models.iter().find(|model| model.id == *id).unwrap();
+        assert!(model.has_tokenizer, "{id}");
+        assert!(matches!(model.health, Health::Good { .. }), "{id}");
+        let shape = model.shape.as_ref().unwrap();
+        assert_eq!((shape.layers, shape.experts_per_token), (2, 2));
+        assert!(shape.expert_quantization.starts_with("Q2_K"), "{shape:?}");
+        assert!(bench.manager.verify(id).await.unwrap().bad.is_empty());
+    }
+    let copied = models.iter().find(|model| model.id == ids[1]).unwrap();
+    let names: Vec<String> = read_folder(&copied.path).into_keys().collect();
+    assert_eq!(names, parts);
+    bench.manager.remove(&ids[0]).await.unwrap();
+    assert!(file.is_file());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_copy_has_left_is_deleted_and_a_running_one_is_not() {
     let mut bench = Bench::new().await;
     let leftover = bench.root().join("models--local--big");

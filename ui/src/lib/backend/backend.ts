@@ -78,7 +78,7 @@ export interface Backend {
   verifyModel(id: string): Promise<VerifyReport>;
   repairModel(id: string): Promise<void>;
   deleteModel(id: string): Promise<Removed>;
-  /** Takes a folder of `pickFolder`; resolves with the model's id when it is there. */
+  /** Takes a folder of `pickFolder` or a file of `onFilesDropped`; resolves with the model's id when it is there. */
   importModel(path: string, how: ImportHow): Promise<string>;
   /** Takes a folder of `pickFolder`; resolves when all models are there. */
   moveModels(path: string): Promise<void>;

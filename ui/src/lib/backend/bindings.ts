@@ -62,7 +62,7 @@ export const commands = {
 	repairModel: (id: string) => __TAURI_INVOKE<null>("repair_model", { id }),
 	/**  Deletes a model; forgets a linked one. Refused while it is loaded. */
 	deleteModel: (id: string) => __TAURI_INVOKE<Removed>("delete_model", { id }),
-	/**  Adds a folder that was chosen with `pick_folder`; the model's id. */
+	/**  Adds a folder that was chosen with `pick_folder`, or a file that was dropped; the model's id. */
 	importModel: (path: string, how: ImportHow) => __TAURI_INVOKE<string>("import_model", { path, how }),
 	/**  Moves the models folder to one that was chosen with `pick_folder`. */
 	moveModels: (path: string) => __TAURI_INVOKE<null>("move_models", { path }),
@@ -432,6 +432,8 @@ export type Dropped = {
 export type DroppedKind = 
 /**  Read chats from it: it ends like an export. */
 "chats" | 
+/**  Add it to the models: a GGUF file. */
+"model" | 
 /**  Import it as a model: a folder. */
 "folder" | 
 /**  Nothing. */

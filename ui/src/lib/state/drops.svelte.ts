@@ -2,6 +2,7 @@ import { backend, type Dropped } from '$lib/backend';
 import { asApiError } from '$lib/errors';
 import { t } from '$lib/i18n/index.svelte';
 import { chats } from './chats.svelte';
+import { library } from './library.svelte';
 import { router } from './route.svelte';
 import { toasts } from './toasts.svelte';
 
@@ -17,6 +18,12 @@ class Drops {
   take(files: Dropped[]): void {
     this.offered = files.filter(({ kind }) => kind === 'chats');
     if (this.offered.length > 0 || files.length === 0) return;
+    const model = files.find(({ kind }) => kind === 'model');
+    if (model) {
+      const action = { label: t('drop.addModel'), run: () => void this.addModel(model) };
+      toasts.show(t('drop.model', { name: model.name }), { action });
+      return;
+    }
     const folder = files.find(({ kind }) => kind === 'folder');
     if (folder) {
       const action = { label: t('model.manage'), run: () => router.go({ name: 'models' }) };
@@ -24,6 +31,14 @@ class Drops {
     } else {
       toasts.show(t('drop.other', { name: files[0]?.name ?? '', count: files.length }));
     }
+  }
+
+  /** A GGUF file, used where it is. */
+  private async addModel({ path, name }: Dropped): Promise<void> {
+    const entry = await library.import(path, 'link');
+    if (entry) toasts.show(t('drop.modelAdded', { name }));
+    // What went wrong is said there.
+    router.go({ name: 'models' });
   }
 
   async import(): Promise<void> {
