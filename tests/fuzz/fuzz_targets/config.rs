@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use octet_engine::config::Config;
+use octet_engine::spec::ModelSpec;
 
 fuzz_target!(|input: &[u8]| {
-    let Ok(config) = Config::from_json(input) else {
+    let Ok(config) = ModelSpec::from_config_json(input) else {
         return;
     };
     assert!(config.hidden_size > 0 && config.intermediate_size > 0 && config.n_layers > 0);
