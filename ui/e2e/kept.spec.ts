@@ -54,6 +54,35 @@ test('what was deleted is in the trash, is restored from there, or deleted for g
   await expect(page.getByText('Nothing was deleted in the last 30 days.')).toBeVisible();
 });
 
+// It still offered Undo, which then answered that the chat no longer exists.
+test('nothing offers to undo what was deleted permanently or restored', async ({ page }) => {
+  await open(page);
+  const undo = page.getByRole('button', { name: 'Undo' });
+  const remove = async () => {
+    const row = page.locator(rows).first();
+    const title = ((await row.textContent()) ?? '').trim();
+    await row.focus();
+    await page.keyboard.press('Delete');
+    await expect(undo).toHaveCount(1);
+    return title;
+  };
+  const permanently = page.getByRole('alertdialog').getByRole('button', { name: 'Delete permanently' });
+  await page.goto('/#/trash');
+  await page.getByRole('button', { name: `Delete “${await remove()}” permanently` }).click();
+  await permanently.click();
+  await expect(undo).toHaveCount(0);
+  await page.getByRole('button', { name: `Restore “${await remove()}”` }).click();
+  await expect(page.getByRole('button', { name: 'Open chat' })).toBeVisible();
+  await expect(undo).toHaveCount(0);
+  await remove();
+  await page.getByRole('button', { name: 'Empty trash' }).click();
+  await page.getByRole('alertdialog').getByRole('button', { name: 'Empty trash' }).click();
+  await expect(page.getByText('Nothing was deleted in the last 30 days.')).toBeVisible();
+  await expect(undo).toHaveCount(0);
+  await page.keyboard.press('Control+z');
+  await expect(page.getByText('This no longer exists.')).toHaveCount(0);
+});
+
 // Only what was typed 0.4 s before was on the disk.
 test('what was typed is put down as the window closes', async ({ page }) => {
   await open(page);

@@ -233,6 +233,25 @@ test('presets are saved, chosen, renamed and deleted with undo', async ({ page }
   await expect(page.getByRole('option', { name: 'Wild' })).toBeVisible();
 });
 
+// Undone after another was saved under its name, there were two of it, and the list of presets broke.
+test('a deleted preset is not brought back beside one that was saved under its name', async ({ page }) => {
+  await open(page);
+  const more = page.getByRole('button', { name: 'More options for presets' });
+  const save = async () => {
+    await more.click();
+    await page.getByRole('menuitem', { name: 'Save as preset' }).click();
+    await page.getByRole('textbox', { name: 'Name' }).fill('Mine');
+    await page.keyboard.press('Enter');
+    await expect(page.getByRole('combobox', { name: 'Preset: Mine' })).toBeVisible();
+  };
+  await save();
+  await more.click();
+  await page.getByRole('menuitem', { name: 'Delete preset' }).click();
+  await expect(page.getByRole('button', { name: 'Undo' })).toBeVisible();
+  await save();
+  await expect(page.getByRole('button', { name: 'Undo' })).toHaveCount(0);
+});
+
 test('a preset of a person’s own is replaced under its name', async ({ page }) => {
   await open(page);
   const more = page.getByRole('button', { name: 'More options for presets' });

@@ -43,7 +43,7 @@ export function sameSampling(a: SamplingSettings, b: SamplingSettings): boolean 
   );
 }
 
-const isSameName = (a: string, b: string) => a.trim().toLowerCase() === b.trim().toLowerCase();
+export const isSameName = (a: string, b: string) => a.trim().toLowerCase() === b.trim().toLowerCase();
 
 /** The one that a person means by `name`. */
 export const presetNamed = (name: string, presets: readonly Preset[]): Preset | undefined =>

@@ -7,6 +7,7 @@ import { library } from './library.svelte';
 import { models } from './models.svelte';
 import { router } from './route.svelte';
 import { settings } from './settings.svelte';
+import { trash } from './trash.svelte';
 import { flushAll } from './unsaved';
 
 class App {
@@ -19,7 +20,7 @@ class App {
     try {
       await settings.load();
       await backend.onClosing(() => void this.putDown().finally(() => backend.readyToClose()));
-      const [info] = await Promise.all([backend.appInfo(), models.start().then(() => library.start()), chats.start(), drops.start()]);
+      const [info] = await Promise.all([backend.appInfo(), models.start().then(() => library.start()), chats.start(), trash.start(), drops.start()]);
       this.info = info;
       this.notices = info.notices;
       if (info.firstStart && router.current.name === 'chat' && router.current.id === null) {

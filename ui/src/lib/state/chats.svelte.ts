@@ -93,7 +93,9 @@ class Chats {
       await this.refresh(true);
       if (isBack && wasOpen) router.chat(chat.id);
     };
-    toasts.show(t('chats.deleted', { title }), { action: { label: t('common.undo'), run: () => void undo(), isUndo: true } });
+    toasts.drop(({ target }) => target === chat.id);
+    const undoes = { deletion: { type: 'chat', id: chat.id }, chatId: chat.id } as const;
+    toasts.show(t('chats.deleted', { title }), { action: { label: t('common.undo'), run: () => void undo(), undoes } });
   }
 
   async export(id: string | null, format: 'json' | 'markdown'): Promise<void> {

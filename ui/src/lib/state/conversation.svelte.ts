@@ -143,14 +143,15 @@ class Conversation {
   async remove(message: Message): Promise<void> {
     const { id } = this;
     const deleting = backend.deleteMessage(message.id);
-    if (!(await this.#try(deleting))) return;
-    const token = await deleting;
+    if (id === null || !(await this.#try(deleting))) return;
+    const deletion = { type: 'messages', token: await deleting } as const;
     await this.open(id);
     const undo = async () => {
-      await this.#try(backend.restore({ type: 'messages', token }));
+      await this.#try(backend.restore(deletion));
       if (this.id === id) await this.open(id);
     };
-    toasts.show(t('message.deleted'), { action: { label: t('common.undo'), run: () => void undo(), isUndo: true } });
+    const undoes = { deletion, chatId: id };
+    toasts.show(t('message.deleted'), { action: { label: t('common.undo'), run: () => void undo(), undoes } });
   }
 
   /** How much of the context the chat takes, with the model that is loaded and the settings as they are. */

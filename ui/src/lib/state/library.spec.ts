@@ -44,6 +44,13 @@ describe('a download', () => {
     await until(() => expect(models.state.type === 'ready' && models.state.model.id).toBe(REPO));
   });
 
+  it('is not offered to be loaded once it was deleted', async () => {
+    await library.download(REPO);
+    await until(() => expect(toasts.list.map(({ action }) => action?.label)).toEqual(['Load']));
+    await library.remove(models.entries.find(({ id }) => id === REPO) ?? expect.fail('it was downloaded'));
+    expect(toasts.list).toEqual([]);
+  });
+
   it('that has arrived elsewhere is marked until the models are shown, or it is loaded', async () => {
     const arrive = async () => {
       await start('downloadMs=400');

@@ -95,7 +95,7 @@ class Library {
       this.problems.delete(`model ${entry.id}`);
       this.reports.delete(entry.id);
       if (router.current.name !== 'models') this.#arrived.add(entry.id);
-      const action = { label: t('model.load'), run: () => modelChange.load(entry.id) };
+      const action = { label: t('model.load'), run: () => modelChange.load(entry.id), target: entry.id };
       toasts.show(t('downloads.arrived', { name: entry.name }), { action });
     }
   }
@@ -148,6 +148,7 @@ class Library {
 
   async remove(entry: ModelEntry): Promise<number | null> {
     const removed = await this.attempt(`model ${entry.id}`, () => backend.deleteModel(entry.id));
+    if (removed) toasts.drop(({ target }) => target === entry.id);
     await models.refresh();
     return removed?.freedBytes ?? null;
   }

@@ -1,11 +1,16 @@
-import type { ApiError } from '$lib/backend';
+import type { ApiError, DeletionId } from '$lib/backend';
 import { t } from '$lib/i18n/index.svelte';
+
+/** A deletion that can be undone: of a chat or in one, or of a preset, by its name. */
+export type Undoable = { deletion: DeletionId; chatId: string } | { preset: string };
 
 interface Action {
   label: string;
   run: () => void;
-  /** Takes back what was just done. */
-  isUndo?: boolean;
+  /** What it undoes, where it does. */
+  undoes?: Undoable;
+  /** The chat or model it leads to: without that, there is nothing to do. */
+  target?: string;
 }
 
 export interface Toast {
@@ -49,7 +54,7 @@ class Toasts {
 
   /** Takes back what the newest toast offers to; whether one did. */
   undo(): boolean {
-    const toast = this.list.findLast(({ action }) => action?.isUndo);
+    const toast = this.list.findLast(({ action }) => action?.undoes);
     if (!toast) return false;
     this.act(toast);
     return true;
@@ -69,7 +74,7 @@ class Toasts {
     this.hold(id);
     const toast = this.list.find((one) => one.id === id);
     if (!toast || toast.tone === 'bad') return;
-    this.#timers.set(id, setTimeout(() => this.dismiss(id), toast.action?.isUndo ? UNDO_MS : SHOWN_MS));
+    this.#timers.set(id, setTimeout(() => this.dismiss(id), toast.action?.undoes ? UNDO_MS : SHOWN_MS));
   }
 
   dismiss(id: number): void {
@@ -77,6 +82,11 @@ class Toasts {
     this.#timers.delete(id);
     this.list = this.list.filter((toast) => toast.id !== id);
     this.#watchClocks();
+  }
+
+  /** Puts away every toast whose action can no longer be done. */
+  drop(isGone: (action: Action) => boolean): void {
+    for (const { id, action } of this.list) if (action && isGone(action)) this.dismiss(id);
   }
 
   /** Time passes only for what is on screen: each gets all of its own. */

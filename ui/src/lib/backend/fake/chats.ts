@@ -180,8 +180,19 @@ export class FakeChats {
   }
 
   deleteForGood(deletion: DeletionId): void {
-    const isGone = deletion.type === 'chat' ? this.#deleted.delete(deletion.id) : this.#cut.delete(deletion.token);
+    const isGone = deletion.type === 'chat' ? this.#deleted.delete(deletion.id) : this.#deleteCut(deletion.token);
     if (!isGone) throw apiError('notFound');
+    if (deletion.type === 'messages') return;
+    for (const [token, { chat }] of this.#cut) if (chat.id === deletion.id) this.#cut.delete(token);
+  }
+
+  /** With what was deleted from below it before. */
+  #deleteCut(token: string): boolean {
+    const cut = this.#cut.get(token);
+    if (!cut) return false;
+    this.#cut.delete(token);
+    for (const [other, { gone }] of this.#cut) if (cut.gone.some(({ id }) => id === gone[0]?.parentId)) this.#deleteCut(other);
+    return true;
   }
 
   emptyTrash(): void {
