@@ -1,5 +1,6 @@
 import { render, screen, within } from '@testing-library/svelte';
 import userEvent from '@testing-library/user-event';
+import { tick } from 'svelte';
 import { beforeEach, describe, expect, it, vi } from 'vitest';
 import { useBackend } from '$lib/backend';
 import { createFake } from '$lib/backend/fake';
@@ -139,6 +140,36 @@ describe('the sampling settings', () => {
     expect(settings.current.sampling.seed).toBe('18446744073709551615');
   });
 
+  // Without a limit the slider stands at its end, which was read out as 4,096 tokens.
+  it('say what an end of a slider means, in the language of the window', async () => {
+    const said = (name: string) => screen.getByRole('slider', { name }).getAttribute('aria-valuetext');
+    const change = async (sampling: Partial<typeof settings.current.sampling>) => {
+      settings.change((all) => Object.assign(all.sampling, sampling));
+      await tick();
+    };
+    render(SamplingSection);
+    expect(said('Max tokens')).toBe('no limit');
+    expect(said('Temperature')).toBe('0.70');
+    expect(said('Top-p')).toBe('0.95');
+    expect(said('Top-k')).toBe('0, no limit');
+    expect(said('Min-p')).toBe('0.00, off');
+    expect(said('Repetition penalty')).toBe('1.00, off');
+    await change({ maxTokens: 4096, temperature: 0, topP: 1, topK: 40, minP: 0.05, repetitionPenalty: 1.1 });
+    expect(said('Max tokens')).toBe('4,096');
+    expect(said('Temperature')).toBe('0.00, always the most likely token');
+    expect(said('Top-p')).toBe('1.00, off');
+    expect(said('Top-k')).toBe('40');
+    expect(said('Min-p')).toBe('0.05');
+    expect(said('Repetition penalty')).toBe('1.10');
+    i18n.use('de');
+    await change({ maxTokens: null, topK: 0, minP: 0 });
+    expect(said('Höchstlänge')).toBe('keine Grenze');
+    expect(said('Temperatur')).toBe('0,00, stets das wahrscheinlichste Token');
+    expect(said('Top-p')).toBe('1,00, aus');
+    expect(said('Top-k')).toBe('0, keine Grenze');
+    expect(said('Min-p')).toBe('0,00, aus');
+  });
+
   it('know a preset by its values', async () => {
     render(SamplingSection);
     expect(screen.getByRole('combobox', { name: 'Preset: Balanced' })).toBeVisible();
@@ -155,6 +186,19 @@ describe('the offload settings', () => {
     settings.change((all) => (all.offload.expertsPerLayerOnGpu = 2));
     expect(await screen.findByRole('button', { name: 'Reload with these settings' })).toBeVisible();
     await vi.waitFor(() => expect(screen.getByRole('img', { name: /GPU memory/ }).getAttribute('aria-label')).toMatch(/7\.1/));
+  });
+
+  it('say what is chosen automatically, and when nothing is', async () => {
+    const said = (name: string) => screen.getByRole('slider', { name }).getAttribute('aria-valuetext');
+    render(OffloadSection);
+    expect(said('Context length')).toBe('Auto');
+    expect(said('Threads')).toMatch(/^auto \d+$/);
+    await vi.waitFor(() => expect(said('Context length')).toBe('auto 8,192'));
+    expect(said('Prefetch')).toBe('auto 2 per layer');
+    settings.change((all) => Object.assign(all.offload, { prefetch: 0, contextLength: 4096 }));
+    await tick();
+    expect(said('Prefetch')).toBe('0 per layer, off');
+    expect(said('Context length')).toBe('4,096');
   });
 
   it('say why the settings of a GPU do nothing', async () => {
