@@ -1,4 +1,9 @@
-/** Numbers as a person reads them. `locale` is a BCP 47 tag; bytes are decimal, as disks and the engine count. */
+/**
+ * Numbers as a person reads them. `locale` is a BCP 47 tag; bytes are decimal, as disks and the engine count. A number
+ * and its unit stay on one line.
+ */
+
+const NBSP = '\u00a0';
 
 const cache = new Map<string, Intl.NumberFormat>();
 
@@ -29,14 +34,14 @@ function unitOf(bytes: number): number {
 export function bytes(value: number, locale: string): string {
   const unit = unitOf(value);
   const scaled = value / 1000 ** unit;
-  return `${number(scaled, locale, unit >= 3 && scaled < 99.95 ? 1 : 0, 0)} ${UNITS[unit]}`;
+  return `${number(scaled, locale, unit >= 3 && scaled < 99.95 ? 1 : 0, 0)}${NBSP}${UNITS[unit]}`;
 }
 
 /** Both in the unit of the second, which is said once: "11.2 / 11.4 GB". */
 export function bytesOf(value: number, of: number, locale: string): string {
   const unit = unitOf(of);
   const scale = (n: number) => number(n / 1000 ** unit, locale, unit >= 3 ? 1 : 0, 0);
-  return `${scale(value)} / ${scale(of)} ${UNITS[unit]}`;
+  return `${scale(value)} / ${scale(of)}${NBSP}${UNITS[unit]}`;
 }
 
 /** 100% is said of all only: what is a little less has a decimal, and ends at 99.9%. */
@@ -53,18 +58,18 @@ export function rate(value: number, locale: string): string {
 }
 
 export function seconds(ms: number, locale: string): string {
-  return `${number(ms / 1000, locale, ms < 9_950 ? 1 : 0)} s`;
+  return `${number(ms / 1000, locale, ms < 9_950 ? 1 : 0)}${NBSP}s`;
 }
 
 /** How long it will take, as exact as it can be meant: "40 s", "4 min 45 s", "1 h 10 min". */
 export function duration(seconds: number, locale: string): string {
   const parts = (first: number, firstUnit: string, second: number, secondUnit: string) =>
-    second === 0 ? `${number(first, locale)} ${firstUnit}` : `${number(first, locale)} ${firstUnit} ${second} ${secondUnit}`;
+    second === 0 ? `${number(first, locale)}${NBSP}${firstUnit}` : `${number(first, locale)}${NBSP}${firstUnit} ${second}${NBSP}${secondUnit}`;
   const whole = Math.ceil(seconds);
-  if (whole < 60) return `${whole} s`;
+  if (whole < 60) return `${whole}${NBSP}s`;
   if (whole < 600) return parts(Math.floor(whole / 60), 'min', Math.floor((whole % 60) / 5) * 5, 's');
   const minutes = Math.ceil(whole / 60);
-  if (minutes < 60) return `${minutes} min`;
+  if (minutes < 60) return `${minutes}${NBSP}min`;
   return parts(Math.floor(minutes / 60), 'h', Math.floor((minutes % 60) / 5) * 5, 'min');
 }
 

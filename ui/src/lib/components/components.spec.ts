@@ -163,10 +163,10 @@ describe('the sampling settings', () => {
     expect(said('Repetition penalty')).toBe('1.10');
     i18n.use('de');
     await change({ maxTokens: null, topK: 0, minP: 0 });
-    expect(said('Höchstlänge')).toBe('keine Grenze');
-    expect(said('Temperatur')).toBe('0,00, stets das wahrscheinlichste Token');
+    expect(said('Höchstlänge')).toBe('unbegrenzt');
+    expect(said('Temperatur')).toBe('0,00, immer das wahrscheinlichste Token');
     expect(said('Top-p')).toBe('1,00, aus');
-    expect(said('Top-k')).toBe('0, keine Grenze');
+    expect(said('Top-k')).toBe('0, unbegrenzt');
     expect(said('Min-p')).toBe('0,00, aus');
   });
 
@@ -194,10 +194,10 @@ describe('the offload settings', () => {
     expect(said('Context length')).toBe('Auto');
     expect(said('Threads')).toMatch(/^auto \d+$/);
     await vi.waitFor(() => expect(said('Context length')).toBe('auto 8,192'));
-    expect(said('Prefetch')).toBe('auto 2 per layer');
+    expect(said('Prefetch')).toBe('auto 2');
     settings.change((all) => Object.assign(all.offload, { prefetch: 0, contextLength: 4096 }));
     await tick();
-    expect(said('Prefetch')).toBe('0 per layer, off');
+    expect(said('Prefetch')).toBe('0, off');
     expect(said('Context length')).toBe('4,096');
   });
 

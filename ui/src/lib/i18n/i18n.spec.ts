@@ -11,7 +11,7 @@ const keys = Object.keys(en) as Key[];
 /** Words that are the same in both languages. */
 const SAME = new Set<string>([
   'common.autoValue', 'offload.cpu', 'offload.threads', 'memory.ram', 'item.cuda', 'sampling.topP', 'sampling.minP',
-  'sampling.topK', 'appearance.system', 'preset.name', 'token.placeholder', 'about.chats', 'welcome.gpu', 'experts.none', 'place.vram', 'place.ram', 'downloads.title', 'offers.tokenizer'
+  'sampling.topK', 'appearance.system', 'appearance.zoom', 'appearance.zoomed', 'sampling.title', 'preset.name', 'token.placeholder', 'about.chats', 'welcome.gpu', 'experts.none', 'place.vram', 'place.ram', 'downloads.title', 'offers.tokenizer'
 ]);
 
 const argumentsOf = (pattern: string): string[] => {

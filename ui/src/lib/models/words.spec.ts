@@ -25,9 +25,9 @@ describe('a download in words', () => {
     [{ kind: 'queued', ahead: 1 }, 'waiting for another download'],
     [{ kind: 'queued', ahead: 3 }, 'waiting for 3 other downloads'],
     [{ kind: 'preparing' }, 'checking files'],
-    [{ kind: 'running' }, '38 MB/s, 4 min 45 s left'],
-    [{ kind: 'stalled', seconds: 75 }, 'nothing received for 1 min 15 s, reconnecting'],
-    [{ kind: 'retrying', inSeconds: 8, problem: network }, 'interrupted, retrying in 8 s'],
+    [{ kind: 'running' }, '38\u00a0MB/s, 4\u00a0min 45\u00a0s left'],
+    [{ kind: 'stalled', seconds: 75 }, 'nothing received for 1\u00a0min 15\u00a0s, reconnecting'],
+    [{ kind: 'retrying', inSeconds: 8, problem: network }, 'interrupted, retrying in 8\u00a0s'],
     [{ kind: 'paused', reason: 'asked' }, 'paused'],
     [{ kind: 'paused', reason: 'interrupted' }, 'paused: Octet was closed during the download'],
     [{ kind: 'failed', problem: network }, 'failed']
@@ -37,7 +37,7 @@ describe('a download in words', () => {
 
   it('says no speed and no time that are not known', () => {
     expect(speedText(0, null)).toBe('starting');
-    expect(speedText(1.2e6, null)).toBe('1 MB/s');
+    expect(speedText(1.2e6, null)).toBe('1\u00a0MB/s');
   });
 });
 
@@ -79,11 +79,11 @@ describe('an offer', () => {
   it('says how it differs from the version next to it', () => {
     const [two, three] = CATALOGUE;
     if (!two || !three) throw new Error('the catalogue lacks a version');
-    expect(comparedText(three)).toBe(`Better answers than ${two.title}, slower, needs 4.7 GB more.`);
-    expect(comparedText(two)).toBe(`Faster than ${three.title} and needs 4.7 GB less; answers a little less well.`);
+    expect(comparedText(three)).toBe(`Better answers than ${two.title}, slower, needs 4.7\u00a0GB more.`);
+    expect(comparedText(two)).toBe(`Faster than ${three.title} and needs 4.7\u00a0GB less; answers a little less well.`);
     expect(comparedText({ ...two, compared: null })).toBeNull();
     i18n.use('de');
-    expect(comparedText(three)).toBe(`Bessere Antworten als ${two.title}, langsamer, braucht 4,7 GB mehr.`);
+    expect(comparedText(three)).toBe(`Bessere Antworten als ${two.title}, langsamer, braucht 4,7\u00a0GB mehr.`);
   });
 
   it('names its licence as a person does', () => {
@@ -97,7 +97,7 @@ describe('a check', () => {
   const bad = [{ file: 'a.safetensors', reason: 'has other bytes' }];
 
   it('says what was compared, and of what nothing is known', () => {
-    expect(verifyText(report)).toBe('All 257 files match the published ones: 18.2 GB compared.');
+    expect(verifyText(report)).toBe('All 257 files match the published ones: 18.2\u00a0GB compared.');
     expect(verifyText({ ...report, unknown: 1 })).toMatch(/compared\. No checksum is known for one file\.$/);
     expect(verifyText({ ...report, files: 0, bytes: 0 })).toMatch(/^No checksums are known/);
   });
