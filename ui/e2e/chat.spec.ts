@@ -89,6 +89,18 @@ test('an arrow up in the empty field edits the last message, which branches', as
   await expect(page.getByText('What is Octet?').first()).toBeVisible();
 });
 
+// The list was still on its way to its end, and took the field out of sight.
+test('a message that is edited as soon as its chat is there is in sight', async ({ page }) => {
+  await page.setViewportSize({ width: 800, height: 600 });
+  await open(page);
+  await page.getByRole('link', { name: 'Borrow checker and a linked list' }).click();
+  await expect(answers(page).first()).toBeAttached();
+  await composer(page).press('ArrowUp');
+  const edited = page.getByRole('textbox', { name: 'Edit your message' });
+  await expect(edited).toBeFocused();
+  await expect(edited).toBeInViewport();
+});
+
 test('a deleted message comes back with undo', async ({ page }) => {
   await open(page);
   await page.getByRole('link', { name: 'Why is the sky dark at night?' }).click();
