@@ -21,5 +21,7 @@ globalThis.matchMedia ??= ((query: string) => ({
   addEventListener: () => {},
   removeEventListener: () => {}
 })) as unknown as typeof matchMedia;
-Element.prototype.scrollIntoView ??= () => {};
-Element.prototype.hasPointerCapture ??= () => false;
+const lacking: Record<string, () => unknown> = { scrollIntoView: () => {}, hasPointerCapture: () => false };
+for (const [name, method] of Object.entries(lacking)) {
+  if (!(name in Element.prototype)) Object.assign(Element.prototype, { [name]: method });
+}

@@ -85,7 +85,9 @@ describe('the questions to begin with', () => {
   it('are those that the demo was taught, in its language, for the demo alone', () => {
     for (const language of ['en', 'de']) {
       i18n.use(language);
-      expect(suggestionsFor({ kind: 'demo' })).toEqual({ questions: expect.arrayContaining(['What is Octet?']), language: 'en' });
+      const demo = suggestionsFor({ kind: 'demo' });
+      expect(demo.questions).toContain('What is Octet?');
+      expect(demo.language).toBe('en');
       const { questions, language: other } = suggestionsFor({ kind: 'hub' });
       expect(other).toBeUndefined();
       expect(new Set(questions).size).toBe(4);

@@ -18,7 +18,8 @@ const argumentsOf = (pattern: string): string[] => {
   const found = new Set<string>();
   const walk = (elements: ReturnType<IntlMessageFormat['getAst']>): void => {
     for (const element of elements) {
-      if (element.type !== 0 && element.type !== 7 && 'value' in element) found.add(String(element.value));
+      const type: number = element.type;
+      if (type !== 0 && type !== 7 && 'value' in element) found.add(String(element.value));
       if ('options' in element) for (const option of Object.values(element.options)) walk(option.value);
     }
   };

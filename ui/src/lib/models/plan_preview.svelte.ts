@@ -13,7 +13,7 @@ export class PlanPreview {
   constructor(model: () => string | null, offload: () => OffloadSettings) {
     $effect(() => {
       const id = model();
-      const wanted = $state.snapshot(offload()) as OffloadSettings;
+      const wanted: OffloadSettings = $state.snapshot(offload());
       if (id === null) return;
       this.isStale = true;
       const timer = setTimeout(() => void this.#read(id, wanted), this.#asked === 0 ? 0 : PLAN_AFTER_MS);

@@ -95,7 +95,7 @@ export class Generation {
     }
   }
 
-  #showReading({ type: _, ...reading }: Extract<GenerationEvent, { type: 'prefill' }>): void {
+  #showReading(reading: Extract<GenerationEvent, { type: 'prefill' }>): void {
     const now = performance.now();
     const isFirst = this.phase !== 'reading';
     if (!isFirst && reading.done < reading.total && now - this.#readingShownAt < READING_EVERY_MS) return;

@@ -56,7 +56,8 @@ class SettingsState {
   async #write(): Promise<void> {
     const edits = this.#edits;
     try {
-      const kept = await backend.saveSettings($state.snapshot(this.current) as Settings);
+      const wanted: Settings = $state.snapshot(this.current);
+      const kept = await backend.saveSettings(wanted);
       if (edits === this.#edits) this.#current = kept;
       this.saveError = null;
     } catch (error) {

@@ -1,5 +1,5 @@
 import type { Backend, OnGeneration } from '../backend';
-import type { Chat, ChatsChanged, Dropped, ExpertsFrame, ImportHow, Message, ModelState, Settings, StopReason } from '../bindings';
+import type { ApiError, Chat, ChatsChanged, Dropped, ExpertsFrame, ImportHow, Message, ModelState, Settings, StopReason } from '../bindings';
 import { FakeChats, message, STATS } from './chats';
 import { FakeRouter } from './experts';
 import { FakeLibrary } from './library';
@@ -321,7 +321,8 @@ function listing(fake: Fake): Pick<
       return { chats: 1, messages: 0 };
     },
     importDroppedChats: async (path) => {
-      if (!path.endsWith('octet.json')) throw { ...apiError('import'), message: 'The file is a ChatGPT export.' };
+      const foreign: ApiError = { ...apiError('import'), message: 'The file is a ChatGPT export.' };
+      if (!path.endsWith('octet.json')) throw foreign;
       chats.create('A dropped chat');
       return { chats: 1, messages: 0 };
     },
@@ -455,7 +456,10 @@ function withFailures(full: Backend, options: Options): Backend {
   return new Proxy(full, {
     get(target, name: keyof Backend) {
       const code = name === 'loadModel' ? undefined : options.failures.get(name);
-      return code ? () => Promise.reject(apiError(code)) : target[name];
+      if (code === undefined) return Reflect.get(target, name) as unknown;
+      return async () => {
+        throw apiError(code);
+      };
     }
   });
 }
