@@ -20,8 +20,7 @@ const contentSecurityPolicy = [
 const woff2Only: Plugin = {
   name: 'woff2-only',
   enforce: 'pre',
-  transform: (code, id) =>
-    id.includes('katex.min.css') ? code.replace(/,url\([^)]*\.(?:woff|ttf)\) format\("[a-z]+"\)/g, '') : null
+  transform: (code, id) => (id.includes('katex.min.css') ? code.replace(/,url\([^)]*\.(?:woff|ttf)\) format\("[a-z]+"\)/g, '') : null)
 };
 
 /** Another one lets two clones run the browser tests at once. */

@@ -104,7 +104,9 @@ test('a message that is edited as soon as its chat is there is in sight', async 
 test('a deleted message comes back with undo', async ({ page }) => {
   await open(page);
   await page.getByRole('link', { name: 'Why is the sky dark at night?' }).click();
-  await answers(page).getByRole('button', { name: /^More options for answer/ }).click();
+  await answers(page)
+    .getByRole('button', { name: /^More options for answer/ })
+    .click();
   await page.getByRole('menuitem', { name: 'Delete' }).click();
   await expect(answers(page)).toHaveCount(0);
   await page.getByRole('button', { name: 'Undo' }).click();
@@ -259,7 +261,10 @@ test('the focus is never lost with the button that was pressed', async ({ page }
   await page.getByRole('button', { name: 'Previous version' }).press('Enter');
   await expect(page.getByRole('group', { name: 'Version 1 of 2' })).toBeVisible();
   await expect(page.getByRole('button', { name: 'Previous version' })).toBeFocused();
-  await answers(page).last().getByRole('button', { name: /^More options for answer/ }).press('Enter');
+  await answers(page)
+    .last()
+    .getByRole('button', { name: /^More options for answer/ })
+    .press('Enter');
   await page.getByRole('menuitem', { name: 'Delete' }).press('Enter');
   await expect(composer(page)).toBeFocused();
   await page.keyboard.press('Control+z');
@@ -295,7 +300,9 @@ test('a question whose answer was deleted can be answered', async ({ page }) => 
   await ask(page, 'What is Octet?');
   await finished(page);
   await expect(page.getByRole('button', { name: 'Get an answer' })).toHaveCount(0);
-  await answers(page).getByRole('button', { name: /^More options for answer/ }).click();
+  await answers(page)
+    .getByRole('button', { name: /^More options for answer/ })
+    .click();
   await page.getByRole('menuitem', { name: 'Delete' }).click();
   await page.getByRole('button', { name: 'Get an answer' }).click();
   await finished(page);

@@ -4,7 +4,12 @@ test('the whole box for a message takes a click', async ({ page }) => {
   await open(page);
   const box = await page.locator('.composer .box').boundingBox();
   if (!box) throw new Error('there is no box');
-  for (const [x, y] of [[4, 4], [box.width / 2, 4], [30, box.height - 6], [box.width - 4, 6]] as const) {
+  for (const [x, y] of [
+    [4, 4],
+    [box.width / 2, 4],
+    [30, box.height - 6],
+    [box.width - 4, 6]
+  ] as const) {
     await page.getByRole('searchbox').focus();
     await page.mouse.click(box.x + x, box.y + y);
     await expect(composer(page)).toBeFocused();
@@ -31,11 +36,13 @@ test('buttons on one screen have names of their own', async ({ page }) => {
   await open(page);
   await page.getByRole('link', { name: 'Borrow checker and a linked list' }).click();
   await expect(answers(page)).toHaveCount(2);
-  const names = await page.getByRole('button').evaluateAll((buttons) =>
-    buttons
-      .filter((one) => !one.closest('article') || one.getAttribute('aria-haspopup') !== null)
-      .map((one) => one.getAttribute('aria-label') ?? one.textContent?.trim() ?? '')
-  );
+  const names = await page
+    .getByRole('button')
+    .evaluateAll((buttons) =>
+      buttons
+        .filter((one) => !one.closest('article') || one.getAttribute('aria-haspopup') !== null)
+        .map((one) => one.getAttribute('aria-label') ?? one.textContent?.trim() ?? '')
+    );
   expect(names.filter((name, index) => names.indexOf(name) !== index)).toEqual([]);
   await expect(page.getByRole('button', { name: 'More options for answer 2' })).toBeVisible();
   // What is written on it can be said to press it.
@@ -44,7 +51,10 @@ test('buttons on one screen have names of their own', async ({ page }) => {
 
 test('models of one name are told apart in the menu', async ({ page }) => {
   await open(page, '?twins=1');
-  await page.getByRole('banner').getByRole('button', { name: /^Mixtral 8x7B Instruct/ }).click();
+  await page
+    .getByRole('banner')
+    .getByRole('button', { name: /^Mixtral 8x7B Instruct/ })
+    .click();
   const items = page.getByRole('menuitem', { name: /^Mixtral 8x7B Instruct/ });
   await expect(items).toHaveCount(2);
   await expect(items.nth(0)).toContainText('2-bit experts');
@@ -53,7 +63,10 @@ test('models of one name are told apart in the menu', async ({ page }) => {
 
 test('a model without a tokenizer says that it cannot chat before it is loaded, and when', async ({ page }) => {
   await open(page, '?twins=1&loadMs=100');
-  await page.getByRole('banner').getByRole('button', { name: /^Mixtral 8x7B Instruct/ }).click();
+  await page
+    .getByRole('banner')
+    .getByRole('button', { name: /^Mixtral 8x7B Instruct/ })
+    .click();
   const item = page.getByRole('menuitem', { name: /3-bit experts/ });
   await expect(item).toContainText('can’t chat');
   await item.click();
@@ -82,7 +95,10 @@ test('switching and unloading ask first while an answer is written', async ({ pa
 
 test('without an answer nothing is asked', async ({ page }) => {
   await open(page, '?loadMs=100');
-  await page.getByRole('banner').getByRole('button', { name: /^Mixtral 8x7B Instruct/ }).click();
+  await page
+    .getByRole('banner')
+    .getByRole('button', { name: /^Mixtral 8x7B Instruct/ })
+    .click();
   await page.getByRole('menuitem', { name: 'Octet demo' }).click();
   await expect(page.getByRole('banner')).toContainText('Octet demo');
   await expect(page.getByRole('alertdialog')).toHaveCount(0);

@@ -153,7 +153,9 @@ test('the context menu is the page’s own', async ({ page }) => {
   expect(await page.evaluate(() => navigator.clipboard.readText())).toBe('some pasted text');
 
   // Where there is nothing to do there is no menu, neither this nor the browser's.
-  const isPrevented = await page.evaluate(() => !document.body.dispatchEvent(new MouseEvent('contextmenu', { bubbles: true, cancelable: true })));
+  const isPrevented = await page.evaluate(
+    () => !document.body.dispatchEvent(new MouseEvent('contextmenu', { bubbles: true, cancelable: true }))
+  );
   expect(isPrevented).toBe(true);
   await expect(menu).toHaveCount(0);
 

@@ -2,14 +2,21 @@ import type { Locator, Page } from '@playwright/test';
 import { answers, ask, composer, expect, finished, open, test } from './page';
 
 /** How a key comes while an input method uses it: of Chromium, and of WebKit, which ends the composition first. */
-const COMPOSED = [{ isComposing: true, keyCode: 229 }, { isComposing: false, keyCode: 229 }, { isComposing: true, keyCode: 13 }];
+const COMPOSED = [
+  { isComposing: true, keyCode: 229 },
+  { isComposing: false, keyCode: 229 },
+  { isComposing: true, keyCode: 13 }
+];
 
 async function pressComposed(field: Locator, keys = ['Enter', 'Escape', 'ArrowDown', 'ArrowUp']): Promise<void> {
   for (const init of COMPOSED) {
     for (const key of keys) {
-      await field.evaluate((element, [key, init]) => {
-        element.dispatchEvent(new KeyboardEvent('keydown', { key, code: key, bubbles: true, cancelable: true, ...init }));
-      }, [key, init] as const);
+      await field.evaluate(
+        (element, [key, init]) => {
+          element.dispatchEvent(new KeyboardEvent('keydown', { key, code: key, bubbles: true, cancelable: true, ...init }));
+        },
+        [key, init] as const
+      );
     }
   }
 }
@@ -95,7 +102,11 @@ test.describe('an input method has its keys to itself', () => {
 
   test('in stop strings, seed and numbers', async ({ page }) => {
     await open(page);
-    for (const [name, typed] of [['Stop strings', '終'], ['Seed', '12'], ['Temperature', '1']] as const) {
+    for (const [name, typed] of [
+      ['Stop strings', '終'],
+      ['Seed', '12'],
+      ['Temperature', '1']
+    ] as const) {
       const field = page.getByRole('textbox', { name });
       await field.fill(typed);
       await pressComposed(field, ['Enter', 'Escape']);
@@ -151,7 +162,12 @@ test('Escape in a field is for the field, not for the answer', async ({ page }) 
 });
 
 test.describe('shortcuts', () => {
-  for (const [layout, key] of [['Russian', 'л'], ['Greek', 'κ'], ['Arabic', 'ن'], ['Hebrew', 'ל']] as const) {
+  for (const [layout, key] of [
+    ['Russian', 'л'],
+    ['Greek', 'κ'],
+    ['Arabic', 'ن'],
+    ['Hebrew', 'ל']
+  ] as const) {
     test(`work on a ${layout} keyboard`, async ({ page }) => {
       await open(page);
       expect(await press(page, { key, code: 'KeyK', ctrlKey: true })).toBe(true);
@@ -200,7 +216,12 @@ test('Ctrl Z undoes what was typed before it brings back what was deleted', asyn
 
 test('Ctrl Z undoes typing in every field', async ({ page }) => {
   await open(page);
-  for (const field of [composer(page), page.getByRole('searchbox'), page.getByRole('textbox', { name: 'System prompt' }), page.getByRole('textbox', { name: 'Stop strings' })]) {
+  for (const field of [
+    composer(page),
+    page.getByRole('searchbox'),
+    page.getByRole('textbox', { name: 'System prompt' }),
+    page.getByRole('textbox', { name: 'Stop strings' })
+  ]) {
     await field.focus();
     await page.keyboard.type('abc');
     // In one step or in several, as the engine groups it.
@@ -231,7 +252,9 @@ test('Ctrl and plus, minus, nought and the wheel zoom, and it is kept', async ({
     await expect.poll(zoom).toBe(expected);
   }
   await expect(page.getByRole('log', { name: 'Announcements' })).toContainText('Zoom 90');
-  await page.evaluate(() => document.body.dispatchEvent(new WheelEvent('wheel', { deltaY: -120, ctrlKey: true, bubbles: true, cancelable: true })));
+  await page.evaluate(() =>
+    document.body.dispatchEvent(new WheelEvent('wheel', { deltaY: -120, ctrlKey: true, bubbles: true, cancelable: true }))
+  );
   await expect.poll(zoom).toBe(100);
   await page.evaluate(() => document.body.dispatchEvent(new WheelEvent('wheel', { deltaY: -120, bubbles: true, cancelable: true })));
   await page.goto('/#/settings');

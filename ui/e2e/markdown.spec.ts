@@ -19,7 +19,9 @@ test('formulas of all kinds are drawn, and copied once as they were written', as
   await page.evaluate(() => getSelection()?.selectAllChildren(document.querySelector('.answer') as Element));
   await page.keyboard.press('Control+c');
   const text = await clipboard(page);
-  expect(text).toContain('Inline $E=mc^2$, a block:\n\n$$\\int_0^1 x^2\\,dx = \\frac{1}{3}$$\n\nand within a line \\(a+b\\), \\[c+d\\] and $$f=g$$.');
+  expect(text).toContain(
+    'Inline $E=mc^2$, a block:\n\n$$\\int_0^1 x^2\\,dx = \\frac{1}{3}$$\n\nand within a line \\(a+b\\), \\[c+d\\] and $$f=g$$.'
+  );
   expect(text).toContain('print(1)\n\n    indented');
   expect(text).not.toMatch(/python|Copy|Regenerate|tokens\/s/);
   expect(text.match(/mc\^2/g)).toHaveLength(1);
@@ -52,7 +54,11 @@ test('what is written is shown: no ligature joins signs, in any text', async ({ 
   await page.getByRole('link', { name: 'Show me' }).click();
   const joined = await page.evaluate(() =>
     [...document.querySelectorAll('body *')]
-      .filter((element) => !element.closest('.katex') && [...element.childNodes].some((node) => node instanceof Text && node.data.trim() !== '') || element.matches('input, textarea'))
+      .filter(
+        (element) =>
+          (!element.closest('.katex') && [...element.childNodes].some((node) => node instanceof Text && node.data.trim() !== '')) ||
+          element.matches('input, textarea')
+      )
       .filter((element) => getComputedStyle(element).fontVariantLigatures !== 'none')
       .map((element) => element.outerHTML.slice(0, 80))
   );
@@ -99,16 +105,19 @@ test('every text has its own direction', async ({ page }) => {
   expect(await styles('.block:last-child p')).toEqual(['ltr']);
   expect(new Set(await styles('.code, pre, code'))).toEqual(new Set(['ltr']));
   // The full stop is at the left end of the line, which begins at the right.
-  const [first, end] = await shown.locator('p').first().evaluate((paragraph) => {
-    const text = paragraph.firstChild as Text;
-    const at = (offset: number) => {
-      const range = document.createRange();
-      range.setStart(text, offset);
-      range.setEnd(text, offset + 1);
-      return range.getBoundingClientRect().left;
-    };
-    return [at(0), at(text.length - 1)] as const;
-  });
+  const [first, end] = await shown
+    .locator('p')
+    .first()
+    .evaluate((paragraph) => {
+      const text = paragraph.firstChild as Text;
+      const at = (offset: number) => {
+        const range = document.createRange();
+        range.setStart(text, offset);
+        range.setEnd(text, offset + 1);
+        return range.getBoundingClientRect().left;
+      };
+      return [at(0), at(text.length - 1)] as const;
+    });
   expect(first).toBeGreaterThan(end);
   await composer(page).fill('مرحبا.');
   await expect(composer(page)).toHaveCSS('direction', 'rtl');

@@ -91,7 +91,7 @@ test('a focus that was given up is not taken back', async ({ page }) => {
           document.querySelector('main article')?.closest('li')?.remove();
           removed();
         }, 50);
-      }),
+      })
   );
   await page.waitForTimeout(200);
   expect(await page.evaluate(() => document.activeElement?.tagName)).toBe('BODY');
@@ -454,7 +454,11 @@ for (const theme of ['light', 'dark'] as const) {
   test(`every state of a download, ${theme}: accessible, nothing cut off`, async ({ page }) => {
     await open(page, `${STATES}&theme=${theme}#/models`);
     await expect(list(page, 'Downloads').getByRole('article')).toHaveCount(7);
-    for (const [width, height] of [[1440, 900], [360, 740], [3840, 2160]] as const) {
+    for (const [width, height] of [
+      [1440, 900],
+      [360, 740],
+      [3840, 2160]
+    ] as const) {
       await page.setViewportSize({ width, height });
       await expectNoSidewaysScroll(page);
       await expectAccessible(page);

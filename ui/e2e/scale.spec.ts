@@ -120,7 +120,9 @@ test('a long chat is come back to where one was reading', async ({ page }) => {
   await page.mouse.wheel(0, -6000);
   await expect(page.getByRole('button', { name: 'Jump to latest' })).toBeVisible();
   await page.waitForTimeout(300);
-  const read = await page.locator('.row[data-message]').evaluateAll((rows) => rows.find((row) => row.getBoundingClientRect().bottom > 200)?.getAttribute('data-message'));
+  const read = await page
+    .locator('.row[data-message]')
+    .evaluateAll((rows) => rows.find((row) => row.getBoundingClientRect().bottom > 200)?.getAttribute('data-message'));
   await page.getByRole('link', { name: 'Models' }).click();
   await expect(thread).toHaveCount(0);
   await page.goBack();

@@ -148,20 +148,27 @@ test('rings of experts and borders of fields are seen in both themes', async ({ 
   for (const theme of ['light', 'dark']) {
     await open(page, `?theme=${theme}#/experts`);
     const contrast = (selector: string) =>
-      page.locator(selector).first().evaluate((one) => {
-        const luminance = (color: string) => {
-          const [r = 0, g = 0, b = 0] = (color.match(/[\d.]+/g) ?? []).map((part) => (Number(part) / 255 + 0.055) ** 2.4 / 1.055 ** 2.4);
-          return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
-        };
-        let around = one.parentElement;
-        while (around && getComputedStyle(around).backgroundColor === 'rgba(0, 0, 0, 0)') around = around.parentElement;
-        const pair = [getComputedStyle(one).borderTopColor, getComputedStyle(around ?? document.body).backgroundColor].map(luminance);
-        return Math.max(...pair) / Math.min(...pair);
-      });
+      page
+        .locator(selector)
+        .first()
+        .evaluate((one) => {
+          const luminance = (color: string) => {
+            const [r = 0, g = 0, b = 0] = (color.match(/[\d.]+/g) ?? []).map((part) => (Number(part) / 255 + 0.055) ** 2.4 / 1.055 ** 2.4);
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+          };
+          let around = one.parentElement;
+          while (around && getComputedStyle(around).backgroundColor === 'rgba(0, 0, 0, 0)') around = around.parentElement;
+          const pair = [getComputedStyle(one).borderTopColor, getComputedStyle(around ?? document.body).backgroundColor].map(luminance);
+          return Math.max(...pair) / Math.min(...pair);
+        });
     for (const one of ['.grid .cell.disk', 'aside .input', 'aside .value input', 'aside .chips', 'aside .preset-trigger']) {
       expect(await contrast(one), `${one}, ${theme}`).toBeGreaterThan(3);
     }
-    const shape = (place: string) => page.locator(`.grid .cell.${place}`).first().evaluate((one) => getComputedStyle(one).borderTopColor);
+    const shape = (place: string) =>
+      page
+        .locator(`.grid .cell.${place}`)
+        .first()
+        .evaluate((one) => getComputedStyle(one).borderTopColor);
     expect(await shape('ram')).not.toBe(await shape('disk'));
   }
 });
@@ -193,9 +200,9 @@ test('German fits 360 px on every screen', async ({ page }) => {
     }
     await test.step(name, async () => {
       await expectNoSidewaysScroll(page);
-      const cut = await page.locator('main button, main a.btn, header button, .notices button').evaluateAll((all) =>
-        all.filter((one) => one.getBoundingClientRect().right > window.innerWidth).map((one) => one.textContent)
-      );
+      const cut = await page
+        .locator('main button, main a.btn, header button, .notices button')
+        .evaluateAll((all) => all.filter((one) => one.getBoundingClientRect().right > window.innerWidth).map((one) => one.textContent));
       expect(cut).toEqual([]);
     });
   }
@@ -277,12 +284,17 @@ test('a preset of a person’s own is replaced under its name', async ({ page })
   await expect(name).toHaveValue('Mine');
   await page.getByRole('button', { name: 'Replace' }).click();
   await expect(page.getByRole('combobox', { name: 'Preset: Mine' })).toBeVisible();
-  await expect.poll(() => page.evaluate(() => window.octetFake?.settings.presets.map(({ name, sampling }) => [name, sampling.topP]))).toEqual([['Mine', 0.5]]);
+  await expect
+    .poll(() => page.evaluate(() => window.octetFake?.settings.presets.map(({ name, sampling }) => [name, sampling.topP])))
+    .toEqual([['Mine', 0.5]]);
 });
 
 test('the plan stays in sight while it is changed', async ({ page }) => {
   await open(page, '?loadMs=300');
-  for (const [width, height] of [[1180, 780], [360, 640]] as const) {
+  for (const [width, height] of [
+    [1180, 780],
+    [360, 640]
+  ] as const) {
     await page.setViewportSize({ width, height });
     if (width < 700) await page.getByRole('button', { name: 'Settings panel' }).click();
     const slider = page.getByRole('slider', { name: 'Experts per layer on the GPU' });
@@ -293,10 +305,12 @@ test('the plan stays in sight while it is changed', async ({ page }) => {
     for (const name of ['Context length', 'VRAM budget', 'Threads']) {
       const field = page.getByRole('textbox', { name });
       await field.focus();
-      expect(await field.evaluate((one) => {
-        const { x, y } = one.getBoundingClientRect();
-        return document.elementFromPoint(x + 9, y + 9) === one;
-      })).toBe(true);
+      expect(
+        await field.evaluate((one) => {
+          const { x, y } = one.getBoundingClientRect();
+          return document.elementFromPoint(x + 9, y + 9) === one;
+        })
+      ).toBe(true);
     }
     await reload.focus();
     await page.keyboard.press('Enter');
@@ -327,7 +341,10 @@ test('where the chats were damaged, a backup is offered and takes their place', 
   await expectNoSidewaysScroll(page);
   await expectAccessible(page);
   await page.setViewportSize({ width: 1440, height: 900 });
-  await page.getByRole('button', { name: /^Restore the backup from / }).first().click();
+  await page
+    .getByRole('button', { name: /^Restore the backup from / })
+    .first()
+    .click();
   await expect(page.getByText('The previous chats are kept in')).toBeVisible();
   await expect(page.getByText('The chat database was damaged.')).toHaveCount(0);
   await expect(page.getByRole('link', { name: /^From .*chats-1\.db/ })).toBeVisible();
@@ -341,7 +358,10 @@ test('chats that cannot be opened are tried again', async ({ page }) => {
 
 test('a backup that cannot be restored says why, and nothing is lost', async ({ page }) => {
   await open(page, '?notice=storeRestored&fail=restoreBackup:busy');
-  await page.getByRole('button', { name: /^Restore the backup from / }).first().click();
+  await page
+    .getByRole('button', { name: /^Restore the backup from / })
+    .first()
+    .click();
   await expect(page.getByRole('alert')).toContainText('Another answer is being written');
   await expect(page.getByText('The chat database was damaged.')).toBeVisible();
 });

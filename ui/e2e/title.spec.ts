@@ -3,7 +3,14 @@ import { ask, expect, finished, open, test } from './page';
 // The window takes its title from the page: `on_document_title_changed` in the program.
 const WORDS = {
   en: { fresh: 'New chat', experts: 'Experts', models: 'Models', settings: 'Settings', trash: 'Recently deleted', welcome: 'Welcome' },
-  de: { fresh: 'Neuer Chat', experts: 'Experten', models: 'Modelle', settings: 'Einstellungen', trash: 'Zuletzt gelöscht', welcome: 'Willkommen' }
+  de: {
+    fresh: 'Neuer Chat',
+    experts: 'Experten',
+    models: 'Modelle',
+    settings: 'Einstellungen',
+    trash: 'Zuletzt gelöscht',
+    welcome: 'Willkommen'
+  }
 } as const;
 
 for (const [language, words] of Object.entries(WORDS)) {

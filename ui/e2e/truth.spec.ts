@@ -7,7 +7,10 @@ test('the context meter follows the model that is loaded', async ({ page }) => {
   await page.getByRole('link', { name: 'Regex for ISO dates' }).click();
   const meter = page.getByRole('banner').getByRole('meter');
   await expect(meter).toHaveAttribute('aria-valuemax', '8192');
-  await page.getByRole('banner').getByRole('button', { name: /^Mixtral 8x7B Instruct/ }).click();
+  await page
+    .getByRole('banner')
+    .getByRole('button', { name: /^Mixtral 8x7B Instruct/ })
+    .click();
   await page.getByRole('menuitem', { name: 'Octet demo' }).click();
   await expect(meter).toHaveCount(0);
   await expect(meter).toHaveAttribute('aria-valuemax', '1024');
@@ -16,7 +19,10 @@ test('the context meter follows the model that is loaded', async ({ page }) => {
   await page.getByRole('button', { name: 'Reload with these settings' }).click();
   await expect(meter).toHaveCount(0);
   await expect(meter).toHaveAttribute('aria-valuemax', '512');
-  await page.getByRole('banner').getByRole('button', { name: /^Octet demo/ }).click();
+  await page
+    .getByRole('banner')
+    .getByRole('button', { name: /^Octet demo/ })
+    .click();
   await page.getByRole('menuitem', { name: 'Unload' }).click();
   await expect(page.getByRole('banner')).toContainText('No model loaded');
   await expect(meter).toHaveCount(0);

@@ -36,7 +36,10 @@ describe('the context menu', () => {
   it('copies what is selected, the code or the message it is on', () => {
     expect(entries(MESSAGE, 'p')).toEqual([['selectAll'], ['copyMessage']]);
     expect(entries(MESSAGE, 'pre')).toEqual([['selectAll'], ['copyCode', 'copyMessage']]);
-    expect(entries(MESSAGE, 'p', (element) => getSelection()?.selectAllChildren(element))).toEqual([['copy', 'selectAll'], ['copyMessage']]);
+    expect(entries(MESSAGE, 'p', (element) => getSelection()?.selectAllChildren(element))).toEqual([
+      ['copy', 'selectAll'],
+      ['copyMessage']
+    ]);
   });
 
   it('has nothing to offer where there is nothing', () => {

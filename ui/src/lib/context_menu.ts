@@ -14,7 +14,8 @@ export interface Place {
   selected: string;
 }
 
-const TEXT_FIELDS = 'textarea, input:is([type=text], [type=search], [type=url], [type=email], [type=tel], [type=password], [type=number], :not([type]))';
+const TEXT_FIELDS =
+  'textarea, input:is([type=text], [type=search], [type=url], [type=email], [type=tel], [type=password], [type=number], :not([type]))';
 
 export function placeOf(target: Element, selection: Selection | null): Place {
   const href = target.closest('a[href]')?.getAttribute('href') ?? '';

@@ -32,7 +32,15 @@ describe('figures', () => {
 
   it('tell a time to come as exactly as it can be meant', () => {
     expect([0.4, 40, 59.2, 285, 284, 601, 3599, 4200, 90_000].map((value) => duration(value, 'en'))).toEqual([
-      '1\u00a0s', '40\u00a0s', '1\u00a0min', '4\u00a0min 45\u00a0s', '4\u00a0min 40\u00a0s', '11\u00a0min', '1\u00a0h', '1\u00a0h 10\u00a0min', '25\u00a0h'
+      '1\u00a0s',
+      '40\u00a0s',
+      '1\u00a0min',
+      '4\u00a0min 45\u00a0s',
+      '4\u00a0min 40\u00a0s',
+      '11\u00a0min',
+      '1\u00a0h',
+      '1\u00a0h 10\u00a0min',
+      '25\u00a0h'
     ]);
   });
 

@@ -64,7 +64,9 @@ export function seconds(ms: number, locale: string): string {
 /** How long it will take, as exact as it can be meant: "40 s", "4 min 45 s", "1 h 10 min". */
 export function duration(seconds: number, locale: string): string {
   const parts = (first: number, firstUnit: string, second: number, secondUnit: string) =>
-    second === 0 ? `${number(first, locale)}${NBSP}${firstUnit}` : `${number(first, locale)}${NBSP}${firstUnit} ${second}${NBSP}${secondUnit}`;
+    second === 0
+      ? `${number(first, locale)}${NBSP}${firstUnit}`
+      : `${number(first, locale)}${NBSP}${firstUnit} ${second}${NBSP}${secondUnit}`;
   const whole = Math.ceil(seconds);
   if (whole < 60) return `${whole}${NBSP}s`;
   if (whole < 600) return parts(Math.floor(whole / 60), 'min', Math.floor((whole % 60) / 5) * 5, 's');

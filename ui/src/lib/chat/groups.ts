@@ -34,4 +34,3 @@ export function listRows(chats: readonly ChatSummary[], now: Date): ListRow[] {
   }
   return rows;
 }
-

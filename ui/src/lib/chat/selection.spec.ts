@@ -8,7 +8,9 @@ const labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image', don
 
 async function page(text: string, isDrawn = true): Promise<HTMLElement> {
   const place = document.createElement('div');
-  place.innerHTML = `<article><div class="ring">O</div><div class="markdown">${renderMarkdown(text, labels).map(({ html }) => html).join('')}</div><div class="stats">3 tokens/s <button>Copy</button></div></article>`;
+  place.innerHTML = `<article><div class="ring">O</div><div class="markdown">${renderMarkdown(text, labels)
+    .map(({ html }) => html)
+    .join('')}</div><div class="stats">3 tokens/s <button>Copy</button></div></article>`;
   document.body.replaceChildren(place);
   if (isDrawn && place.querySelector('[data-math]')) {
     enhance(place, false);

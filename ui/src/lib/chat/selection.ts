@@ -12,7 +12,21 @@ const NO_TEXT = 'ol, table, tbody, thead, tr, ul';
 
 /** Lines between what is before and after such an element, at least. */
 const LINES_AROUND: Record<string, number> = {
-  ARTICLE: 2, BLOCKQUOTE: 2, DIV: 1, H3: 2, H4: 2, H5: 2, H6: 2, HR: 2, LI: 1, OL: 2, P: 2, PRE: 2, TABLE: 2, TR: 1, UL: 2
+  ARTICLE: 2,
+  BLOCKQUOTE: 2,
+  DIV: 1,
+  H3: 2,
+  H4: 2,
+  H5: 2,
+  H6: 2,
+  HR: 2,
+  LI: 1,
+  OL: 2,
+  P: 2,
+  PRE: 2,
+  TABLE: 2,
+  TR: 1,
+  UL: 2
 };
 
 /** Selects all that is on the page of the chat that is shown. */

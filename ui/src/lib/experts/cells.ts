@@ -102,7 +102,5 @@ export function linePoints(values: readonly number[], capacity: number, width: n
   const top = Math.max(1e-9, ...values);
   const step = width / Math.max(1, capacity - 1);
   const start = width - step * (values.length - 1);
-  return values
-    .map((value, index) => `${(start + index * step).toFixed(1)},${(height - (value / top) * height).toFixed(1)}`)
-    .join(' ');
+  return values.map((value, index) => `${(start + index * step).toFixed(1)},${(height - (value / top) * height).toFixed(1)}`).join(' ');
 }

@@ -86,7 +86,8 @@ export const de: Record<Key, string> = {
   'trash.deleteTitle': '„{title}“ endgültig löschen?',
   'trash.empty': 'Papierkorb leeren',
   'trash.emptyTitle': '{count, plural, one {# Eintrag endgültig löschen?} other {# Einträge endgültig löschen?}}',
-  'trash.deleteText': 'Das lässt sich nicht rückgängig machen. Tägliche Sicherungen können die Daten noch enthalten, bis neuere sie ersetzen.',
+  'trash.deleteText':
+    'Das lässt sich nicht rückgängig machen. Tägliche Sicherungen können die Daten noch enthalten, bis neuere sie ersetzen.',
   'group.pinned': 'Angeheftet',
   'group.today': 'Heute',
   'group.yesterday': 'Gestern',
@@ -164,7 +165,8 @@ export const de: Record<Key, string> = {
   'details.speed': 'Geschwindigkeit',
   'details.first': 'Zeit bis zum ersten Token',
   'details.seedLast': 'Startwert des letzten Teils',
-  'details.continued': 'Diese Antwort wurde fortgesetzt. Die Statistik gilt für die ganze Antwort; der Startwert ist der des letzten Teils.',
+  'details.continued':
+    'Diese Antwort wurde fortgesetzt. Die Statistik gilt für die ganze Antwort; der Startwert ist der des letzten Teils.',
   'details.lastPart': 'Die Statistik gilt nur für den letzten Teil dieser fortgesetzten Antwort.',
   'details.hitRate': 'Experten schon im Speicher',
   'details.unknown': 'unbekannt',
@@ -178,7 +180,8 @@ export const de: Record<Key, string> = {
 
   'context.text': 'Kontext {used} / {length}',
   'context.hint': 'Token dieses Chats im Kontext des Modells. Ist er voll, werden die ältesten Nachrichten weggelassen.',
-  'context.dropped': '{count, plural, one {Die älteste Nachricht passt nicht mehr in den Kontext und wurde weggelassen.} other {Die # ältesten Nachrichten passen nicht mehr in den Kontext und wurden weggelassen.}}',
+  'context.dropped':
+    '{count, plural, one {Die älteste Nachricht passt nicht mehr in den Kontext und wurde weggelassen.} other {Die # ältesten Nachrichten passen nicht mehr in den Kontext und wurden weggelassen.}}',
 
   'markdown.code': 'Code',
   'markdown.table': 'Tabelle',
@@ -231,7 +234,8 @@ export const de: Record<Key, string> = {
   'models.delete': 'Löschen',
   'models.keep': 'Behalten',
   'models.deleteTitle': '{name} löschen?',
-  'models.deleteText': 'Das gibt {size} Speicherplatz frei. Chats bleiben erhalten. Um das Modell wieder zu nutzen, musst du es neu herunterladen.',
+  'models.deleteText':
+    'Das gibt {size} Speicherplatz frei. Chats bleiben erhalten. Um das Modell wieder zu nutzen, musst du es neu herunterladen.',
   'models.deleted': '{name} wurde gelöscht; {size} freigegeben',
   'models.inUseTitle': '{name} ist geladen',
   'models.inUseText': 'Ein geladenes Modell lässt sich nicht löschen. Entlade es zuerst.',
@@ -259,7 +263,8 @@ export const de: Record<Key, string> = {
   'fit.tight': 'knapp: einige Experten von der Platte',
   'fit.tooBig': 'zu groß für diesen Rechner',
   'fit.broken': 'beschädigt',
-  'fit.tightText': 'Knapp: Experten werden während der Antwort von der Platte gelesen, oder der Kontext wurde gekürzt. Es geht, nur langsamer.',
+  'fit.tightText':
+    'Knapp: Experten werden während der Antwort von der Platte gelesen, oder der Kontext wurde gekürzt. Es geht, nur langsamer.',
   'fit.tooBigText': 'Passt nicht: Kürze den Kontext oder halte weniger Experten auf der GPU.',
   'memory.gpu': 'GPU-Speicher',
   'memory.ram': 'RAM',
@@ -276,7 +281,8 @@ export const de: Record<Key, string> = {
   'verify.do': 'Dateien prüfen',
   'verify.of': '{name} wird geprüft',
   'verify.running': 'jedes Byte wird verglichen',
-  'verify.good': '{count, plural, one {Die Datei stimmt mit der veröffentlichten überein} other {Alle {files} Dateien stimmen mit den veröffentlichten überein}}: {size} verglichen.',
+  'verify.good':
+    '{count, plural, one {Die Datei stimmt mit der veröffentlichten überein} other {Alle {files} Dateien stimmen mit den veröffentlichten überein}}: {size} verglichen.',
   'verify.unknown': '{count, plural, one {Für eine Datei ist keine Prüfsumme bekannt.} other {Für # Dateien ist keine Prüfsumme bekannt.}}',
   'verify.structure': 'Für seine Dateien sind keine Prüfsummen bekannt. Der Aufbau ist in Ordnung.',
   'damage.title': 'Dieses Modell ist beschädigt und kann nicht verwendet werden.',
@@ -311,8 +317,10 @@ export const de: Record<Key, string> = {
   'downloads.cancelAction': 'Download abbrechen',
   'downloads.keep': 'Weiter herunterladen',
   'offers.title': 'Verfügbar',
-  'offers.instruct': 'Befolgt Anweisungen auf Englisch, Französisch, Italienisch, Deutsch und Spanisch. Das Modell, für das Octet gemacht ist.',
-  'offers.instruct3': 'Dasselbe Modell mit 3 Bit. In den Tests seiner Autoren löst es 58 von 100 Matheaufgaben aus der Schule, die 2-Bit-Version 45; von 100 Prüfungsfragen beantwortet es 70 richtig, die 2-Bit-Version 67.',
+  'offers.instruct':
+    'Befolgt Anweisungen auf Englisch, Französisch, Italienisch, Deutsch und Spanisch. Das Modell, für das Octet gemacht ist.',
+  'offers.instruct3':
+    'Dasselbe Modell mit 3 Bit. In den Tests seiner Autoren löst es 58 von 100 Matheaufgaben aus der Schule, die 2-Bit-Version 45; von 100 Prüfungsfragen beantwortet es 70 richtig, die 2-Bit-Version 67.',
   'offers.recommended': 'für diesen Rechner empfohlen',
   'offers.better': 'Bessere Antworten als {other}, langsamer, braucht {size} mehr.',
   'offers.lighter': 'Schneller als {other} und braucht {size} weniger; antwortet etwas schlechter.',
@@ -359,7 +367,8 @@ export const de: Record<Key, string> = {
   'folder.move': 'Verschieben …',
   'folder.moving': 'Modelle werden verschoben',
   'folder.moveTitle': 'Modellordner verschieben?',
-  'folder.moveText': '{size} an Modellen werden nach {path} verschoben. Aus dem alten Ordner werden sie entfernt, sobald alle angekommen sind.',
+  'folder.moveText':
+    '{size} an Modellen werden nach {path} verschoben. Aus dem alten Ordner werden sie entfernt, sobald alle angekommen sind.',
   'folder.moveNothing': 'Im alten Ordner sind keine Modelle. Neue werden in {path} gespeichert.',
   'folder.moveAction': 'Verschieben',
   'folder.moved': 'Modelle liegen jetzt in {path}',
@@ -386,7 +395,8 @@ export const de: Record<Key, string> = {
 
   'full.title': 'Das vollständige Modell holen',
   'full.text': 'Mixtral 8x7B braucht {size} Speicherplatz und mindestens 3 GB RAM. Diese Version passt am besten zu deinem Rechner.',
-  'full.meanwhile': 'Der Download läuft weiter, während du mit der Demo chattest, und lässt sich pausieren. Wenn du Octet schließt, bleibt erhalten, was schon heruntergeladen ist.',
+  'full.meanwhile':
+    'Der Download läuft weiter, während du mit der Demo chattest, und lässt sich pausieren. Wenn du Octet schließt, bleibt erhalten, was schon heruntergeladen ist.',
   'full.others': 'Andere Modelle',
 
   'pane.button': 'Einstellungen',
@@ -478,7 +488,8 @@ export const de: Record<Key, string> = {
   'start.loadLast': 'Beim Start das zuletzt verwendete Modell laden',
   'start.showWelcome': 'Willkommensseite anzeigen',
   'help.title': 'Hilfe',
-  'help.diagnosticsText': 'Die Diagnose beschreibt deine Hardware und Einstellungen. Füge sie bei, wenn du ein Problem meldest; sie enthält nichts aus deinen Chats.',
+  'help.diagnosticsText':
+    'Die Diagnose beschreibt deine Hardware und Einstellungen. Füge sie bei, wenn du ein Problem meldest; sie enthält nichts aus deinen Chats.',
   'help.diagnostics': 'Diagnose kopieren',
   'help.diagnosticsCopied': 'Diagnose kopiert',
   'help.logs': 'Protokollordner öffnen',
@@ -498,7 +509,8 @@ export const de: Record<Key, string> = {
   'keys.zoom': 'Vergrößern, verkleinern',
   'about.title': 'Über Octet',
   'about.version': 'Octet {version} auf {system}',
-  'about.private': 'Octet geht nur für Downloads ins Netz, die du startest: keine Telemetrie, keine Konten, keine Suche nach Updates. Chats bleiben auf diesem Rechner.',
+  'about.private':
+    'Octet geht nur für Downloads ins Netz, die du startest: keine Telemetrie, keine Konten, keine Suche nach Updates. Chats bleiben auf diesem Rechner.',
   'about.chats': 'Chats',
   'about.settings': 'Einstellungen',
   'about.models': 'Modelle',
@@ -558,10 +570,13 @@ export const de: Record<Key, string> = {
   'speed.summary': 'jetzt {now}, Durchschnitt {mean}, Maximum {top}',
   'speed.summaryIdle': 'zuletzt {now}, Durchschnitt {mean}, Maximum {top}',
 
-  'notice.settingsDamaged': 'Die Einstellungen waren ganz oder teilweise unlesbar. Dafür gelten die Vorgaben; eine unlesbare Datei wurde aufgehoben.',
+  'notice.settingsDamaged':
+    'Die Einstellungen waren ganz oder teilweise unlesbar. Dafür gelten die Vorgaben; eine unlesbare Datei wurde aufgehoben.',
   'notice.storeDamaged': 'Die Chats lassen sich nicht öffnen. Ihre Datei wurde nicht verändert.',
-  'notice.storeRestored': 'Die Chat-Datenbank war beschädigt. Lesbare Chats wurden wiederhergestellt; die beschädigte Datei wurde aufgehoben.',
-  'notice.interruptedAnswers': 'Octet wurde geschlossen, während eine Antwort geschrieben wurde. Die unvollständige Antwort ist in ihrem Chat gespeichert.',
+  'notice.storeRestored':
+    'Die Chat-Datenbank war beschädigt. Lesbare Chats wurden wiederhergestellt; die beschädigte Datei wurde aufgehoben.',
+  'notice.interruptedAnswers':
+    'Octet wurde geschlossen, während eine Antwort geschrieben wurde. Die unvollständige Antwort ist in ihrem Chat gespeichert.',
 
   'backup.restore': 'Sicherung vom {date} wiederherstellen',
   'backup.restored': 'Die Sicherung wurde wiederhergestellt. Die bisherigen Chats liegen in {path}',

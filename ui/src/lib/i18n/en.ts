@@ -177,7 +177,8 @@ export const en = {
 
   'context.text': 'Context {used} / {length}',
   'context.hint': 'Tokens of this chat in the model’s context. When it is full, the oldest messages are left out.',
-  'context.dropped': '{count, plural, one {The oldest message no longer fits in the context and was left out.} other {The # oldest messages no longer fit in the context and were left out.}}',
+  'context.dropped':
+    '{count, plural, one {The oldest message no longer fits in the context and was left out.} other {The # oldest messages no longer fit in the context and were left out.}}',
 
   'markdown.code': 'code',
   'markdown.table': 'Table',
@@ -275,7 +276,8 @@ export const en = {
   'verify.do': 'Check files',
   'verify.of': 'Checking {name}',
   'verify.running': 'comparing every byte',
-  'verify.good': '{count, plural, one {The file matches the published one} other {All {files} files match the published ones}}: {size} compared.',
+  'verify.good':
+    '{count, plural, one {The file matches the published one} other {All {files} files match the published ones}}: {size} compared.',
   'verify.unknown': '{count, plural, one {No checksum is known for one file.} other {No checksum is known for # files.}}',
   'verify.structure': 'No checksums are known for its files. The basic structure is valid.',
   'damage.title': 'This model is damaged and can’t be used.',
@@ -311,7 +313,8 @@ export const en = {
   'downloads.keep': 'Keep downloading',
   'offers.title': 'Available',
   'offers.instruct': 'Follows instructions in English, French, Italian, German and Spanish. The model Octet was made for.',
-  'offers.instruct3': 'The same model at 3 bits. In its authors’ tests it solves 58 of 100 school maths problems, the 2-bit version 45, and knows the answer to 70 of 100 exam questions, the 2-bit version to 67.',
+  'offers.instruct3':
+    'The same model at 3 bits. In its authors’ tests it solves 58 of 100 school maths problems, the 2-bit version 45, and knows the answer to 70 of 100 exam questions, the 2-bit version to 67.',
   'offers.recommended': 'recommended for this machine',
   'offers.better': 'Better answers than {other}, slower, needs {size} more.',
   'offers.lighter': 'Faster than {other} and needs {size} less; answers a little less well.',
@@ -385,7 +388,8 @@ export const en = {
 
   'full.title': 'Get the full model',
   'full.text': 'Mixtral 8x7B needs {size} of disk space and at least 3 GB of RAM. This version suits your machine best.',
-  'full.meanwhile': 'The download continues while you chat with the demo, and can be paused. If you close Octet, what has been downloaded is kept.',
+  'full.meanwhile':
+    'The download continues while you chat with the demo, and can be paused. If you close Octet, what has been downloaded is kept.',
   'full.others': 'Other models',
 
   'pane.button': 'Settings',
@@ -477,7 +481,8 @@ export const en = {
   'start.loadLast': 'Load the last model when Octet starts',
   'start.showWelcome': 'Show the welcome page',
   'help.title': 'Help',
-  'help.diagnosticsText': 'Diagnostics describe your hardware and settings. Include them when you report a problem; they contain nothing from your chats.',
+  'help.diagnosticsText':
+    'Diagnostics describe your hardware and settings. Include them when you report a problem; they contain nothing from your chats.',
   'help.diagnostics': 'Copy diagnostics',
   'help.diagnosticsCopied': 'Diagnostics copied',
   'help.logs': 'Open the logs folder',
@@ -497,7 +502,8 @@ export const en = {
   'keys.zoom': 'Zoom in, zoom out',
   'about.title': 'About',
   'about.version': 'Octet {version} on {system}',
-  'about.private': 'Octet goes online only for downloads you ask for: no telemetry, no accounts, no update checks. Chats stay on this computer.',
+  'about.private':
+    'Octet goes online only for downloads you ask for: no telemetry, no accounts, no update checks. Chats stay on this computer.',
   'about.chats': 'Chats',
   'about.settings': 'Settings',
   'about.models': 'Models',

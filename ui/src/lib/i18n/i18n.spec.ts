@@ -10,8 +10,27 @@ const keys = Object.keys(en) as Key[];
 
 /** Words that are the same in both languages. */
 const SAME = new Set<string>([
-  'common.autoValue', 'offload.cpu', 'offload.threads', 'memory.ram', 'item.cuda', 'sampling.topP', 'sampling.minP',
-  'sampling.topK', 'appearance.system', 'appearance.zoom', 'appearance.zoomed', 'sampling.title', 'preset.name', 'token.placeholder', 'about.chats', 'welcome.gpu', 'experts.none', 'place.vram', 'place.ram', 'downloads.title', 'offers.tokenizer'
+  'common.autoValue',
+  'offload.cpu',
+  'offload.threads',
+  'memory.ram',
+  'item.cuda',
+  'sampling.topP',
+  'sampling.minP',
+  'sampling.topK',
+  'appearance.system',
+  'appearance.zoom',
+  'appearance.zoomed',
+  'sampling.title',
+  'preset.name',
+  'token.placeholder',
+  'about.chats',
+  'welcome.gpu',
+  'experts.none',
+  'place.vram',
+  'place.ram',
+  'downloads.title',
+  'offers.tokenizer'
 ]);
 
 const argumentsOf = (pattern: string): string[] => {
@@ -81,13 +100,14 @@ describe('the sources', () => {
       .filter((file) => /\.(svelte|ts)$/.test(file) && !file.includes('i18n'))
       .map((file) => readFileSync(`src/${file}`, 'utf8'))
       .join('\n');
-    const computed = /^(error|errorNext|group|model\.state|nav|notice|preset|sampling|stage|item|models\.from)\.|^folder\.(chosen|hubCache|own)|^endpoint\.(chosen|default|environment)|^token\.(environment|keyring|session|hubFile)|^import\.(link|copy)|^downloads\.(preparing|failed)/;
+    const computed =
+      /^(error|errorNext|group|model\.state|nav|notice|preset|sampling|stage|item|models\.from)\.|^folder\.(chosen|hubCache|own)|^endpoint\.(chosen|default|environment)|^token\.(environment|keyring|session|hubFile)|^import\.(link|copy)|^downloads\.(preparing|failed)/;
     expect(keys.filter((key) => !computed.test(key) && !text.includes(`'${key}'`) && !text.includes(`key="${key}"`))).toEqual([]);
   });
 
   it('import Tauri in one folder only', () => {
     const importing = files.filter(
-      (file) => /\.(svelte|ts)$/.test(file) && readFileSync(`src/${file}`, 'utf8').includes("@tauri-apps/") && !file.includes('i18n.spec')
+      (file) => /\.(svelte|ts)$/.test(file) && readFileSync(`src/${file}`, 'utf8').includes('@tauri-apps/') && !file.includes('i18n.spec')
     );
     expect(importing.filter((file) => !file.replaceAll('\\', '/').startsWith('lib/backend/'))).toEqual([]);
   });

@@ -6,7 +6,9 @@ import { GrowingMarkdown, renderMarkdown } from './render';
 const labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image', done: 'Done', open: 'Not done' };
 const dom = (text: string) => {
   const root = document.createElement('div');
-  root.innerHTML = renderMarkdown(text, labels).map((block) => block.html).join('');
+  root.innerHTML = renderMarkdown(text, labels)
+    .map((block) => block.html)
+    .join('');
   return root;
 };
 
@@ -41,7 +43,9 @@ describe('HTML in an answer', () => {
     ['<script>1</script>', '&lt;script&gt;1&lt;/script&gt;'],
     ['<a href="javascript:1">x</a>', '&lt;a href="javascript:1"&gt;x&lt;/a&gt;'],
     ['</sub>a', '&lt;/sub&gt;a']
-  ])('%s', (text, html) => expect(dom(text).innerHTML).toMatch(typeof html === 'string' ? new RegExp(`>${html.replace(/[.*+?^${}()|[\]\\/]/g, '\\$&')}<`) : html));
+  ])('%s', (text, html) =>
+    expect(dom(text).innerHTML).toMatch(typeof html === 'string' ? new RegExp(`>${html.replace(/[.*+?^${}()|[\]\\/]/g, '\\$&')}<`) : html)
+  );
 
   it('takes no longer for many that are never closed', () => {
     const started = performance.now();
@@ -54,7 +58,9 @@ describe('HTML in an answer', () => {
 describe('a list of tasks', () => {
   it('has check boxes that say their state', () => {
     const boxes = [...dom(SAMPLES.html ?? '').querySelectorAll('[role=checkbox]')];
-    expect(boxes.map((box) => [box.getAttribute('aria-checked'), box.getAttribute('aria-label'), box.getAttribute('aria-disabled')])).toEqual([
+    expect(
+      boxes.map((box) => [box.getAttribute('aria-checked'), box.getAttribute('aria-label'), box.getAttribute('aria-disabled')])
+    ).toEqual([
       ['true', 'Done', 'true'],
       ['false', 'Not done', 'true']
     ]);
@@ -148,14 +154,18 @@ describe('a list with code in its steps', () => {
     expect(growing.render(text)).toHaveLength(1);
   });
 
-  it.each(['1. a\n\n2024 was', '- a\n\n12) b', '1. a\n\n   b\n\n2. c\n\n3', '2. a\n\n10', '- a\n\n7\n\nx', '1. a\n```\nx\n```\n2. b\n\n3. c'])(
-    'is, letter by letter, what the whole of it is: %j',
-    (text) => {
-      const growing = new GrowingMarkdown(labels);
-      for (let end = 1; end <= text.length; end++) {
-        const part = text.slice(0, end);
-        expect(growing.render(part), part).toEqual(renderMarkdown(part, labels));
-      }
+  it.each([
+    '1. a\n\n2024 was',
+    '- a\n\n12) b',
+    '1. a\n\n   b\n\n2. c\n\n3',
+    '2. a\n\n10',
+    '- a\n\n7\n\nx',
+    '1. a\n```\nx\n```\n2. b\n\n3. c'
+  ])('is, letter by letter, what the whole of it is: %j', (text) => {
+    const growing = new GrowingMarkdown(labels);
+    for (let end = 1; end <= text.length; end++) {
+      const part = text.slice(0, end);
+      expect(growing.render(part), part).toEqual(renderMarkdown(part, labels));
     }
-  );
+  });
 });

@@ -6,7 +6,9 @@ const labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image', don
 
 function drawn(text: string): HTMLElement {
   const root = document.createElement('div');
-  root.innerHTML = renderMarkdown(text, labels).map((block) => block.html).join('');
+  root.innerHTML = renderMarkdown(text, labels)
+    .map((block) => block.html)
+    .join('');
   document.body.append(root);
   enhance(root, false);
   return root;
@@ -53,7 +55,11 @@ describe('long code', () => {
     }
     observe = (element: Element) => void this.watched.add(element);
     unobserve = (element: Element) => void this.watched.delete(element);
-    show = (...elements: Element[]) => this.on(elements.map((target) => ({ isIntersecting: this.watched.has(target), target })), this);
+    show = (...elements: Element[]) =>
+      this.on(
+        elements.map((target) => ({ isIntersecting: this.watched.has(target), target })),
+        this
+      );
   }
 
   afterEach(() => {

@@ -134,8 +134,7 @@ export function enhance(root: HTMLElement, isStreaming: boolean): void {
   }
   // While it grows, longer code would be coloured anew for every frame.
   const code = [...root.querySelectorAll<HTMLElement>('code[data-language]')].filter(
-    (element) =>
-      element.dataset.language !== '' && (!isStreaming || (element.textContent ?? '').length <= PIECE_CHARS)
+    (element) => element.dataset.language !== '' && (!isStreaming || (element.textContent ?? '').length <= PIECE_CHARS)
   );
   if (code.length > 0) {
     if (highlighter) colourCode(code, highlighter, isStreaming);
@@ -143,5 +142,4 @@ export function enhance(root: HTMLElement, isStreaming: boolean): void {
   }
 }
 
-const isFresh = (mark: 'math' | 'language') => (element: HTMLElement) =>
-  element.isConnected && element.dataset[mark] !== undefined;
+const isFresh = (mark: 'math' | 'language') => (element: HTMLElement) => element.isConnected && element.dataset[mark] !== undefined;

@@ -19,10 +19,15 @@ export function parts(url: string): [before: string, host: string, after: string
   return [url.slice(0, at), url.slice(at, at + host.length), url.slice(at + host.length)];
 }
 
-const bare = (host: string): string => host.toLowerCase().replace(/^www\./, '').replace(/\.$/, '');
+const bare = (host: string): string =>
+  host
+    .toLowerCase()
+    .replace(/^www\./, '')
+    .replace(/\.$/, '');
 
 /** Something in a text that people take for an address: a scheme, a name with a known shape, a user before a host. */
-const ADDRESS = /(?:https?:\/\/|www\.)[^\s<>"')\]]+|(?<![\w@.-])(?:[\p{L}\d](?:[\p{L}\d-]*[\p{L}\d])?\.)+\p{L}{2,}(?![\w.-]*\()(?:[/:?#][^\s<>"')\]]*)?|[\w.+-]+@[\w.-]+\.\p{L}{2,}/giu;
+const ADDRESS =
+  /(?:https?:\/\/|www\.)[^\s<>"')\]]+|(?<![\w@.-])(?:[\p{L}\d](?:[\p{L}\d-]*[\p{L}\d])?\.)+\p{L}{2,}(?![\w.-]*\()(?:[/:?#][^\s<>"')\]]*)?|[\w.+-]+@[\w.-]+\.\p{L}{2,}/giu;
 
 function hostIn(address: string): string {
   if (/^[\w.+-]+@[^/]+$/.test(address)) return address.toLowerCase();

@@ -5,7 +5,9 @@ const labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image', don
 
 function drawn(text: string): { formulas: string[]; root: HTMLElement } {
   const root = document.createElement('div');
-  root.innerHTML = renderMarkdown(text, labels).map((block) => block.html).join('');
+  root.innerHTML = renderMarkdown(text, labels)
+    .map((block) => block.html)
+    .join('');
   const formulas = [...root.querySelectorAll<HTMLElement>('[data-math]')].map((one) => `${one.dataset.math}: ${one.textContent}`);
   return { formulas, root };
 }
@@ -18,7 +20,7 @@ describe('a dollar', () => {
     'costs 5$ and 10$ together; US$20 and US$30.',
     'It is $5 here or 6$.',
     'between $20 or 30$, as you like',
-    'It is $5. That\'s not 10$.',
+    "It is $5. That's not 10$.",
     'from $5,000 to 10,000$',
     '$1 is the first and $2 the second; $@ is all, $? the status, $$ the pid and $! the last.',
     'the pid is $$ and $$ again',

@@ -118,7 +118,8 @@ const isMoney = (content: string): boolean => /^\d/.test(content) && /\s\p{L}{2,
 const isShell = (content: string, rest: string): boolean => content.startsWith('(') && rest.startsWith('(');
 
 /** Words alone, between two signs that stand for themselves. */
-const isProse = (content: string): boolean => SPACE.test(content[0] ?? '') && /^[\p{L}\s,.;:'’"!?()-]*\p{L}{2,}[\p{L}\s,.;:'’"!?()-]*$/u.test(content);
+const isProse = (content: string): boolean =>
+  SPACE.test(content[0] ?? '') && /^[\p{L}\s,.;:'’"!?()-]*\p{L}{2,}[\p{L}\s,.;:'’"!?()-]*$/u.test(content);
 
 /** Brackets that were escaped because links have them: of an index, a number, words, the text of a link. */
 const isBracketed = (content: string, before: string, after: string): boolean =>

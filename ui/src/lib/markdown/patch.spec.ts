@@ -4,7 +4,10 @@ import { patch } from './patch';
 import { GrowingMarkdown, renderMarkdown } from './render';
 
 const labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image', done: 'Done', open: 'Not done' };
-const htmlOf = (text: string) => renderMarkdown(text, labels).map((block) => block.html).join('');
+const htmlOf = (text: string) =>
+  renderMarkdown(text, labels)
+    .map((block) => block.html)
+    .join('');
 
 /** What `html` is as a page writes it. */
 function written(html: string): string {

@@ -3,7 +3,10 @@ import { BORROW_ANSWER, HOSTILE_ANSWER, INDEX_ANSWER, OLBERS_ANSWER } from '$lib
 import { GrowingMarkdown, isOpenable, plainText, renderMarkdown, type Labels } from './render';
 
 const labels: Labels = { copy: 'Copy', code: 'code', table: 'Table', image: 'Image', done: 'Done', open: 'Not done' };
-const html = (text: string) => renderMarkdown(text, labels).map((block) => block.html).join('');
+const html = (text: string) =>
+  renderMarkdown(text, labels)
+    .map((block) => block.html)
+    .join('');
 const dom = (text: string) => {
   const root = document.createElement('div');
   root.innerHTML = html(text);
@@ -67,21 +70,30 @@ describe('hostile markdown', () => {
     expect(root.querySelector('pre code')?.textContent).toContain('</code></pre><script>');
   });
 
-  it.each(['javascript:alert(1)', ' JaVaScRiPt:1', 'data:text/html,x', 'vbscript:1', 'file:///etc/passwd', 'octet://x', '//evil.example', '/path'])(
-    'does not open %s',
-    (url) => expect(isOpenable(url)).toBe(false)
-  );
+  it.each([
+    'javascript:alert(1)',
+    ' JaVaScRiPt:1',
+    'data:text/html,x',
+    'vbscript:1',
+    'file:///etc/passwd',
+    'octet://x',
+    '//evil.example',
+    '/path'
+  ])('does not open %s', (url) => expect(isOpenable(url)).toBe(false));
 });
 
 describe('growing markdown', () => {
-  it.each([BORROW_ANSWER, INDEX_ANSWER, OLBERS_ANSWER, HOSTILE_ANSWER, '- a\n- b\n\n  c\n\nd\n===\n\n1. x\n2. y\n\n> q\nlazy\n\n    code\n'])(
-    'ends, letter by letter, as the whole text rendered at once',
-    (text) => {
-      const growing = new GrowingMarkdown(labels);
-      for (let end = 0; end <= text.length; end += 3) growing.render(text.slice(0, end));
-      expect(growing.render(text)).toEqual(renderMarkdown(text, labels));
-    }
-  );
+  it.each([
+    BORROW_ANSWER,
+    INDEX_ANSWER,
+    OLBERS_ANSWER,
+    HOSTILE_ANSWER,
+    '- a\n- b\n\n  c\n\nd\n===\n\n1. x\n2. y\n\n> q\nlazy\n\n    code\n'
+  ])('ends, letter by letter, as the whole text rendered at once', (text) => {
+    const growing = new GrowingMarkdown(labels);
+    for (let end = 0; end <= text.length; end += 3) growing.render(text.slice(0, end));
+    expect(growing.render(text)).toEqual(renderMarkdown(text, labels));
+  });
 
   it.each([
     'One two,  three\nfour five. Six  \nseven\n\nEight',

@@ -106,9 +106,10 @@ function adapt(token: Token): void {
   }
 }
 
-const PLAIN_ATTRIBUTES = (
-  'class dir start type tabindex role aria-label aria-description aria-checked aria-disabled data-math data-markup data-copy data-language'
-).split(' ');
+const PLAIN_ATTRIBUTES =
+  'class dir start type tabindex role aria-label aria-description aria-checked aria-disabled data-math data-markup data-copy data-language'.split(
+    ' '
+  );
 
 // The renderer above emits nothing else. What it lets through by mistake stops here.
 const ALLOWED: Config = {

@@ -2,7 +2,12 @@ import type { ModelEntry } from '$lib/backend';
 import { quantizationText } from './words';
 
 /** "mixtral" of "/home/ada/models/mixtral", "mixtral/v2" with two parts. */
-const endOf = (path: string, parts: number): string => path.split(/[\\/]+/).filter(Boolean).slice(-parts).join('/');
+const endOf = (path: string, parts: number): string =>
+  path
+    .split(/[\\/]+/)
+    .filter(Boolean)
+    .slice(-parts)
+    .join('/');
 
 /** The owner, of a model of the hub. */
 const ownerOf = ({ id, kind }: ModelEntry): string => (kind === 'hub' ? (id.split('/')[0] ?? '') : '');
@@ -26,7 +31,8 @@ export function tellApart(entries: readonly ModelEntry[]): Map<string, string> {
   }
   for (const same of named.values()) {
     if (same.length < 2) continue;
-    const tellsAll = (mark: (entry: ModelEntry) => string) => new Set(same.map(mark)).size === same.length && same.every((entry) => mark(entry) !== '');
+    const tellsAll = (mark: (entry: ModelEntry) => string) =>
+      new Set(same.map(mark)).size === same.length && same.every((entry) => mark(entry) !== '');
     const mark = MARKS.find(tellsAll) ?? (({ path, id }: ModelEntry) => path || id);
     for (const entry of same) marks.set(entry.id, mark(entry));
   }

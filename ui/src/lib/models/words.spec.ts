@@ -3,7 +3,21 @@ import type { Download, DownloadState, Offer } from '$lib/backend';
 import { HERMES, MIXTRAL } from '$lib/backend/fake/models';
 import { CATALOGUE } from '$lib/backend/fake/offers';
 import { i18n } from '$lib/i18n/index.svelte';
-import { comparedText, damageOf, downloadText, licenseName, offerBadge, offerPlan, offerQuantization, quantizationText, repoIn, speedText, tokenizerText, verifyText, systemText } from './words';
+import {
+  comparedText,
+  damageOf,
+  downloadText,
+  licenseName,
+  offerBadge,
+  offerPlan,
+  offerQuantization,
+  quantizationText,
+  repoIn,
+  speedText,
+  tokenizerText,
+  verifyText,
+  systemText
+} from './words';
 
 beforeEach(() => i18n.use('en'));
 
@@ -68,7 +82,9 @@ describe('an offer', () => {
     const plan = (change: Partial<Offer['fit']>) => offerPlan({ ...offer, fit: { ...offer.fit, ...change } });
     expect(plan({ expertsOnGpu: 4.5 })).toBe('Plan: 4.5 experts per layer on the GPU.');
     expect(plan({ expertsOnGpu: null })).toBe('Plan: all 256 experts in RAM.');
-    expect(plan({ expertsOnGpu: null, expertsInRam: 92, badge: 'tight' })).toBe('Plan: 92 of 256 experts in RAM, the rest are read from disk.');
+    expect(plan({ expertsOnGpu: null, expertsInRam: 92, badge: 'tight' })).toBe(
+      'Plan: 92 of 256 experts in RAM, the rest are read from disk.'
+    );
     expect(plan({ badge: 'tooBig' })).toBeNull();
     expect(tokenizerText({ ...offer, tokenizerFrom: ['a/b', 'c/d', 'e/f'] })).toBe('Tokenizer: a/b (fallback: c/d, e/f)');
     expect(tokenizerText({ ...offer, tokenizerFrom: ['a/b'] })).toBe('Tokenizer: a/b');

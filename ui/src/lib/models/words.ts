@@ -96,7 +96,12 @@ export function aboutText({ repo, about }: Offer): { text: string; lang: string 
   return key ? { text: t(key), lang: undefined } : { text: about, lang: 'en' };
 }
 
-const LICENSES: Record<string, string> = { 'apache-2.0': 'Apache 2.0', mit: 'MIT', 'cc-by-4.0': 'CC BY 4.0', 'cc-by-nc-4.0': 'CC BY-NC 4.0' };
+const LICENSES: Record<string, string> = {
+  'apache-2.0': 'Apache 2.0',
+  mit: 'MIT',
+  'cc-by-4.0': 'CC BY 4.0',
+  'cc-by-nc-4.0': 'CC BY-NC 4.0'
+};
 
 /** As a person writes it. */
 export const licenseName = (license: string): string => LICENSES[license.toLowerCase()] ?? license;

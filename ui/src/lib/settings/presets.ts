@@ -22,9 +22,8 @@ const near = (a: number, b: number) => Math.abs(a - b) < 1e-6;
 /** The built-in preset that `sampling` is at, if any. */
 export function matchBuiltIn(sampling: SamplingSettings, defaults: SamplingSettings): BuiltIn | null {
   return (
-    BUILT_IN.find((name) =>
-      Object.entries(builtIn(name, defaults)).every(([key, value]) => near(sampling[key as keyof Tuned], value))
-    ) ?? null
+    BUILT_IN.find((name) => Object.entries(builtIn(name, defaults)).every(([key, value]) => near(sampling[key as keyof Tuned], value))) ??
+    null
   );
 }
 

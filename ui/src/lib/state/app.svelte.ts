@@ -20,7 +20,13 @@ class App {
     try {
       await settings.load();
       await backend.onClosing(() => void this.putDown().finally(() => backend.readyToClose()));
-      const [info] = await Promise.all([backend.appInfo(), models.start().then(() => library.start()), chats.start(), trash.start(), drops.start()]);
+      const [info] = await Promise.all([
+        backend.appInfo(),
+        models.start().then(() => library.start()),
+        chats.start(),
+        trash.start(),
+        drops.start()
+      ]);
       this.info = info;
       this.notices = info.notices;
       if (info.firstStart && router.current.name === 'chat' && router.current.id === null) {

@@ -172,7 +172,10 @@ class Conversation {
     }
   }
 
-  async #again(question: Generation['question'], run: (chatId: string, on: (event: GenerationEvent) => void) => Promise<void>): Promise<void> {
+  async #again(
+    question: Generation['question'],
+    run: (chatId: string, on: (event: GenerationEvent) => void) => Promise<void>
+  ): Promise<void> {
     const { id } = this;
     if (id === null || this.generations.has(id)) return;
     this.rejected = null;
@@ -184,13 +187,14 @@ class Conversation {
     /** What is given back if nobody begins to answer it; a page that attaches is told. */
     let asked = question?.text ?? null;
     const generation = new Generation(question, {
-      started: (userMessage, answer) => this.#whenOpen(chatId, () => {
-        asked ??= userMessage?.text ?? null;
-        let messages = this.messages;
-        if (userMessage) messages = withMessage(messages, userMessage);
-        this.messages = withMessage(messages, answer);
-        this.activeLeaf = answer.id;
-      }),
+      started: (userMessage, answer) =>
+        this.#whenOpen(chatId, () => {
+          asked ??= userMessage?.text ?? null;
+          let messages = this.messages;
+          if (userMessage) messages = withMessage(messages, userMessage);
+          this.messages = withMessage(messages, answer);
+          this.activeLeaf = answer.id;
+        }),
       done: ({ message, contextUsed, contextLength }) => {
         this.#end(chatId, message);
         this.#whenOpen(chatId, () => {

@@ -40,7 +40,10 @@ describe('an edit in progress', () => {
     expect(edits.texts.size).toBe(0);
     await conversation.open(chat);
     await edits.show(chat);
-    expect([...edits.texts]).toEqual([[first.id, 'What is Octet good f'], [second.id, '']]);
+    expect([...edits.texts]).toEqual([
+      [first.id, 'What is Octet good f'],
+      [second.id, '']
+    ]);
 
     // A restart: nothing but what the back end has.
     edits.type(first.id, 'What is Octet good for');

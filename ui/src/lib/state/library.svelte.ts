@@ -1,5 +1,14 @@
 import { SvelteMap, SvelteSet } from 'svelte/reactivity';
-import { backend, type ApiError, type ImportHow, type ModelEntry, type ModelsState, type Offer, type Task, type VerifyReport } from '$lib/backend';
+import {
+  backend,
+  type ApiError,
+  type ImportHow,
+  type ModelEntry,
+  type ModelsState,
+  type Offer,
+  type Task,
+  type VerifyReport
+} from '$lib/backend';
 import { asApiError } from '$lib/errors';
 import { t } from '$lib/i18n/index.svelte';
 import { modelChange } from './model_change.svelte';
@@ -8,7 +17,8 @@ import { router } from './route.svelte';
 import { toasts } from './toasts.svelte';
 
 /** Where a failure is shown: beside what was tried. */
-export type Place = 'import' | 'move' | 'offers' | 'lookUp' | 'endpoint' | 'token' | `offer ${string}` | `download ${string}` | `model ${string}`;
+export type Place =
+  'import' | 'move' | 'offers' | 'lookUp' | 'endpoint' | 'token' | `offer ${string}` | `download ${string}` | `model ${string}`;
 
 /** Models that can be had, that are on their way, and where they go. What is here is in `models.entries`. */
 class Library {

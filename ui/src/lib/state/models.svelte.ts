@@ -14,9 +14,7 @@ class Models {
   readonly plan: PlanView | null = $derived(this.state.type === 'ready' ? this.state.plan : null);
   /** By id, what tells a model from others of its name. */
   readonly marks: ReadonlyMap<string, string> = $derived(tellApart(this.entries));
-  readonly isReloadNeeded: boolean = $derived(
-    this.state.type === 'ready' && needsReload(this.state.offload, settings.current.offload)
-  );
+  readonly isReloadNeeded: boolean = $derived(this.state.type === 'ready' && needsReload(this.state.offload, settings.current.offload));
   /** The model that the settings beside the chat plan for: the loaded one, else the one that would be. */
   readonly planned: ModelEntry | null = $derived.by(() => {
     if (this.state.type !== 'none') return this.state.model;

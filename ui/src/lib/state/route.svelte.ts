@@ -8,7 +8,10 @@ export type Route =
   | { name: 'welcome' };
 
 export function parseRoute(hash: string): Route {
-  const [name, id, message] = hash.replace(/^#?\/?/, '').split('/').map(decodeURIComponent);
+  const [name, id, message] = hash
+    .replace(/^#?\/?/, '')
+    .split('/')
+    .map(decodeURIComponent);
   switch (name) {
     case 'experts':
     case 'models':

@@ -49,7 +49,11 @@ class Toasts {
   /** With what can be done about it, and what it is about where that is not plain; stays until it is put away. */
   fail(error: ApiError, about?: string): void {
     const what = t(`error.${error.code}`);
-    this.show(about === undefined ? what : `${about}: ${what}`, { tone: 'bad', reason: error.message, advice: t(`errorNext.${error.code}`) });
+    this.show(about === undefined ? what : `${about}: ${what}`, {
+      tone: 'bad',
+      reason: error.message,
+      advice: t(`errorNext.${error.code}`)
+    });
   }
 
   /** Takes back what the newest toast offers to; whether one did. */
@@ -74,7 +78,10 @@ class Toasts {
     this.hold(id);
     const toast = this.list.find((one) => one.id === id);
     if (!toast || toast.tone === 'bad') return;
-    this.#timers.set(id, setTimeout(() => this.dismiss(id), toast.action?.undoes ? UNDO_MS : SHOWN_MS));
+    this.#timers.set(
+      id,
+      setTimeout(() => this.dismiss(id), toast.action?.undoes ? UNDO_MS : SHOWN_MS)
+    );
   }
 
   dismiss(id: number): void {

@@ -49,7 +49,10 @@ describe('the trash', () => {
     await conversation.remove(first);
     await chats.remove(chat);
     await trash.load();
-    expect(trash.list.map(({ id, title }) => [id.type, title]).toSorted()).toEqual([['chat', chat.title], ['messages', other.title]]);
+    expect(trash.list.map(({ id, title }) => [id.type, title]).toSorted()).toEqual([
+      ['chat', chat.title],
+      ['messages', other.title]
+    ]);
     for (const deletion of trash.list) await trash.restore(deletion);
     expect(trash.list).toEqual([]);
     expect(ids()).toContain(chat.id);

@@ -77,7 +77,17 @@ export class FakeChats {
 
   create(title = ''): Chat {
     const now = Date.now();
-    const chat: Chat = { id: newId(), title, model: null, systemPrompt: null, pinned: false, createdAt: now, updatedAt: now, messages: [], activeLeaf: null };
+    const chat: Chat = {
+      id: newId(),
+      title,
+      model: null,
+      systemPrompt: null,
+      pinned: false,
+      createdAt: now,
+      updatedAt: now,
+      messages: [],
+      activeLeaf: null
+    };
     this.#chats.set(chat.id, chat);
     this.changed(chat.id);
     return chat;
@@ -206,7 +216,13 @@ export class FakeChats {
     for (const one of chat.messages) if (one.parentId !== null && gone.has(one.parentId)) gone.add(one.id);
     const token = newId();
     const isGone = (one: Message) => gone.has(one.id);
-    this.#cut.set(token, { chat, messages: chat.messages, gone: chat.messages.filter(isGone), activeLeaf: chat.activeLeaf, at: Date.now() });
+    this.#cut.set(token, {
+      chat,
+      messages: chat.messages,
+      gone: chat.messages.filter(isGone),
+      activeLeaf: chat.activeLeaf,
+      at: Date.now()
+    });
     const parentId = chat.messages.find((one) => one.id === id)?.parentId ?? null;
     chat.messages = chat.messages.filter((one) => !isGone(one));
     if (chat.activeLeaf !== null && gone.has(chat.activeLeaf)) this.setLeaf(chat, this.#leafBelow(chat, parentId));
@@ -260,14 +276,31 @@ export class FakeChats {
         if (hits.length >= limit) return hits;
         const text = one.text.toLowerCase();
         if (words.length === 0 || !words.every((word) => text.includes(word))) continue;
-        hits.push({ chatId: chat.id, messageId: one.id, title: chat.title, snippet: snippet(one.text, words), role: one.role, at: one.createdAt });
+        hits.push({
+          chatId: chat.id,
+          messageId: one.id,
+          title: chat.title,
+          snippet: snippet(one.text, words),
+          role: one.role,
+          at: one.createdAt
+        });
       }
     }
     return hits;
   }
 
   #addTurns(title: string, at: number, turns: readonly string[], isPinned = false): Chat {
-    const chat: Chat = { id: newId(), title, model: null, systemPrompt: null, pinned: isPinned, createdAt: at, updatedAt: at, messages: [], activeLeaf: null };
+    const chat: Chat = {
+      id: newId(),
+      title,
+      model: null,
+      systemPrompt: null,
+      pinned: isPinned,
+      createdAt: at,
+      updatedAt: at,
+      messages: [],
+      activeLeaf: null
+    };
     let parent: Message | null = null;
     turns.forEach((text, turn) => {
       parent = message(parent, turn % 2 === 0 ? 'user' : 'assistant', text, at + turn * 1000);

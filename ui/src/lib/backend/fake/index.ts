@@ -1,5 +1,16 @@
 import type { Backend, OnGeneration } from '../backend';
-import type { ApiError, Chat, ChatsChanged, Dropped, ExpertsFrame, ImportHow, Message, ModelState, Settings, StopReason } from '../bindings';
+import type {
+  ApiError,
+  Chat,
+  ChatsChanged,
+  Dropped,
+  ExpertsFrame,
+  ImportHow,
+  Message,
+  ModelState,
+  Settings,
+  StopReason
+} from '../bindings';
 import { FakeChats, message, STATS } from './chats';
 import { FakeRouter } from './experts';
 import { FakeLibrary } from './library';
@@ -102,7 +113,17 @@ class Fake {
       this.#router = new FakeRouter(state);
       this.#watch?.(this.#router.frame);
     });
-    this.witness = { opened: [], settings: this.settings, drafts: [], forcedLoads: 0, imports: [], token: () => this.library.token, drop: (files) => this.onDrop(files), close: () => {}, closes: 0 };
+    this.witness = {
+      opened: [],
+      settings: this.settings,
+      drafts: [],
+      forcedLoads: 0,
+      imports: [],
+      token: () => this.library.token,
+      drop: (files) => this.onDrop(files),
+      close: () => {},
+      closes: 0
+    };
   }
 
   watch(on: ((frame: ExpertsFrame) => void) | null): void {
@@ -289,9 +310,33 @@ function answering(fake: Fake): Pick<Backend, 'sendMessage' | 'regenerate' | 'ed
   };
 }
 
-function listing(fake: Fake): Pick<
+function listing(
+  fake: Fake
+): Pick<
   Backend,
-  'listChats' | 'getChat' | 'createChat' | 'renameChat' | 'pinChat' | 'deleteChat' | 'showBranch' | 'deleteMessage' | 'listDeletions' | 'restore' | 'deleteForGood' | 'emptyTrash' | 'getDraft' | 'setDraft' | 'getEdits' | 'setEdit' | 'searchChats' | 'exportChat' | 'importChats' | 'importDroppedChats' | 'listBackups' | 'restoreBackup' | 'retryChats'
+  | 'listChats'
+  | 'getChat'
+  | 'createChat'
+  | 'renameChat'
+  | 'pinChat'
+  | 'deleteChat'
+  | 'showBranch'
+  | 'deleteMessage'
+  | 'listDeletions'
+  | 'restore'
+  | 'deleteForGood'
+  | 'emptyTrash'
+  | 'getDraft'
+  | 'setDraft'
+  | 'getEdits'
+  | 'setEdit'
+  | 'searchChats'
+  | 'exportChat'
+  | 'importChats'
+  | 'importDroppedChats'
+  | 'listBackups'
+  | 'restoreBackup'
+  | 'retryChats'
 > {
   const { chats } = fake;
   return {
@@ -327,7 +372,11 @@ function listing(fake: Fake): Pick<
       return { chats: 1, messages: 0 };
     },
     listBackups: async () =>
-      [1, 3].map((daysAgo) => ({ path: `/home/ada/.local/share/octet/backups/chats-${daysAgo}.db`, createdAt: Date.now() - daysAgo * 86_400_000, sizeBytes: 4.2e6 })),
+      [1, 3].map((daysAgo) => ({
+        path: `/home/ada/.local/share/octet/backups/chats-${daysAgo}.db`,
+        createdAt: Date.now() - daysAgo * 86_400_000,
+        sizeBytes: 4.2e6
+      })),
     restoreBackup: async (path) => {
       chats.create(`From ${path}`);
       return '/home/ada/.local/share/octet/chats.damaged-1.db';
@@ -336,7 +385,9 @@ function listing(fake: Fake): Pick<
   };
 }
 
-function modelling(fake: Fake): Pick<Backend, 'listModels' | 'planModel' | 'loadModel' | 'cancelLoad' | 'unloadModel' | 'modelState' | 'pickFolder'> {
+function modelling(
+  fake: Fake
+): Pick<Backend, 'listModels' | 'planModel' | 'loadModel' | 'cancelLoad' | 'unloadModel' | 'modelState' | 'pickFolder'> {
   const { models, options } = fake;
   return {
     listModels: async () => copy(models.entries),
@@ -352,10 +403,28 @@ function modelling(fake: Fake): Pick<Backend, 'listModels' | 'planModel' | 'load
   };
 }
 
-function keeping(fake: Fake): Pick<
+function keeping(
+  fake: Fake
+): Pick<
   Backend,
-  | 'modelsState' | 'listOffers' | 'lookUpModel' | 'downloadModel' | 'pauseDownload' | 'resumeDownload' | 'cancelDownload' | 'verifyModel'
-  | 'repairModel' | 'deleteModel' | 'importModel' | 'moveModels' | 'cancelTask' | 'revealModel' | 'revealModels' | 'setEndpoint' | 'setToken' | 'checkToken'
+  | 'modelsState'
+  | 'listOffers'
+  | 'lookUpModel'
+  | 'downloadModel'
+  | 'pauseDownload'
+  | 'resumeDownload'
+  | 'cancelDownload'
+  | 'verifyModel'
+  | 'repairModel'
+  | 'deleteModel'
+  | 'importModel'
+  | 'moveModels'
+  | 'cancelTask'
+  | 'revealModel'
+  | 'revealModels'
+  | 'setEndpoint'
+  | 'setToken'
+  | 'checkToken'
 > {
   const { library, witness } = fake;
   return {
@@ -409,7 +478,13 @@ export function createFake(params: URLSearchParams): Backend {
       logDir: '/home/ada/.local/share/octet/logs',
       modelsDir: '/home/ada/.local/share/octet/models',
       notices: options.notice
-        ? [{ kind: options.notice as 'settingsDamaged', message: 'line 3: expected a number', path: '/home/ada/.config/octet/settings.damaged-1.json' }]
+        ? [
+            {
+              kind: options.notice as 'settingsDamaged',
+              message: 'line 3: expected a number',
+              path: '/home/ada/.config/octet/settings.damaged-1.json'
+            }
+          ]
         : [],
       firstStart: options.isFirstStart
     }),

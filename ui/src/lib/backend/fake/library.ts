@@ -96,11 +96,18 @@ export class FakeLibrary {
     const free = this.options.disk === 'small' ? 9.1e9 : 143e9;
     return {
       ...offer,
-      fit: this.options.hasGpu || offer.fit.badge === 'tooBig' ? offer.fit : { ...offer.fit, badge: 'tight', expertsOnGpu: null, expertsInRam: 92, vramBytes: null },
+      fit:
+        this.options.hasGpu || offer.fit.badge === 'tooBig'
+          ? offer.fit
+          : { ...offer.fit, badge: 'tight', expertsOnGpu: null, expertsInRam: 92, vramBytes: null },
       disk: { neededBytes: offer.sizeBytes, freeBytes: free, isEnough: free > offer.sizeBytes },
       status: installed
-        ? installed.health.kind === 'good' ? 'installed' : 'damaged'
-        : this.#jobs.some((job) => job.download.repo === offer.repo) ? 'downloading' : 'available'
+        ? installed.health.kind === 'good'
+          ? 'installed'
+          : 'damaged'
+        : this.#jobs.some((job) => job.download.repo === offer.repo)
+          ? 'downloading'
+          : 'available'
     };
   }
 
@@ -123,7 +130,17 @@ export class FakeLibrary {
 
   #add(repo: string, isRepair: boolean): Job {
     const job: Job = {
-      download: { repo, state: { kind: 'preparing' }, doneBytes: 0, totalBytes: 0, filesDone: 0, files: 0, bytesPerSec: 0, secondsLeft: null, isRepair },
+      download: {
+        repo,
+        state: { kind: 'preparing' },
+        doneBytes: 0,
+        totalBytes: 0,
+        filesDone: 0,
+        files: 0,
+        bytesPerSec: 0,
+        secondsLeft: null,
+        isRepair
+      },
       inState: 0,
       hasFailed: false,
       isFrozen: false
@@ -230,7 +247,10 @@ export class FakeLibrary {
       job.hasFailed = true;
       if (code) {
         const what = problem(code);
-        return this.#to(job, failures.has('download') ? { kind: 'failed', problem: what } : { kind: 'retrying', inSeconds: RETRY_SECONDS, problem: what });
+        return this.#to(
+          job,
+          failures.has('download') ? { kind: 'failed', problem: what } : { kind: 'retrying', inSeconds: RETRY_SECONDS, problem: what }
+        );
       }
       if (failures.has('stall')) return this.#to(job, { kind: 'stalled', seconds: 10 });
     }
@@ -254,11 +274,15 @@ export class FakeLibrary {
     this.#tasks.push(task);
     this.#told();
     const start = performance.now();
-    for (let share = 0; share < 1; ) {
+    for (let share = 0; share < 1;) {
       await new Promise((resolve) => setTimeout(resolve, TICK_MS));
       share = Math.min(1, (performance.now() - start) / this.options.taskMs);
       const left = ((1 - share) * this.options.taskMs) / 1000;
-      Object.assign(task, { doneBytes: Math.round(share * totalBytes), bytesPerSec: totalBytes / (this.options.taskMs / 1000), secondsLeft: Math.ceil(left) });
+      Object.assign(task, {
+        doneBytes: Math.round(share * totalBytes),
+        bytesPerSec: totalBytes / (this.options.taskMs / 1000),
+        secondsLeft: Math.ceil(left)
+      });
       if (this.#cancelledTasks.has(task.id)) break;
       this.#told();
     }
@@ -277,7 +301,9 @@ export class FakeLibrary {
     await this.#work('verify', id, entry.sizeBytes);
     const wasDamaged = entry.health.kind === 'damaged';
     const isBad = wasDamaged || (this.options.verify === 'bad' && !this.#repaired.has(id));
-    const bad = isBad ? [{ file: 'model-00017-of-00257.safetensors', reason: 'has other bytes than were published (hash 90ab41cc07fe, not 3f1c0a9be2d4)' }] : [];
+    const bad = isBad
+      ? [{ file: 'model-00017-of-00257.safetensors', reason: 'has other bytes than were published (hash 90ab41cc07fe, not 3f1c0a9be2d4)' }]
+      : [];
     const isKnown = entry.kind === 'hub';
     if (!isBad && isKnown) entry.health = { kind: 'good', verifiedAtMs: Date.now() };
     this.#changed();
@@ -304,7 +330,14 @@ export class FakeLibrary {
     if (how === 'copy') await this.#work('import', name, 18.2e9);
     const kind: ModelEntry['kind'] = how === 'copy' ? 'imported' : 'linked';
     const known = this.models.entries.find((entry) => entry.path === path);
-    const entry: ModelEntry = { ...fetched(this.offers()[0] as Offer, ''), id: name, name, kind, path, freesBytes: how === 'copy' ? 18.2e9 : 0 };
+    const entry: ModelEntry = {
+      ...fetched(this.offers()[0] as Offer, ''),
+      id: name,
+      name,
+      kind,
+      path,
+      freesBytes: how === 'copy' ? 18.2e9 : 0
+    };
     if (!known) this.models.entries.push(entry);
     this.#changed();
     return entry.id;
@@ -312,14 +345,22 @@ export class FakeLibrary {
 
   async move(path: string): Promise<void> {
     if (this.#jobs.some((job) => job.download.state.kind !== 'paused')) throw apiError('inUse');
-    await this.#work('move', null, this.models.entries.reduce((sum, entry) => sum + entry.freesBytes, 0));
+    await this.#work(
+      'move',
+      null,
+      this.models.entries.reduce((sum, entry) => sum + entry.freesBytes, 0)
+    );
     this.#settings = { ...this.#settings, folder: path, folderFrom: 'chosen' };
     this.#changed();
   }
 
   setEndpoint(endpoint: string | null): void {
     if (endpoint !== null && !/^https?:\/\/\S+$/.test(endpoint)) throw apiError('invalid');
-    this.#settings = { ...this.#settings, endpoint: endpoint ?? 'https://huggingface.co', endpointFrom: endpoint === null ? 'default' : 'chosen' };
+    this.#settings = {
+      ...this.#settings,
+      endpoint: endpoint ?? 'https://huggingface.co',
+      endpointFrom: endpoint === null ? 'default' : 'chosen'
+    };
     this.#told();
   }
 

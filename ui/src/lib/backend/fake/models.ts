@@ -1,13 +1,4 @@
-import type {
-  GpuInfo,
-  HardwareInfo,
-  LoadStage,
-  MemoryItem,
-  ModelEntry,
-  ModelState,
-  OffloadSettings,
-  PlanView
-} from '../bindings';
+import type { GpuInfo, HardwareInfo, LoadStage, MemoryItem, ModelEntry, ModelState, OffloadSettings, PlanView } from '../bindings';
 import { apiError, type Options } from './options';
 
 const GPU: GpuInfo = {
@@ -22,7 +13,9 @@ const GPU: GpuInfo = {
 export function hardware(options: Options): HardwareInfo {
   return {
     gpu: options.hasGpu ? GPU : null,
-    gpuReason: options.hasGpu ? null : 'No NVIDIA driver was found (no libnvidia-ml.so.1); with an NVIDIA GPU in this machine, install driver 525 or newer',
+    gpuReason: options.hasGpu
+      ? null
+      : 'No NVIDIA driver was found (no libnvidia-ml.so.1); with an NVIDIA GPU in this machine, install driver 525 or newer',
     ramTotalBytes: 33.5e9,
     ramFreeBytes: 21.3e9,
     cpuName: 'AMD Ryzen 7 5800X',
@@ -165,7 +158,9 @@ export function makePlan(model: ModelEntry, offload: OffloadSettings, options: O
     gpu,
     ram: { items, usedBytes: used(items), limitBytes: ramLimit, freeBytes: machine.ramFreeBytes },
     fit: isOver || fitting < 0 ? 'tooBig' : onDisk > 0 ? 'tight' : 'fits',
-    reasons: [isGpu ? `${onGpu} experts a layer fit beside trunk and context in the free VRAM` : 'no GPU is used: all is computed on the CPU'],
+    reasons: [
+      isGpu ? `${onGpu} experts a layer fit beside trunk and context in the free VRAM` : 'no GPU is used: all is computed on the CPU'
+    ],
     warnings: onDisk > 0 ? [`${onDisk} experts are read from disk while tokens are made`] : []
   };
 }

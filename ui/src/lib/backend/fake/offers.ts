@@ -13,7 +13,16 @@ const INSTRUCT: Offer = {
   files: 259,
   quantization: 'HQQ: 2-bit experts in groups of 16, 4-bit attention in groups of 64',
   tokenizerFrom: ['mobiuslabsgmbh/Mixtral-8x7B-Instruct-v0.1-hf-attn-4bit-moe-2bit-HQQ', 'mistralai/Mixtral-8x7B-Instruct-v0.1'],
-  fit: { badge: 'fits', summary: 'fits (auto plan: 4 experts a layer on the GPU)', reason: null, expertsOnGpu: 4, expertsInRam: 256, totalExperts: 256, ramBytes: 9.4e9, vramBytes: 10.9e9 },
+  fit: {
+    badge: 'fits',
+    summary: 'fits (auto plan: 4 experts a layer on the GPU)',
+    reason: null,
+    expertsOnGpu: 4,
+    expertsInRam: 256,
+    totalExperts: 256,
+    ramBytes: 9.4e9,
+    vramBytes: 10.9e9
+  },
   disk: { neededBytes: 18.2e9, freeBytes: 143e9, isEnough: true },
   status: 'available',
   isRecommended: true,
@@ -30,7 +39,16 @@ const BASE: Offer = {
   isRecommended: false,
   compared: { to: INSTRUCT.title, isBetter: true, bytes: 4.7e9 },
   quantization: 'HQQ: 3-bit experts in groups of 32, 4-bit attention in groups of 64',
-  fit: { badge: 'tight', summary: 'tight (auto plan: 3 experts a layer on the GPU)', reason: null, expertsOnGpu: 3, expertsInRam: 256, totalExperts: 256, ramBytes: 18.6e9, vramBytes: 11.1e9 }
+  fit: {
+    badge: 'tight',
+    summary: 'tight (auto plan: 3 experts a layer on the GPU)',
+    reason: null,
+    expertsOnGpu: 3,
+    expertsInRam: 256,
+    totalExperts: 256,
+    ramBytes: 18.6e9,
+    vramBytes: 11.1e9
+  }
 };
 
 export const CATALOGUE: readonly Offer[] = [INSTRUCT, BASE];

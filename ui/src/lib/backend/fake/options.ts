@@ -83,18 +83,15 @@ export function readOptions(params: URLSearchParams): Options {
 }
 
 const ERRORS: Partial<Record<ErrorCode, [string, string]>> = {
-  memory: [
-    'the model needs 18.9 GB of RAM, 6.5 GB more than the limit of 12.4 GB',
-    'Lower the context length to 4096; or load it anyway.'
-  ],
-  checkpoint: [
-    'model-00017-of-00257.safetensors is cut off: 41,231,872 bytes of 66,401,280',
-    'Fetch the file that is named again.'
-  ],
+  memory: ['the model needs 18.9 GB of RAM, 6.5 GB more than the limit of 12.4 GB', 'Lower the context length to 4096; or load it anyway.'],
+  checkpoint: ['model-00017-of-00257.safetensors is cut off: 41,231,872 bytes of 66,401,280', 'Fetch the file that is named again.'],
   engine: ['the GPU was lost: CUDA error 719 in the experts of layer 12', 'Send again: Octet goes on with the CPU.'],
   gpu: ['The GPU failed (an illegal memory access was encountered)', 'Try again: the CPU takes over. Reload the model to use the GPU.'],
   contextFull: ['9,120 tokens do not fit the context of 8,192', 'Shorten the text, or choose a larger context.'],
-  tokenizer: ['/home/ada/models/mixtral-3bit has no tokenizer.json, which turns text into tokens', 'Put the model’s own tokenizer.json into its folder, then load it again.'],
+  tokenizer: [
+    '/home/ada/models/mixtral-3bit has no tokenizer.json, which turns text into tokens',
+    'Put the model’s own tokenizer.json into its folder, then load it again.'
+  ],
   notLoaded: ['no model is loaded', 'Load a model first.'],
   storeDamaged: ['chats.db is damaged: page 412 is malformed', 'Restore the backup of yesterday.'],
   diskFull: ['the disk is full: 0 B of 512 GB are free', 'Free some space; nothing that was saved is lost.'],
@@ -102,13 +99,22 @@ const ERRORS: Partial<Record<ErrorCode, [string, string]>> = {
     'mistralai/Mixtral-8x7B-Instruct-v0.1 is gated: its terms must be accepted on the hub first.',
     'Open the page of mistralai/Mixtral-8x7B-Instruct-v0.1 on the hub, accept the terms with your account, then enter an access token of that account.'
   ],
-  missing: ['The hub has no ada/nothing, or it is private.', 'Check the spelling; if it is private, enter an access token of an account that can read it.'],
-  network: ['huggingface.co cannot be reached: connection refused.', 'Check the connection, the proxy and the hub’s address, then try again.'],
+  missing: [
+    'The hub has no ada/nothing, or it is private.',
+    'Check the spelling; if it is private, enter an access token of an account that can read it.'
+  ],
+  network: [
+    'huggingface.co cannot be reached: connection refused.',
+    'Check the connection, the proxy and the hub’s address, then try again.'
+  ],
   foreign: [
     'Octet can’t run ada/some-gguf: it has no model.safetensors.index.json.',
     'Choose a Mixtral in the format of the offloading demo (config.json, model.safetensors.index.json, HQQ experts).'
   ],
-  token: ['The hub rejects the access token: 401 Unauthorized.', 'Create a new token with read access on the hub’s settings page, and enter it in Octet.'],
+  token: [
+    'The hub rejects the access token: 401 Unauthorized.',
+    'Create a new token with read access on the hub’s settings page, and enter it in Octet.'
+  ],
   checksum: [
     'The downloaded model-00017-of-00257.safetensors is not the published one: its hash should be 3f1c0a9be2d4, but is 90ab41cc07fe.',
     'Try again; if the problem persists, a proxy or mirror changes the files: use another.'
