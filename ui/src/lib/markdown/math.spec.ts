@@ -99,10 +99,11 @@ describe('a formula that is never closed', () => {
 });
 
 it('takes no longer for a text that is full of dollars', () => {
-  const started = performance.now();
+  // Not by the clock: other programs may have the processor meanwhile.
+  const started = process.cpuUsage();
   drawn('$a '.repeat(20_000));
   drawn('$a{ '.repeat(5_000));
   drawn('$a` '.repeat(5_000));
   // A square of it would take minutes.
-  expect(performance.now() - started).toBeLessThan(15_000);
-});
+  expect(process.cpuUsage(started).user / 1e6).toBeLessThan(15);
+}, 300_000);

@@ -59,7 +59,7 @@ describe('patch', () => {
     }
   });
 
-  it('follows a text that grows by a letter', { timeout: 30_000 }, () => {
+  it('follows a text that grows by a letter', { timeout: 300_000 }, () => {
     const root = document.createElement('div');
     for (let length = 0; length <= TEXT.length; length++) {
       const html = htmlOf(TEXT.slice(0, length));
