@@ -10,11 +10,11 @@ import { i18n } from '$lib/i18n/index.svelte';
 import { announcer } from '$lib/state/announcer.svelte';
 import { models } from '$lib/state/models.svelte';
 import { settings } from '$lib/state/settings.svelte';
-import ErrorNote from './ErrorNote.svelte';
-import MemoryBar from './MemoryBar.svelte';
-import OffloadSection from './OffloadSection.svelte';
-import SamplingSection from './SamplingSection.svelte';
-import SliderField from './SliderField.svelte';
+import ErrorNote from './common/ErrorNote.svelte';
+import MemoryBar from './models/MemoryBar.svelte';
+import OffloadSection from './settings/OffloadSection.svelte';
+import SamplingSection from './settings/SamplingSection.svelte';
+import SliderField from './settings/SliderField.svelte';
 
 async function start(params = ''): Promise<void> {
   useBackend(createFake(new URLSearchParams(params)));
