@@ -48,11 +48,12 @@ describe('HTML in an answer', () => {
   );
 
   it('takes no longer for many that are never closed', () => {
-    const started = performance.now();
+    // Not by the clock: other programs may have the processor meanwhile.
+    const started = process.cpuUsage();
     dom('<sub>'.repeat(3000));
     dom(`${'<sub>'.repeat(1000)}x${'</sub>'.repeat(1000)}`);
-    expect(performance.now() - started).toBeLessThan(15_000);
-  });
+    expect(process.cpuUsage(started).user / 1e6).toBeLessThan(15);
+  }, 300_000);
 });
 
 describe('a list of tasks', () => {
