@@ -70,7 +70,8 @@ export const de: Record<Key, string> = {
   'drop.model': '{name} zu deinen Modellen hinzufügen? Die Datei bleibt, wo sie ist.',
   'drop.addModel': 'Hinzufügen',
   'drop.modelAdded': '{name} ist jetzt bei deinen Modellen.',
-  'drop.other': '{count, plural, one {Octet kann {name} nicht öffnen.} other {Octet kann diese Dateien nicht öffnen.}} Zieh ein GGUF-Modell oder eine .json- oder .md-Datei mit exportierten Chats hierher.',
+  'drop.other':
+    '{count, plural, one {Octet kann {name} nicht öffnen.} other {Octet kann diese Dateien nicht öffnen.}} Zieh ein GGUF-Modell oder eine .json- oder .md-Datei mit exportierten Chats hierher.',
   'trash.text': 'Gelöschte Chats und Nachrichten werden 30 Tage aufbewahrt. In Suche und Exporten kommen sie nicht vor.',
   'trash.none': 'In den letzten 30 Tagen wurde nichts gelöscht.',
   'trash.messages': '{count, plural, one {# Nachricht} other {# Nachrichten}}',

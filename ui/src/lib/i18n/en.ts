@@ -69,7 +69,8 @@ export const en = {
   'drop.model': 'Add {name} to your models? The file stays where it is.',
   'drop.addModel': 'Add',
   'drop.modelAdded': '{name} is in your models.',
-  'drop.other': '{count, plural, one {Octet can’t open {name}.} other {Octet can’t open these files.}} Drop a GGUF model, or a .json or .md file with exported chats.',
+  'drop.other':
+    '{count, plural, one {Octet can’t open {name}.} other {Octet can’t open these files.}} Drop a GGUF model, or a .json or .md file with exported chats.',
   'trash.text': 'Deleted chats and messages are kept for 30 days. They are left out of search and exports.',
   'trash.none': 'Nothing was deleted in the last 30 days.',
   'trash.messages': '{count, plural, one {# message} other {# messages}}',
