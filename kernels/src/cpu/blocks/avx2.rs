@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::rows::{Decode, each_tokens, rows};
 use super::simd::{Simd, each2, each4, instructions};
 use super::{BlockRows, LANES, Layout, NATURAL, XBlock};
-use super::{common, types};
+use super::{grids, types};
 use crate::blocks::{BlockType, WIDTH};
 
 /// AVX2, FMA and F16C.
@@ -57,6 +57,7 @@ impl Simd for Avx2 {
 
         fn and(a: Bytes, b: Bytes) -> Bytes { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] }
         fn or(a: Bytes, b: Bytes) -> Bytes { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
+        fn xor(a: Bytes, b: Bytes) -> Bytes { [_mm256_xor_si256(a[0], b[0]), _mm256_xor_si256(a[1], b[1])] }
         fn add(a: Bytes, b: Bytes) -> Bytes { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
         fn max(a: Bytes, b: Bytes) -> Bytes { [_mm256_max_epi32(a[0], b[0]), _mm256_max_epi32(a[1], b[1])] }
         fn mul(a: Bytes, b: Bytes) -> Bytes { [_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])] }
@@ -88,6 +89,20 @@ impl Simd for Avx2 {
             [_mm256_shuffle_epi8(table[0], index[0]), _mm256_shuffle_epi8(table[1], index[1])]
         }
 
+        fn gather(table: &[[i8; 4]], index: Bytes) -> Bytes {
+            assert!(table.len().is_power_of_two(), "BUG: a table of {}", table.len());
+            let mask = _mm256_set1_epi32(table.len() as i32 - 1);
+            let at = table.as_ptr().cast();
+            each2!(index, |index| {
+                _mm256_i32gather_epi32::<4>(at, _mm256_and_si256(index, mask))
+            })
+        }
+        fn minus_where(v: Bytes, signs: Bytes, bits: Bytes) -> Bytes {
+            [
+                minus_where(v[0], signs[0], bits[0]),
+                minus_where(v[1], signs[1], bits[1]),
+            ]
+        }
         fn dot(sums: Bytes, w: Bytes, x: &[i8; 64]) -> Bytes {
             let x = pair(x);
             [dot(sums[0], w[0], x[0]), dot(sums[1], w[1], x[1])]
@@ -129,6 +144,13 @@ impl Simd for Avx2 {
         fn halves_of_bytes(v: __m128i) -> [__m128i; 2] { halves_of_bytes(v) }
         fn scales3(tail: &[u8; 16]) -> __m128i { scales3(tail) }
     }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn minus_where(v: __m256i, signs: __m256i, bits: __m256i) -> __m256i {
+    let minus = _mm256_cmpeq_epi8(_mm256_and_si256(signs, bits), bits);
+    _mm256_sub_epi8(_mm256_xor_si256(v, minus), minus)
 }
 
 /// 32-bit integers, each rotated to the left by a number of its own.
@@ -231,7 +253,12 @@ pub(in super::super) fn block_layout(kind: BlockType) -> &'static Layout {
         BlockType::Q5_1 => of::<types::Q51, 192>(),
         BlockType::IQ4_NL => of::<types::Iq4Nl, 144>(),
         BlockType::IQ4_XS => of::<types::Iq4Xs, 136>(),
-        _ => &NATURAL,
+        BlockType::IQ3_XXS => of::<grids::Iq3Xxs, 98>(),
+        BlockType::IQ3_S => of::<grids::Iq3S, 110>(),
+        BlockType::IQ2_XXS => of::<grids::Iq2Xxs, 66>(),
+        BlockType::IQ2_XS => of::<grids::Iq2Xs, 74>(),
+        BlockType::IQ2_S => of::<grids::Iq2S, 82>(),
+        BlockType::F32 | BlockType::F16 | BlockType::BF16 => &NATURAL,
     }
 }
 
@@ -251,7 +278,12 @@ pub(in super::super) fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
         BlockType::Q5_1 => typed::<types::Q51, 192>(rows, out),
         BlockType::IQ4_NL => typed::<types::Iq4Nl, 144>(rows, out),
         BlockType::IQ4_XS => typed::<types::Iq4Xs, 136>(rows, out),
-        _ => common::block_rows(rows, out),
+        BlockType::IQ3_XXS => typed::<grids::Iq3Xxs, 98>(rows, out),
+        BlockType::IQ3_S => typed::<grids::Iq3S, 110>(rows, out),
+        BlockType::IQ2_XXS => typed::<grids::Iq2Xxs, 66>(rows, out),
+        BlockType::IQ2_XS => typed::<grids::Iq2Xs, 74>(rows, out),
+        BlockType::IQ2_S => typed::<grids::Iq2S, 82>(rows, out),
+        kind => unreachable!("BUG: {kind} is not multiplied as integers"),
     }
 }
 

@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 use super::avx2::{halves_of_bytes, scales3, scales6, shuffle};
 use super::rows::{Decode, each_tokens, rows};
 use super::simd::{Simd, each4, instructions};
-use super::{BlockRows, LANES, Layout, XBlock};
-use super::{avx2, common, tiles, types, vbmi};
+use super::{BlockRows, LANES, Layout, NATURAL, XBlock};
+use super::{common, grids, tiles, types, vbmi};
 use crate::blocks::{BlockType, WIDTH};
 
 /// AVX-512 F, BW, VL and VNNI, and what AVX2 kernels need.
@@ -44,6 +44,7 @@ impl Simd for Avx512 {
 
         fn and(a: __m512i, b: __m512i) -> __m512i { _mm512_and_si512(a, b) }
         fn or(a: __m512i, b: __m512i) -> __m512i { _mm512_or_si512(a, b) }
+        fn xor(a: __m512i, b: __m512i) -> __m512i { _mm512_xor_si512(a, b) }
         fn add(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
         fn max(a: __m512i, b: __m512i) -> __m512i { _mm512_max_epi32(a, b) }
         fn mul(a: __m512i, b: __m512i) -> __m512i { _mm512_mullo_epi32(a, b) }
@@ -69,6 +70,16 @@ impl Simd for Avx512 {
             ]
         }
         fn lookup(table: __m512i, index: __m512i) -> __m512i { _mm512_shuffle_epi8(table, index) }
+
+        fn gather(table: &[[i8; 4]], index: __m512i) -> __m512i {
+            assert!(table.len().is_power_of_two(), "BUG: a table of {}", table.len());
+            let index = _mm512_and_si512(index, _mm512_set1_epi32(table.len() as i32 - 1));
+            _mm512_i32gather_epi32::<4>(index, table.as_ptr().cast())
+        }
+        fn minus_where(v: __m512i, signs: __m512i, bits: __m512i) -> __m512i {
+            let minus = _mm512_test_epi8_mask(signs, bits);
+            _mm512_mask_sub_epi8(v, minus, _mm512_setzero_si512(), v)
+        }
 
         fn signed(v: __m512i) -> __m512i { _mm512_xor_si512(v, _mm512_set1_epi8(i8::MIN)) }
         fn dot(sums: __m512i, w: __m512i, x: &[i8; 64]) -> __m512i {
@@ -132,6 +143,9 @@ pub(in super::super) fn block_layout(kind: BlockType) -> &'static Layout {
     fn of<K: Decode<Avx512, N>, const N: usize>() -> &'static Layout {
         K::LAYOUT
     }
+    if let Some(layout) = vbmi::block_layout(kind).filter(|_| has_vbmi()) {
+        return layout;
+    }
     match kind {
         BlockType::Q4_K => of::<types::Q4K, 144>(),
         BlockType::Q5_K => of::<types::Q5K, 176>(),
@@ -146,15 +160,21 @@ pub(in super::super) fn block_layout(kind: BlockType) -> &'static Layout {
         BlockType::Q5_1 => of::<types::Q51, 192>(),
         BlockType::IQ4_NL => of::<types::Iq4Nl, 144>(),
         BlockType::IQ4_XS => of::<types::Iq4Xs, 136>(),
-        _ => match vbmi::block_layout(kind) {
-            Some(layout) if has_vbmi() => layout,
-            _ => avx2::block_layout(kind),
-        },
+        BlockType::IQ3_XXS => of::<grids::Iq3Xxs, 98>(),
+        BlockType::IQ3_S => of::<grids::Iq3S, 110>(),
+        BlockType::IQ2_XXS => of::<grids::Iq2Xxs, 66>(),
+        BlockType::IQ2_XS => of::<grids::Iq2Xs, 74>(),
+        BlockType::IQ2_S => of::<grids::Iq2S, 82>(),
+        BlockType::F32 | BlockType::F16 | BlockType::BF16 => &NATURAL,
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(in super::super) fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
+    if vbmi::block_layout(rows.kind).is_some() && has_vbmi() {
+        // SAFETY: the CPU has VBMI, and the features of this function.
+        return unsafe { vbmi::block_rows(rows, out) };
+    }
     match rows.kind {
         BlockType::Q4_K => typed::<types::Q4K, 144>(rows, out),
         BlockType::Q5_K => typed::<types::Q5K, 176>(rows, out),
@@ -169,11 +189,12 @@ pub(in super::super) fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
         BlockType::Q5_1 => typed::<types::Q51, 192>(rows, out),
         BlockType::IQ4_NL => typed::<types::Iq4Nl, 144>(rows, out),
         BlockType::IQ4_XS => typed::<types::Iq4Xs, 136>(rows, out),
-        // SAFETY: the CPU has VBMI, and the level's features.
-        kind if vbmi::block_layout(kind).is_some() && has_vbmi() => unsafe {
-            vbmi::block_rows(rows, out);
-        },
-        _ => avx2::block_rows(rows, out),
+        BlockType::IQ3_XXS => typed::<grids::Iq3Xxs, 98>(rows, out),
+        BlockType::IQ3_S => typed::<grids::Iq3S, 110>(rows, out),
+        BlockType::IQ2_XXS => typed::<grids::Iq2Xxs, 66>(rows, out),
+        BlockType::IQ2_XS => typed::<grids::Iq2Xs, 74>(rows, out),
+        BlockType::IQ2_S => typed::<grids::Iq2S, 82>(rows, out),
+        kind => unreachable!("BUG: {kind} is not multiplied as integers"),
     }
 }
 
@@ -192,4 +213,74 @@ fn some<K: Decode<Avx512, N>, const N: usize, const T: usize>(
     // SAFETY: the features of this function.
     let s = unsafe { Avx512::new() };
     rows::<Avx512, K, N, T>(s, some, x, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::common;
+    use super::*;
+
+    /// Rows of random bytes, small scales in front; the product by `K` and by the reference.
+    fn compare<K: Decode<Avx512, N>, const N: usize>(kind: BlockType) {
+        let (k, count) = (3 * WIDTH, 5);
+        let mut state = 1u32;
+        let mut byte = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let mut bytes: Vec<u8> = (0..count * 3 * N).map(|_| byte()).collect();
+        for block in bytes.chunks_mut(N) {
+            block[1] = 0x20 | block[1] & 3;
+        }
+        let x: Vec<f32> = (0..k).map(|_| f32::from(byte() as i8)).collect();
+        let run = |layout: &Layout, rows: &dyn Fn(&BlockRows<'_>, &mut [f32])| {
+            let zero = XBlock {
+                q: [0; WIDTH],
+                unit: [0.0; LANES],
+                sum: [0.0; LANES],
+                start: [0; LANES],
+            };
+            let mut blocks = [zero; 3];
+            for (x, block) in x.chunks(WIDTH).zip(&mut blocks) {
+                common::block_x(layout, x, block, common::reorder);
+            }
+            let mut out = [0.0; 5];
+            let row_bytes = 3 * N;
+            let (bytes, x) = (&bytes[..], &blocks[..]);
+            rows(
+                &BlockRows {
+                    kind,
+                    bytes,
+                    row_bytes,
+                    k,
+                    x,
+                },
+                &mut out,
+            );
+            out
+        };
+        let expected = run(&NATURAL, &|rows, out| common::block_rows(rows, out));
+        // SAFETY: the caller has seen that the CPU has the features.
+        let found = run(K::LAYOUT, &|rows, out| unsafe { typed::<K, N>(rows, out) });
+        for (found, expected) in found.iter().zip(expected) {
+            let error = (found - expected).abs();
+            assert!(
+                error <= 1e-4 * expected.abs().max(1.0),
+                "{kind}: {found}, not {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn grids_are_gathered_where_there_is_no_vbmi() {
+        if !super::super::super::avx512::is_available() {
+            println!("skipped: no AVX-512");
+            return;
+        }
+        compare::<grids::Iq3Xxs, 98>(BlockType::IQ3_XXS);
+        compare::<grids::Iq3S, 110>(BlockType::IQ3_S);
+        compare::<grids::Iq2Xxs, 66>(BlockType::IQ2_XXS);
+        compare::<grids::Iq2Xs, 74>(BlockType::IQ2_XS);
+        compare::<grids::Iq2S, 82>(BlockType::IQ2_S);
+    }
 }

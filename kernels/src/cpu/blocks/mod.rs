@@ -10,6 +10,8 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 pub(super) mod common;
 #[cfg(target_arch = "x86_64")]
+mod grids;
+#[cfg(target_arch = "x86_64")]
 mod rows;
 #[cfg(target_arch = "x86_64")]
 mod simd;
@@ -41,6 +43,7 @@ pub(crate) struct XBlock {
 
 /// The order in which a kernel wants activations.
 #[derive(Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // tiles are filled by it there only
 pub(crate) struct Layout {
     /// The column of each byte.
     pub order: [u8; WIDTH],

@@ -5,7 +5,7 @@ use super::{BlockRows, Layout, XBlock};
 use crate::blocks::WIDTH;
 
 /// How far ahead of the multiplication weights are fetched, into the second-level cache.
-const AHEAD_BYTES: usize = 4 << 10;
+const AHEAD_BYTES: usize = 8 << 10;
 
 /// The weights of a span: four vectors of which each 32-bit lane holds weights of one group of 16
 /// columns, the groups' scales and, for types that have them, minima.

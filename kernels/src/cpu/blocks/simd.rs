@@ -30,6 +30,7 @@ pub(in super::super) trait Simd: Copy {
 
     fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// Sums of 32-bit integers.
     fn add(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// The larger of signed 32-bit integers.
@@ -46,6 +47,12 @@ pub(in super::super) trait Simd: Copy {
     fn transpose(self, v: [Self::Bytes; 4]) -> [Self::Bytes; 4];
     /// The entries of a table of 16 bytes that the bytes of `index`, 0 to 15, name.
     fn lookup(self, table: Self::Bytes, index: Self::Bytes) -> Self::Bytes;
+
+    /// The entries of a table that 32-bit integers, of which as many bits count as it has indices,
+    /// name.
+    fn gather(self, table: &[[i8; 4]], index: Self::Bytes) -> Self::Bytes;
+    /// Bytes, negated where `signs` has one of `bits`.
+    fn minus_where(self, v: Self::Bytes, signs: Self::Bytes, bits: Self::Bytes) -> Self::Bytes;
 
     /// Signed weights, above -128 or not multiplied otherwise, as `dot_signed` takes them.
     fn signed(self, v: Self::Bytes) -> Self::Bytes;

@@ -8,7 +8,9 @@ use crate::blocks::{IQ4_LEVELS, MXFP4_LEVELS};
 
 /// `N` bytes at `AT` of a block.
 #[inline(always)]
-fn part<const AT: usize, const LEN: usize, const N: usize>(block: &[u8; N]) -> &[u8; LEN] {
+pub(super) fn part<const AT: usize, const LEN: usize, const N: usize>(
+    block: &[u8; N],
+) -> &[u8; LEN] {
     const { assert!(AT + LEN <= N) };
     match block[AT..].first_chunk() {
         Some(part) => part,
@@ -78,7 +80,7 @@ const fn nibble_factor(wide: bool) -> [f32; LANES] {
     all
 }
 
-const ONES: [f32; LANES] = [1.0; LANES];
+pub(super) const ONES: [f32; LANES] = [1.0; LANES];
 
 /// The 8 bytes of `v` from `8 * HALF` on that belong to the groups of 32 of Q4_K's lanes.
 const fn sub_order(high: u8) -> [u8; 16] {
