@@ -26,7 +26,7 @@ pub enum Precision {
     ///
     /// Blocks, up to 8 tokens: activations are rounded to 8 bits in blocks of 32 columns, whatever
     /// the weights' own blocks; the error is about 0.6% of the output's RMS. More tokens: as with
-    /// HQQ, with steps of the weights that each row has for itself; about 0.02%.
+    /// HQQ, with steps of the weights that each row has for itself; about 0.03%.
     #[default]
     Fast,
 }

@@ -192,7 +192,10 @@ macro_rules! block_kernels {
     ($(#[$features:meta])?) => {
         $(#[$features])?
         fn block_values(kind: BlockType, bytes: &[u8], out: &mut [f32]) {
-            blocks::common::block_values(kind, bytes, out);
+            match kind {
+                BlockType::F16 => f16_to_f32(bytes, out),
+                _ => blocks::common::block_values(kind, bytes, out),
+            }
         }
         $(#[$features])?
         fn block_integers(kind: BlockType, bytes: &[u8], out: &mut [i16]) -> f32 {

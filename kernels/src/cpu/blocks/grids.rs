@@ -53,8 +53,8 @@ fn sixteenths<S: Simd>(s: S, bytes: &[u8; 8]) -> S::Bytes {
     mask(s, s.shr(s.integers(&both), lanes!(|lane| lane % 8 * 4)), 15)
 }
 
-/// 32 bytes at `AT`, the last of which may end the block, by 8 for each four lanes: whose parts are
-/// chosen by `order`, in which those of the last four lanes are 8 further on.
+/// 32 bytes at `AT`: each four lanes choose theirs by `order` from 16, whose first 8 are their part;
+/// for the last four lanes it is the other 8, since the block may end there.
 #[inline(always)]
 fn eighths<S: Simd, const AT: usize, const N: usize>(
     s: S,
@@ -119,7 +119,7 @@ fn with_signs<S: Simd>(s: S, grid: [S::Bytes; 4], signs: S::Bytes) -> [S::Bytes;
     each4!(w, |w| s.signed(w))
 }
 
-/// The entries of 8 values, of two indices in each lane's `I` bits from bit 0 and `STEP` on.
+/// The entries of 8 values that two indices a lane name, by halves.
 #[inline(always)]
 fn pairs<S: Simd, const N: usize>(
     s: S,
