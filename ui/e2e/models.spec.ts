@@ -155,7 +155,7 @@ test('what passes by itself is shown while it lasts', async ({ page }) => {
   await open(page, '?downloadMs=2000&fail=retry:network#/models');
   await card(page, MIXTRAL).getByRole('button', { name: 'Download' }).click();
   const download = card(page, MIXTRAL);
-  await expect(download).toContainText(/interrupted, retrying in \d s/);
+  await expect(download).toContainText(/interrupted, retrying in \d\ss/);
   await expect(download).toContainText('cannot be reached');
   await expect(list(page, 'Installed').getByRole('article', { name: MIXTRAL })).toBeVisible();
 

@@ -97,7 +97,7 @@ test('a folder is imported from the first page and loaded from the models', asyn
   await open(page, '?first=1&model=none&loadMs=200');
   await page.getByRole('button', { name: 'Import a folder…' }).click();
   await page.getByRole('dialog').getByRole('button', { name: 'Import' }).click();
-  await page.getByRole('link', { name: 'Models', exact: true }).click();
+  await page.getByRole('navigation').getByRole('link', { name: 'Models', exact: true }).click();
   const card = page.getByRole('article', { name: 'mixtral-offloading' });
   await card.getByRole('button', { name: 'Load' }).click();
   await expect(card.getByText(/^GPU \d of 8 experts per layer/)).toBeVisible();
