@@ -78,15 +78,32 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
             writeln!(out, "{name:<10} {kind}")?;
         }
     }
+    let most = checkpoint.expert_bytes() as u64;
+    let lengths = checkpoint
+        .expert_ids()
+        .map(|id| checkpoint.expert_len(id) as u64);
+    let least = lengths.min().unwrap_or(most);
     writeln!(
         out,
-        "Files      {}, {}: trunk {}, {} of {}",
+        "Files      {}, {}: trunk {}, {} of {}{}",
         count(files.count, "file"),
         format_bytes(files.bytes),
         format_bytes(checkpoint.trunk_bytes()),
         count(c.n_layers * c.n_experts, "expert"),
-        format_bytes(checkpoint.expert_bytes() as u64),
+        match least < most {
+            true => format!("{} to ", format_bytes(least)),
+            false => String::new(),
+        },
+        format_bytes(most),
     )?;
+    if least < most {
+        let slots = most * (c.n_layers * c.n_experts) as u64;
+        let padding = 100.0 * (1.0 - checkpoint.experts_total_bytes() as f64 / slots as f64);
+        writeln!(
+            out,
+            "Slots      as large as the largest expert: {padding:.0}% padding"
+        )?;
+    }
     let tokenizer = match (given, own) {
         (Some((path, tokens)), _) => format!("{}, {tokens} tokens", path.display()),
         (None, Some(Ok(Some(own)))) => format!("in the file, {} tokens", own.vocab_size()),

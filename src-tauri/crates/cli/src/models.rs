@@ -94,10 +94,11 @@ pub fn folder_or_name(given: &Path) -> anyhow::Result<PathBuf> {
 
 async fn recommended(manager: &Manager) -> anyhow::Result<String> {
     let offers = manager.offers(&PlanRequest::default()).await;
-    let first = offers
-        .first()
+    let marked = offers.iter().find(|offer| offer.is_recommended);
+    let offer = marked
+        .or(offers.first())
         .context("there is no recommended model: give a name, as in owner/name")?;
-    Ok(first.repo.clone())
+    Ok(offer.repo.clone())
 }
 
 async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
@@ -161,7 +162,7 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
 }
 
 fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
-    if model.source == ModelSource::Linked && !model.path.is_dir() {
+    if model.source == ModelSource::Linked && !model.path.exists() {
         return writeln!(
             out,
             "{}\n    linked, and gone: was it moved or its drive removed? octet models remove {} \
