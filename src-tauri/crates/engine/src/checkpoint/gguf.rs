@@ -59,11 +59,15 @@ pub(crate) fn is_at(path: &Path) -> bool {
         let extension = path.extension().unwrap_or_default();
         extension.eq_ignore_ascii_case("gguf")
     };
-    if !path.is_dir() {
+    // To open a pipe would wait for who writes to it.
+    if path.is_file() {
         let mut magic = [0; 4];
         let file = std::fs::File::open(path);
         let read = file.and_then(|mut file| file.read_exact(&mut magic));
         return has_name(path) || (read.is_ok() && magic == *MAGIC);
+    }
+    if !path.is_dir() {
+        return has_name(path);
     }
     if path.join(super::CONFIG_FILE).exists() {
         return false;
