@@ -189,3 +189,16 @@ fn tokenizers_give_the_ids_and_texts_of_the_models_own() {
     }
     assert!(compared > 250, "{compared}");
 }
+
+/// To open one would wait for ever.
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_neither_a_model_nor_a_tokenizer() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo").success());
+    assert!(Checkpoint::open(&pipe).is_err());
+    let message = Tokenizer::open(&pipe).expect_err("a pipe").to_string();
+    assert!(message.contains("not a regular file"), "{message}");
+}

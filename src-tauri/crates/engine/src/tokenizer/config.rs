@@ -17,6 +17,13 @@ pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> 
         path: path.to_path_buf(),
         source,
     };
+    // To open a pipe would wait for who writes to it.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(TokenizerError::Invalid {
+            path: path.to_path_buf(),
+            message: "it is not a regular file".to_owned(),
+        });
+    }
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

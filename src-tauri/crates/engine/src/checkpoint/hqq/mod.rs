@@ -98,7 +98,7 @@ fn read_config_and_index(dir: &Path) -> Result<(ModelSpec, Index), CheckpointErr
             "there is no such folder"
         };
         return Err(not_a_checkpoint(format!(
-            "{why}; choose the folder that holds {CONFIG_FILE}"
+            "{why}; choose a GGUF file, or the folder that holds {CONFIG_FILE}"
         )));
     }
     let missing = |name: &str| {
