@@ -14,7 +14,6 @@
 #![warn(missing_docs)]
 
 pub mod calibration;
-pub mod checkpoint;
 pub mod clock;
 mod context_shift;
 pub mod engine;
@@ -28,13 +27,11 @@ pub mod load;
 pub mod model;
 pub mod plan;
 mod progress;
-pub mod prompt;
 pub mod sampling;
 mod setup;
-pub mod spec;
-pub mod stream_text;
-pub mod synth;
-pub mod tokenizer;
+
+pub use octet_checkpoint::{self as checkpoint, spec, synth};
+pub use octet_text::{prompt, stream_text, tokenizer};
 
 pub use engine::{Cancel, Engine, Generation, LoadOptions, Loaded};
 pub use error::EngineError;

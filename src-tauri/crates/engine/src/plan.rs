@@ -35,7 +35,6 @@
 //!
 //! More memory never gives fewer experts, and a longer context never gives more.
 
-mod bytes;
 mod eviction;
 mod pool;
 mod refusal;
@@ -51,8 +50,7 @@ use thiserror::Error;
 
 use crate::hardware::Hardware;
 
-pub(crate) use bytes::sizes;
-pub use bytes::{ParseBytesError, format_bytes, parse_bytes};
+pub use octet_checkpoint::bytes::{ParseBytesError, format_bytes, parse_bytes};
 pub use request::{
     ATTENTION_PARTIALS, ATTENTION_SPLIT_LEN, Device, Eviction, GPU_SLOT_OVERHEAD_BYTES, LOGIT_ROWS,
     MeasuredVram, Misses, ModelSizes, PlanRequest, Preset, UnknownChoice,

@@ -90,10 +90,7 @@ impl ModelSizes {
         (vocab, hidden): (usize, usize),
         tied: bool,
     ) -> u64 {
-        let f16 = 2 * vocab as u64 * hidden as u64;
-        let q8 = f16 / 32 * 17;
-        let replaced = if tied { 0 } else { f16 };
-        trunk_file_bytes.saturating_sub(replaced) + q8
+        octet_checkpoint::trunk_resident_bytes(trunk_file_bytes, (vocab, hidden), tied)
     }
 
     /// Experts over all layers.

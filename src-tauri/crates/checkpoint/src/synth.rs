@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use octet_kernels::Bits;
 use serde_json::Value;
 
-use crate::checkpoint::file::read_small;
-use crate::checkpoint::{CONFIG_FILE, CheckpointError, INDEX_FILE, without_byte_order_mark};
-use crate::plan::format_bytes;
+use crate::bytes::format_bytes;
+use crate::file::read_small;
 use crate::spec::{ConfigError, ModelSpec};
+use crate::{CONFIG_FILE, CheckpointError, INDEX_FILE, without_byte_order_mark};
 pub use gguf::{GgufSynthOptions, synth_gguf};
 use layout::FilePlan;
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::fill::{Fill, matrix_fills};
 use super::{SynthError, SynthOptions, SynthQuant};
-use crate::checkpoint::EMBED_TOKENS;
+use crate::EMBED_TOKENS;
 use crate::spec::ModelSpec;
 
 /// A tensor to be written.

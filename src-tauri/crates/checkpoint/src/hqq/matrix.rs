@@ -5,12 +5,12 @@ use std::ops::Range;
 use octet_kernels::{Bits, GroupParam, LayoutError, QMatrix};
 use safetensors::Dtype;
 
-use crate::checkpoint::error::CheckpointError;
-use crate::checkpoint::file::TensorFile;
+use crate::error::CheckpointError;
+use crate::file::TensorFile;
 
 /// The place and form of one quantized matrix in its file.
 #[derive(Debug, Clone)]
-pub(in crate::checkpoint) struct MatrixLayout {
+pub(crate) struct MatrixLayout {
     n: usize,
     k: usize,
     pub(super) bits: Bits,
@@ -34,7 +34,7 @@ enum ParamLayout {
 
 /// An f16 tensor whose values have to be finite.
 #[derive(Debug, Clone)]
-pub(in crate::checkpoint) struct F16Tensor {
+pub(crate) struct F16Tensor {
     pub(super) name: String,
     pub(super) range: Range<usize>,
 }
@@ -44,7 +44,7 @@ impl MatrixLayout {
     ///
     /// The number of groups is the width of `W_q` (or, where that is flat, the number of scales
     /// or zeros); the group size follows from it, and the bits from the number of packed rows.
-    pub(in crate::checkpoint) fn find(
+    pub(crate) fn find(
         file: &TensorFile,
         prefix: &str,
         (n, k): (usize, usize),
@@ -103,7 +103,7 @@ impl MatrixLayout {
     }
 
     /// Number of scales that share a meta scale; `None` where scales are plain.
-    pub(in crate::checkpoint) fn scale_group(&self) -> Option<usize> {
+    pub(crate) fn scale_group(&self) -> Option<usize> {
         match &self.scale {
             ParamLayout::Plain { .. } => None,
             ParamLayout::Quantized { q, scale, .. } => Some(q.len() / (scale.range.len() / 2)),
@@ -111,22 +111,19 @@ impl MatrixLayout {
     }
 
     /// All byte ranges of the matrix.
-    pub(in crate::checkpoint) fn ranges_mut(&mut self) -> impl Iterator<Item = &mut Range<usize>> {
+    pub(crate) fn ranges_mut(&mut self) -> impl Iterator<Item = &mut Range<usize>> {
         std::iter::once(&mut self.w_q)
             .chain(self.scale.ranges_mut())
             .chain(self.zero.ranges_mut())
     }
 
     /// The f16 tensors whose values have to be finite.
-    pub(in crate::checkpoint) fn f16_tensors(&self) -> impl Iterator<Item = &F16Tensor> {
+    pub(crate) fn f16_tensors(&self) -> impl Iterator<Item = &F16Tensor> {
         self.scale.f16_tensors().chain(self.zero.f16_tensors())
     }
 
     /// The matrix over `bytes`, which the ranges count from.
-    pub(in crate::checkpoint) fn view<'a>(
-        &self,
-        bytes: &'a [u8],
-    ) -> Result<QMatrix<'a>, LayoutError> {
+    pub(crate) fn view<'a>(&self, bytes: &'a [u8]) -> Result<QMatrix<'a>, LayoutError> {
         QMatrix::new(
             (self.n, self.k),
             self.bits,

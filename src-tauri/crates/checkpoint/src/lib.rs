@@ -15,13 +15,18 @@
 //! short the system ends the process (SIGBUS) at the next access past its new end. Lengths are
 //! checked at open and, in [`Checkpoint::read_expert`], at each read, which gives an error instead.
 
+#![warn(missing_docs)]
+
+pub mod bytes;
 mod error;
-pub(crate) mod file;
+mod file;
 mod gguf;
 mod header;
 mod hqq;
-pub(crate) mod json;
+mod json;
 mod open_files;
+pub mod spec;
+pub mod synth;
 
 use std::fmt;
 use std::ops::Range;
@@ -33,14 +38,15 @@ use serde::Serialize;
 
 pub use error::CheckpointError;
 pub use file::{TensorFile, read_small};
+pub use gguf::is_at as is_gguf;
 pub use header::{Header, HeaderError, MAX_HEADER_BYTES, Shape, TensorInfo, parse_header};
 pub use hqq::{Index, IndexError, QuantKind, parse_index};
 pub use json::{shorten, without_byte_order_mark};
 
-use crate::plan::{ModelSizes, format_bytes};
+use crate::bytes::format_bytes;
 use crate::spec::{Activation, Feature, ModelSpec};
 use gguf::GgufModel;
-pub(crate) use gguf::{block_type, is_at as is_gguf};
+pub(crate) use gguf::block_type;
 pub(crate) use hqq::EMBED_TOKENS;
 use hqq::{ExpertFile, HqqDemo};
 
@@ -51,6 +57,20 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The smallest page of the systems supported.
 const PAGE_BYTES: usize = 4096;
+
+/// The trunk as it is held to compute with, in bytes, of `trunk_file_bytes` on disk: the
+/// output matrix, f16 `(vocab, hidden)` in the file, is brought to 8 bits and a scale per 64.
+/// One that is `tied` to the embeddings is a copy, and those stay.
+pub fn trunk_resident_bytes(
+    trunk_file_bytes: u64,
+    (vocab, hidden): (usize, usize),
+    tied: bool,
+) -> u64 {
+    let f16 = 2 * vocab as u64 * hidden as u64;
+    let q8 = f16 / 32 * 17;
+    let replaced = if tied { 0 } else { f16 };
+    trunk_file_bytes.saturating_sub(replaced) + q8
+}
 
 /// One expert of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,7 +118,7 @@ impl<'a> ExpertWeights<'a> {
     ///
     /// # Panics
     /// If they are not of HQQ.
-    pub(crate) fn hqq(&self) -> [QMatrix<'a>; 3] {
+    pub fn hqq(&self) -> [QMatrix<'a>; 3] {
         [self.w1, self.w2, self.w3].map(hqq)
     }
 }
@@ -162,7 +182,7 @@ impl<'a> LayerTrunk<'a> {
     ///
     /// # Panics
     /// If they are not of HQQ.
-    pub(crate) fn hqq(&self) -> [QMatrix<'a>; 4] {
+    pub fn hqq(&self) -> [QMatrix<'a>; 4] {
         [self.q_proj, self.k_proj, self.v_proj, self.o_proj].map(hqq)
     }
 }
@@ -346,7 +366,7 @@ impl Checkpoint {
     /// a few rows are touched.
     pub fn trunk_resident_bytes(&self) -> u64 {
         match &self.source {
-            Source::Hqq(demo) => ModelSizes::trunk_resident_bytes(
+            Source::Hqq(demo) => trunk_resident_bytes(
                 demo.trunk.len_bytes(),
                 (self.spec.vocab_size, self.spec.hidden_size),
                 self.spec.tie_word_embeddings,
@@ -421,7 +441,7 @@ impl Checkpoint {
     ///
     /// # Panics
     /// If the checkpoint is not of the demo format.
-    pub(crate) fn trunk_data(&self) -> &[u8] {
+    pub fn trunk_data(&self) -> &[u8] {
         self.demo().trunk.map()
     }
 
@@ -488,7 +508,7 @@ impl Checkpoint {
     ///
     /// # Panics
     /// If the checkpoint is not of the demo format.
-    pub(crate) fn expert_data(&self, id: ExpertId) -> &[u8] {
+    pub fn expert_data(&self, id: ExpertId) -> &[u8] {
         let expert = &self.demo().experts[self.index(id)];
         &expert.map()[expert.data()]
     }
@@ -520,7 +540,7 @@ impl Checkpoint {
     ///
     /// # Panics
     /// If the checkpoint is not of the demo format.
-    pub(crate) fn read_expert_by_pieces(
+    pub fn read_expert_by_pieces(
         &self,
         id: ExpertId,
         take: &mut dyn FnMut(&[u8]),
@@ -532,7 +552,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`CheckpointError::NonFinite`].
-    pub(crate) fn check_expert(&self, id: ExpertId, bytes: &[u8]) -> Result<(), CheckpointError> {
+    pub fn check_expert(&self, id: ExpertId, bytes: &[u8]) -> Result<(), CheckpointError> {
         let i = self.index(id);
         match &self.source {
             Source::Hqq(demo) => demo.experts[i].check(bytes),

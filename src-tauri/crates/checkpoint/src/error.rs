@@ -7,7 +7,7 @@ use octet_kernels::LayoutError;
 
 use super::header::HeaderError;
 use super::hqq::IndexError;
-use crate::plan::{format_bytes, sizes};
+use crate::bytes::{format_bytes, sizes};
 use crate::spec::ConfigError;
 
 /// Why a checkpoint cannot be opened or read.

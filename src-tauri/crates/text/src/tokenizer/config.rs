@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{MAX_FILE_BYTES, TokenizerError};
-use crate::checkpoint::{CONFIG_FILE, without_byte_order_mark};
 use crate::prompt::ChatTemplate;
+use octet_checkpoint::{CONFIG_FILE, without_byte_order_mark};
 
 /// `None` when there is no such file.
 pub(super) fn read_file(path: &Path) -> Result<Option<Vec<u8>>, TokenizerError> {

@@ -22,10 +22,10 @@ use tokenizers::Model;
 use self::config::{TokenizerConfig, read_file};
 use self::load::Loader;
 pub(crate) use self::special::{Span, SpecialTokens};
-use crate::checkpoint::{is_gguf, without_byte_order_mark};
-use crate::plan::format_bytes;
 use crate::prompt::{self, ChatFormat, ChatOptions, Message, PromptError};
 use crate::stream_text::{DecoderError, PieceTable, StreamDecoder};
+use octet_checkpoint::bytes::format_bytes;
+use octet_checkpoint::{is_gguf, without_byte_order_mark};
 
 /// Largest tokenizer file read; the biggest published ones are near 35 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{ModelSpec, limits};
 
-use crate::checkpoint::json::{UniqueMap, shorten, without_byte_order_mark};
+use crate::json::{UniqueMap, shorten, without_byte_order_mark};
 
 /// What is wrong with a `config.json`.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,7 @@ use octet_kernels::BlockMatrix;
 
 use super::fill::{ATTENTION_OUTPUT_GAIN, Fill};
 use super::{SynthError, SynthSummary, free_bytes, io_error, read_config};
-use crate::checkpoint::block_type;
+use crate::block_type;
 use crate::spec::ModelSpec;
 
 /// What to write.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::checkpoint::json::{UniqueMap, shorten, without_byte_order_mark};
+use crate::json::{UniqueMap, shorten, without_byte_order_mark};
 
 /// Tensor name to file name; every file name is a plain name inside the folder.
 #[derive(Debug)]

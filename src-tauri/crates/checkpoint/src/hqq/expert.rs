@@ -9,12 +9,10 @@ use memmap2::Mmap;
 use octet_kernels::Matrix;
 
 use super::matrix::MatrixLayout;
-use crate::checkpoint::ExpertWeights;
-use crate::checkpoint::error::CheckpointError;
-use crate::checkpoint::file::{
-    TensorFile, first_non_finite, io_error, open_regular, read_exact_at,
-};
-use crate::checkpoint::open_files::Permit;
+use crate::ExpertWeights;
+use crate::error::CheckpointError;
+use crate::file::{TensorFile, first_non_finite, io_error, open_regular, read_exact_at};
+use crate::open_files::Permit;
 use crate::spec::{Activation, ModelSpec};
 
 /// Bytes that are read at a time where they are copied on: few enough for the processor's cache.
@@ -24,7 +22,7 @@ const PIECE_BYTES: usize = 256 << 10;
 ///
 /// The file is opened when it is first read, and stays open as long as the system allows so many.
 #[derive(Debug)]
-pub(in crate::checkpoint) struct ExpertFile {
+pub(crate) struct ExpertFile {
     path: PathBuf,
     len_bytes: u64,
     map: Mmap,
@@ -40,7 +38,7 @@ pub(in crate::checkpoint) struct ExpertFile {
 
 impl ExpertFile {
     /// Opens and checks one expert; `wanted` is the full name of its first tensor.
-    pub(in crate::checkpoint) fn open(
+    pub(crate) fn open(
         path: PathBuf,
         wanted: &str,
         spec: &ModelSpec,
@@ -93,25 +91,25 @@ impl ExpertFile {
         })
     }
 
-    pub(in crate::checkpoint) fn len_bytes(&self) -> u64 {
+    pub(crate) fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
 
-    pub(in crate::checkpoint) fn map(&self) -> &Mmap {
+    pub(crate) fn map(&self) -> &Mmap {
         &self.map
     }
 
     /// Bytes from the expert's first to its last tensor.
-    pub(in crate::checkpoint) fn data(&self) -> Range<usize> {
+    pub(crate) fn data(&self) -> Range<usize> {
         self.data.clone()
     }
 
-    pub(in crate::checkpoint) fn matrices(&self) -> [&MatrixLayout; 3] {
+    pub(crate) fn matrices(&self) -> [&MatrixLayout; 3] {
         [&self.w1, &self.w2, &self.w3]
     }
 
     /// The expert's matrices over `bytes`, a copy of its data range.
-    pub(in crate::checkpoint) fn view<'a>(&self, bytes: &'a [u8]) -> ExpertWeights<'a> {
+    pub(crate) fn view<'a>(&self, bytes: &'a [u8]) -> ExpertWeights<'a> {
         assert!(
             bytes.len() >= self.data.len(),
             "BUG: an expert of {} bytes in a slot of {}",
@@ -132,12 +130,12 @@ impl ExpertFile {
     }
 
     /// The expert's matrices in the mapped file.
-    pub(in crate::checkpoint) fn mapped(&self) -> ExpertWeights<'_> {
+    pub(crate) fn mapped(&self) -> ExpertWeights<'_> {
         self.view(&self.map[self.data.clone()])
     }
 
     /// Copies the data range into the front of `buf` by positioned reads and checks the copy.
-    pub(in crate::checkpoint) fn read(&self, buf: &mut [u8]) -> Result<(), CheckpointError> {
+    pub(crate) fn read(&self, buf: &mut [u8]) -> Result<(), CheckpointError> {
         assert!(
             buf.len() >= self.data.len(),
             "BUG: an expert of {} bytes for a slot of {}",
@@ -158,7 +156,7 @@ impl ExpertFile {
     }
 
     /// Reads the data range by positioned reads, unchecked, and gives it to `take` piece by piece.
-    pub(in crate::checkpoint) fn read_by_pieces(
+    pub(crate) fn read_by_pieces(
         &self,
         take: &mut dyn FnMut(&[u8]),
     ) -> Result<(), CheckpointError> {
@@ -211,7 +209,7 @@ impl ExpertFile {
     }
 
     /// Checks a copy of the data range: files may change while they are in use.
-    pub(in crate::checkpoint) fn check(&self, buf: &[u8]) -> Result<(), CheckpointError> {
+    pub(crate) fn check(&self, buf: &[u8]) -> Result<(), CheckpointError> {
         for tensor in self
             .matrices()
             .into_iter()

@@ -349,7 +349,6 @@ mod tests {
                 "a shared expert"
             ]
         );
-        assert_eq!(crate::model::cpu_lacks(&spec), Some(Feature::SharedExpert));
     }
 
     #[test]

@@ -53,7 +53,7 @@ struct ExpertPlace {
 }
 
 /// Whether `path` is a GGUF file, or a folder with one and no checkpoint of another format.
-pub(crate) fn is_at(path: &Path) -> bool {
+pub fn is_at(path: &Path) -> bool {
     const MAGIC: &[u8; 4] = b"GGUF";
     let has_name = |path: &Path| {
         let extension = path.extension().unwrap_or_default();

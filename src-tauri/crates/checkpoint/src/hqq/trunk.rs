@@ -8,10 +8,10 @@ use octet_kernels::Matrix;
 use safetensors::Dtype;
 
 use super::matrix::MatrixLayout;
-use crate::checkpoint::error::CheckpointError;
-use crate::checkpoint::file::{TensorFile, first_non_finite};
-use crate::checkpoint::{LayerTrunk, Table};
+use crate::error::CheckpointError;
+use crate::file::{TensorFile, first_non_finite};
 use crate::spec::ModelSpec;
+use crate::{LayerTrunk, Table};
 
 /// The tensor by which the index tells the trunk file.
 pub(crate) const EMBED_TOKENS: &str = "model.embed_tokens.weight";
@@ -19,7 +19,7 @@ const LM_HEAD: &str = "lm_head.weight";
 
 /// The mapped trunk file and the place of its tensors.
 #[derive(Debug)]
-pub(in crate::checkpoint) struct TrunkFile {
+pub(crate) struct TrunkFile {
     path: PathBuf,
     len_bytes: u64,
     map: Mmap,
@@ -52,10 +52,7 @@ struct Layer {
 
 impl TrunkFile {
     /// Opens and checks the trunk.
-    pub(in crate::checkpoint) fn open(
-        path: PathBuf,
-        spec: &ModelSpec,
-    ) -> Result<Self, CheckpointError> {
+    pub(crate) fn open(path: PathBuf, spec: &ModelSpec) -> Result<Self, CheckpointError> {
         let file = TensorFile::open(path, EMBED_TOKENS)?;
         let (vocab, hidden) = (spec.vocab_size, spec.hidden_size);
         let embed_tokens = Dense::find(&file, EMBED_TOKENS, (vocab, hidden))?;
@@ -91,19 +88,19 @@ impl TrunkFile {
         })
     }
 
-    pub(in crate::checkpoint) fn len_bytes(&self) -> u64 {
+    pub(crate) fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
 
-    pub(in crate::checkpoint) fn map(&self) -> &Mmap {
+    pub(crate) fn map(&self) -> &Mmap {
         &self.map
     }
 
-    pub(in crate::checkpoint) fn embed_tokens(&self) -> &[u8] {
+    pub(crate) fn embed_tokens(&self) -> &[u8] {
         self.embed_tokens.bytes(&self.map)
     }
 
-    pub(in crate::checkpoint) fn lm_head(&self) -> &[u8] {
+    pub(crate) fn lm_head(&self) -> &[u8] {
         self.lm_head
             .as_ref()
             .unwrap_or(&self.embed_tokens)
@@ -112,7 +109,7 @@ impl TrunkFile {
 
     /// Checks that every value of the output matrix is finite: rounding it to 8 bits would hide
     /// one that is not. Reads the matrix, so this is left to who is about to use it.
-    pub(in crate::checkpoint) fn check_lm_head(&self) -> Result<(), CheckpointError> {
+    pub(crate) fn check_lm_head(&self) -> Result<(), CheckpointError> {
         let tensor = match self.lm_head {
             Some(_) => LM_HEAD,
             None => EMBED_TOKENS,
@@ -128,11 +125,11 @@ impl TrunkFile {
         }
     }
 
-    pub(in crate::checkpoint) fn final_norm(&self) -> &[f32] {
+    pub(crate) fn final_norm(&self) -> &[f32] {
         &self.final_norm
     }
 
-    pub(in crate::checkpoint) fn layer(&self, layer: usize) -> LayerTrunk<'_> {
+    pub(crate) fn layer(&self, layer: usize) -> LayerTrunk<'_> {
         let layer = &self.layers[layer];
         let view = |matrix: &MatrixLayout| {
             let view = matrix.view(&self.map);
@@ -154,7 +151,7 @@ impl TrunkFile {
         }
     }
 
-    pub(in crate::checkpoint) fn matrices(&self) -> impl Iterator<Item = &MatrixLayout> {
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &MatrixLayout> {
         self.layers
             .iter()
             .flat_map(|layer| layer.projections().map(|(_, matrix)| matrix))

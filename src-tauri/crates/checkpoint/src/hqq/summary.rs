@@ -21,9 +21,7 @@ pub struct QuantKind {
 }
 
 /// Counts the kinds among `matrices`.
-pub(in crate::checkpoint) fn kinds<'a>(
-    matrices: impl Iterator<Item = &'a MatrixLayout>,
-) -> Vec<QuantKind> {
+pub(crate) fn kinds<'a>(matrices: impl Iterator<Item = &'a MatrixLayout>) -> Vec<QuantKind> {
     let mut counts = BTreeMap::new();
     for matrix in matrices {
         let kind = (matrix.bits.count(), matrix.group_size, matrix.scale_group());
