@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use edit::{EXPERT, INDEX, TRUNK, TensorFile, edit, small_config, write_checkpoint, write_small};
 use half::{bf16, f16};
+use octet_engine::checkpoint::hqq::Quantization;
 use octet_engine::checkpoint::{Checkpoint, ExpertId, ExpertWeights, QuantKind, WeightKind};
-use octet_engine::synth::{SynthOptions, SynthQuant};
+use octet_engine::synth::SynthOptions;
 use octet_kernels::{Bits, QMatrix};
 use safetensors::SafeTensors;
 
@@ -483,7 +484,7 @@ fn experts_may_be_quantized_each_in_its_own_way() {
     let dir = tempfile::tempdir().unwrap();
     write_small(dir.path());
     let other_dir = tempfile::tempdir().unwrap();
-    let experts = SynthQuant {
+    let experts = Quantization {
         bits: Bits::B3,
         group_size: 64,
         scale_group_size: None,

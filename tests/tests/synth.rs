@@ -11,13 +11,14 @@ use std::path::Path;
 
 use edit::{EXPERT, TensorFile, small_config, write_checkpoint};
 use half::f16;
+use octet_engine::checkpoint::hqq::Quantization;
 use octet_engine::checkpoint::{Checkpoint, ExpertId};
-use octet_engine::synth::{SynthError, SynthOptions, SynthQuant, synth};
+use octet_engine::synth::{SynthError, SynthOptions, synth};
 use octet_kernels::{Bits, QMatrix};
 use serde_json::json;
 
 fn options(bits: Bits, group_size: usize, scale_group_size: Option<usize>) -> SynthOptions {
-    let quant = SynthQuant {
+    let quant = Quantization {
         bits,
         group_size,
         scale_group_size,

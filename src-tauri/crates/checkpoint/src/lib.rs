@@ -22,7 +22,7 @@ mod error;
 mod file;
 mod gguf;
 mod header;
-mod hqq;
+pub mod hqq;
 mod json;
 mod open_files;
 pub mod spec;
@@ -47,7 +47,6 @@ use crate::bytes::format_bytes;
 use crate::spec::{Activation, Feature, ModelSpec};
 use gguf::GgufModel;
 pub(crate) use gguf::block_type;
-pub(crate) use hqq::EMBED_TOKENS;
 use hqq::{ExpertFile, HqqDemo};
 
 /// The configuration's file name.

@@ -17,23 +17,10 @@ use serde_json::Value;
 
 use crate::bytes::format_bytes;
 use crate::file::read_small;
+use crate::hqq::{self, Quantization, schema};
 use crate::spec::{ConfigError, ModelSpec};
 use crate::{CONFIG_FILE, CheckpointError, INDEX_FILE, without_byte_order_mark};
 pub use gguf::{GgufSynthOptions, synth_gguf};
-use layout::FilePlan;
-
-/// How a group of matrices is quantized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SynthQuant {
-    /// Bits a weight.
-    pub bits: Bits,
-    /// Weights that share a scale and a zero; where it does not divide a matrix, the largest
-    /// smaller size that does is taken.
-    pub group_size: usize,
-    /// Scales that share a meta scale (likewise fitted to the matrix), or `None` for plain f16
-    /// scales and zeros.
-    pub scale_group_size: Option<usize>,
-}
 
 /// What to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,10 +29,10 @@ pub struct SynthOptions {
     pub layers: Option<usize>,
     /// Chooses the random values.
     pub seed: u64,
-    /// The experts' quantization.
-    pub experts: SynthQuant,
-    /// The attention projections' quantization.
-    pub attention: SynthQuant,
+    /// The experts' quantization; group sizes that do not divide a matrix are lowered for it.
+    pub experts: Quantization,
+    /// The attention projections' quantization, likewise.
+    pub attention: Quantization,
 }
 
 impl Default for SynthOptions {
@@ -54,12 +41,12 @@ impl Default for SynthOptions {
         Self {
             layers: None,
             seed: 0,
-            experts: SynthQuant {
+            experts: Quantization {
                 bits: Bits::B2,
                 group_size: 16,
                 scale_group_size: Some(128),
             },
-            attention: SynthQuant {
+            attention: Quantization {
                 bits: Bits::B4,
                 group_size: 64,
                 scale_group_size: Some(256),
@@ -190,8 +177,8 @@ pub fn synth(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<SynthSummary, SynthError> {
     let (config, config_json) = read_config(config_path, options.layers)?;
-    let trunk = FilePlan::trunk(&config, options)?;
-    let expert = FilePlan::expert(&config, options)?;
+    let trunk = layout::trunk(&config, options)?;
+    let expert = layout::expert(&config, options)?;
     let n_experts = config.n_layers * config.n_experts;
     let total_bytes = trunk.file_bytes() + n_experts as u64 * expert.file_bytes();
 
@@ -210,15 +197,16 @@ pub fn synth(
     let mut done_bytes = 0;
     for file in 0..n_files {
         let plan = if file == 0 { &trunk } else { &expert };
-        output.write(&layout::file_name(file, n_files), |writer| {
-            plan.write(writer, options.seed, file, &mut |bytes| {
+        output.write(&schema::file_name(file, n_files), |writer| {
+            let key = (&config, options.seed, file);
+            layout::write(plan, writer, key, &mut |bytes| {
                 done_bytes += bytes;
                 progress(done_bytes, total_bytes);
             })
         })?;
     }
     output.write(CONFIG_FILE, |writer| writer.write_all(&config_json))?;
-    let index = layout::index(&config, &trunk, &expert);
+    let index = hqq::index(&config, &trunk, &expert);
     output.write(INDEX_FILE, |writer| writer.write_all(&index))?;
     output.finished = true;
     Ok(SynthSummary {

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use octet_engine::checkpoint::CheckpointError;
-use octet_engine::plan::format_bytes;
+use octet_checkpoint::CheckpointError;
+use octet_checkpoint::bytes::format_bytes;
 
 use crate::hqq::HqqError;
 

@@ -18,6 +18,7 @@ mod power;
 mod solve;
 
 use half::f16;
+use octet_checkpoint::hqq::Quantization;
 use octet_kernels::Bits;
 use safetensors::Dtype;
 
@@ -40,6 +41,15 @@ pub struct MatrixSpec {
 }
 
 impl MatrixSpec {
+    /// How the matrix is stored.
+    pub fn quantization(&self) -> Quantization {
+        Quantization {
+            bits: self.bits,
+            group_size: self.group_size,
+            scale_group_size: self.scale_group_size,
+        }
+    }
+
     /// The demo's experts: 2 bits, groups of 16, meta groups of 128.
     pub const EXPERTS: Self = Self {
         bits: Bits::B2,

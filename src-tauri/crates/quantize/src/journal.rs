@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use octet_engine::plan::format_bytes;
+use octet_checkpoint::bytes::format_bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{QuantizeError, io_error};
@@ -219,7 +219,7 @@ pub(crate) fn check_folder(out: &Path) -> Result<(), QuantizeError> {
         Ok(_) if out.join(STATE_FILE).exists() => Ok(()),
         Ok(mut entries) => match entries.next() {
             None => Ok(()),
-            Some(_) if out.join(octet_engine::checkpoint::INDEX_FILE).exists() => {
+            Some(_) if out.join(octet_checkpoint::INDEX_FILE).exists() => {
                 refuse("it holds a finished checkpoint")
             }
             Some(_) => refuse("it is not empty"),

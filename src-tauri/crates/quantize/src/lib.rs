@@ -15,7 +15,6 @@
 mod error;
 pub mod hqq;
 mod journal;
-mod layout;
 mod options;
 mod output;
 pub mod pack;

@@ -4,10 +4,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use octet_engine::checkpoint::TensorFile;
+use octet_checkpoint::TensorFile;
 
 use crate::error::{QuantizeError, io_error};
-use crate::layout::FileLayout;
+use octet_checkpoint::hqq::FileLayout;
 
 const PIECE_BYTES: usize = 1 << 20;
 

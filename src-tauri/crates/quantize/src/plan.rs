@@ -1,19 +1,18 @@
 //! What is to be done: checked in full before any of it is begun.
 
+use std::convert::Infallible;
 use std::path::Path;
 
-use octet_engine::spec::ModelSpec;
+use octet_checkpoint::spec::ModelSpec;
 use safetensors::Dtype;
 
 use crate::error::QuantizeError;
 use crate::hqq::{HqqError, MatrixSpec, check_spec};
-use crate::layout::{
-    EMBED_TOKENS, FINAL_NORM, FileLayout, LM_HEAD, attention_matrices, file_name, layer_norms,
-    router,
-};
 use crate::options::Options;
 use crate::pack::packed_bytes;
 use crate::source::{ExpertForm, ExpertPart, MatrixSource, Roles, Source, TensorSource};
+use octet_checkpoint::hqq::FileLayout;
+use octet_checkpoint::hqq::schema::{self, EMBED_TOKENS, FINAL_NORM, LM_HEAD};
 
 /// Memory that the workers may take together, in bytes. Each holds one matrix in f32 (235 MB for
 /// an expert's of Mixtral 8x7B), its groups' scales and zeros, and its packed form, so that 10 of
@@ -100,9 +99,13 @@ impl Plan {
                 })?;
             }
         }
+        let attention = |_: &str, _| Ok::<_, Infallible>(attention.quantization());
+        let experts = |_: &str, _| Ok::<_, Infallible>(experts.quantization());
+        let Ok(trunk) = FileLayout::trunk(config, attention);
+        let Ok(expert) = FileLayout::expert(config, experts);
         Ok(Self {
-            trunk: FileLayout::trunk(config, &attention),
-            expert: FileLayout::expert(config, &experts),
+            trunk,
+            expert,
             jobs,
             expert_form,
             options: *options,
@@ -178,7 +181,7 @@ impl Plan {
     }
 
     pub(crate) fn file_name(&self, file: usize) -> String {
-        file_name(file, self.files())
+        schema::file_name(file, self.files())
     }
 
     /// Memory that one worker takes with the largest matrix: its weights in f32, a scale and a
@@ -274,13 +277,13 @@ fn trunk_jobs(
     }
     dense(FINAL_NORM, roles.dense(FINAL_NORM, &[hidden])?);
     for layer in 0..config.n_layers {
-        for name in layer_norms(layer) {
+        for name in schema::layer_norms(layer) {
             dense(&name, roles.dense(&name, &[hidden])?);
         }
-        dense(&router(layer), roles.router(layer)?);
+        dense(&schema::router(layer), roles.router(layer)?);
     }
     for layer in 0..config.n_layers {
-        for (name, shape) in attention_matrices(config, layer) {
+        for (name, shape) in schema::attention(config, layer) {
             jobs.push(Job {
                 file: 0,
                 content: Content::Matrix {
@@ -309,9 +312,7 @@ fn expert_jobs(
                     file: 1 + layer * config.n_experts + expert,
                     name: name.to_owned(),
                     content: Content::Matrix {
-                        label: format!(
-                            "model.layers.{layer}.block_sparse_moe.experts.{expert}.{name}"
-                        ),
+                        label: format!("{}.{name}", schema::expert(layer, expert)),
                         source: roles.expert(layer, expert, part)?,
                         spec: options.spec(options.experts),
                     },

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use octet_engine::checkpoint::{
+use octet_checkpoint::{
     CONFIG_FILE, Checkpoint, INDEX_FILE, QuantSummary, TensorFile, WeightKind, read_small,
 };
 use octet_engine::hardware::Disk;
@@ -15,12 +15,12 @@ use serde_json::json;
 use crate::error::QuantizeError;
 use crate::hqq::{self, MatrixSpec, Scratch};
 use crate::journal::{Finished, Journal, MatrixError, Task, check_folder};
-use crate::layout::{FileLayout, index};
 use crate::output::{PartialFile, file_crc32, write_file};
 use crate::plan::{Content, Job, Plan};
 use crate::source::{MatrixSource, TensorSource};
 use crate::summary::Summary;
 use crate::verify;
+use octet_checkpoint::hqq::{FileLayout, index};
 
 /// Files that are taken over from the source where it has them.
 const COPIED: [&str; 8] = [

@@ -11,10 +11,10 @@ mod tensors;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use octet_engine::checkpoint::{
+use octet_checkpoint::spec::ModelSpec;
+use octet_checkpoint::{
     CONFIG_FILE, CheckpointError, TensorFile, read_small, shorten, without_byte_order_mark,
 };
-use octet_engine::spec::ModelSpec;
 use serde_json::{Map, Value};
 
 use crate::error::QuantizeError;

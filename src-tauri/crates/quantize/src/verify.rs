@@ -4,8 +4,8 @@ use octet_kernels::{GroupParam, QMatrix, dequantize_rows};
 
 use crate::error::QuantizeError;
 use crate::hqq::{MatrixSpec, QuantizedMatrix};
-use crate::layout::FileLayout;
 use crate::output::PartialFile;
+use octet_checkpoint::hqq::FileLayout;
 
 /// Rows that are decoded together.
 const ROWS: usize = 16;
@@ -161,7 +161,9 @@ fn differs(file: &PartialFile, what: String) -> QuantizeError {
 
 #[cfg(test)]
 mod tests {
-    use octet_engine::spec::ModelSpec;
+    use std::convert::Infallible;
+
+    use octet_checkpoint::spec::ModelSpec;
     use octet_kernels::Bits;
 
     use super::*;
@@ -181,7 +183,8 @@ mod tests {
                 scale_group_size,
                 optimize: true,
             };
-            let layout = FileLayout::expert(&config, &spec);
+            let stored = |_: &str, _| Ok::<_, Infallible>(spec.quantization());
+            let Ok(layout) = FileLayout::expert(&config, stored);
             let dir = tempfile::tempdir().unwrap();
             let file = PartialFile::create(dir.path(), "a.safetensors", &layout).unwrap();
             let weights: Vec<f32> = (0..32 * 16).map(|i| (i * i % 97) as f32 / 97.0).collect();

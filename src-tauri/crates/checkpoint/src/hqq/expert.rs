@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use octet_kernels::Matrix;
 
 use super::matrix::MatrixLayout;
+use super::schema;
 use crate::ExpertWeights;
 use crate::error::CheckpointError;
 use crate::file::{TensorFile, first_non_finite, io_error, open_regular, read_exact_at};
@@ -43,11 +44,10 @@ impl ExpertFile {
         wanted: &str,
         spec: &ModelSpec,
     ) -> Result<Self, CheckpointError> {
-        let (hidden, intermediate) = (spec.hidden_size, spec.intermediate_size);
         let file = TensorFile::open(path, wanted)?;
-        let mut w1 = MatrixLayout::find(&file, "w1", (intermediate, hidden))?;
-        let mut w2 = MatrixLayout::find(&file, "w2", (hidden, intermediate))?;
-        let mut w3 = MatrixLayout::find(&file, "w3", (intermediate, hidden))?;
+        let find = |(name, shape)| MatrixLayout::find(&file, name, shape);
+        let [w1, w2, w3] = schema::expert_matrices(spec);
+        let (mut w1, mut w2, mut w3) = (find(w1)?, find(w2)?, find(w3)?);
         for tensor in [&w1, &w2, &w3]
             .into_iter()
             .flat_map(MatrixLayout::f16_tensors)

@@ -5,6 +5,7 @@ use std::ops::Range;
 use octet_kernels::{Bits, GroupParam, LayoutError, QMatrix};
 use safetensors::Dtype;
 
+use super::schema::{ParamParts, Part};
 use crate::error::CheckpointError;
 use crate::file::TensorFile;
 
@@ -49,10 +50,10 @@ impl MatrixLayout {
         prefix: &str,
         (n, k): (usize, usize),
     ) -> Result<Self, CheckpointError> {
-        let w_q_name = format!("{prefix}.W_q");
+        let w_q_name = Part::Packed.of(prefix);
         let w_q = file.tensor(&w_q_name)?;
-        let (scale, scale_groups) = ParamLayout::find(file, prefix, "scale")?;
-        let (zero, zero_groups) = ParamLayout::find(file, prefix, "zero")?;
+        let (scale, scale_groups) = ParamLayout::find(file, prefix, ParamParts::SCALES)?;
+        let (zero, zero_groups) = ParamLayout::find(file, prefix, ParamParts::ZEROS)?;
 
         let wrong = |expected: String| file.wrong(&w_q_name, expected);
         if !matches!(w_q.dtype, Dtype::U8 | Dtype::I32) {
@@ -72,10 +73,11 @@ impl MatrixLayout {
             )));
         }
         let group_size = n * k / n_groups;
-        for (part, groups) in [("scale", scale_groups), ("zero", zero_groups)] {
+        for (part, groups) in [(Part::Scale, scale_groups), (Part::Zero, zero_groups)] {
             if let Some(groups) = groups.filter(|&groups| groups != n_groups) {
                 return Err(wrong(format!(
-                    "as many groups as `{prefix}.meta.{part}` has values, {groups}"
+                    "as many groups as `{}` has values, {groups}",
+                    part.of(prefix)
                 )));
             }
         }
@@ -136,15 +138,15 @@ impl MatrixLayout {
 }
 
 impl ParamLayout {
-    /// Finds the scales or zeros (`part`) of a matrix and the number of groups they are for; a
+    /// Finds the scales or zeros (`parts`) of a matrix and the number of groups they are for; a
     /// single plain value serves any number and tells none.
     fn find(
         file: &TensorFile,
         prefix: &str,
-        part: &str,
+        parts: ParamParts,
     ) -> Result<(Self, Option<usize>), CheckpointError> {
-        let plain_name = format!("{prefix}.meta.{part}");
-        let q_name = format!("{prefix}.meta.{part}_q");
+        let plain_name = parts.plain.of(prefix);
+        let q_name = parts.q.of(prefix);
         match (file.get(&plain_name), file.get(&q_name)) {
             (Some(_), Some(_)) => Err(file.wrong(
                 &plain_name,
@@ -160,9 +162,8 @@ impl ParamLayout {
                 if q.dtype != Dtype::U8 {
                     return Err(file.wrong(&q_name, "U8".to_owned()));
                 }
-                let meta =
-                    |what| F16Tensor::find(file, format!("{prefix}.meta.meta_{part}.{what}"));
-                let (scale, zero) = (meta("scale")?, meta("zero")?);
+                let meta = |part: Part| F16Tensor::find(file, part.of(prefix));
+                let (scale, zero) = (meta(parts.scale)?, meta(parts.zero)?);
                 let n_meta = scale.range.len() / 2;
                 if zero.range.len() != scale.range.len() {
                     return Err(

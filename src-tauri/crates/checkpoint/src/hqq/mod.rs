@@ -7,7 +7,9 @@
 
 mod expert;
 mod index;
+mod layout;
 mod matrix;
+pub mod schema;
 mod summary;
 mod trunk;
 
@@ -17,13 +19,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub use index::{Index, IndexError, parse_index};
+pub use layout::{FileLayout, Quantization, Role, TensorLayout, index};
 pub use summary::QuantKind;
 
 use super::error::CheckpointError;
 use super::{CONFIG_FILE, ExpertId, INDEX_FILE, file, json};
 use crate::spec::ModelSpec;
 pub(super) use expert::ExpertFile;
-pub(crate) use trunk::EMBED_TOKENS;
+use schema::EMBED_TOKENS;
 pub(super) use trunk::TrunkFile;
 
 const GENERATION_FILE: &str = "generation_config.json";
@@ -161,12 +164,12 @@ fn expert_places(
     let mut places = Vec::new();
     for (layer, expert) in (0..spec.n_layers).flat_map(|l| (0..spec.n_experts).map(move |e| (l, e)))
     {
-        let prefix = format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.w1");
-        let tensor = format!("{prefix}.W_q");
+        let tensor = schema::expert_key(layer, expert);
         let Some(file) = index.file(&tensor) else {
-            if index.file(&format!("{prefix}.weight")).is_some() {
+            let unquantized = schema::unquantized_expert_key(layer, expert);
+            if index.file(&unquantized).is_some() {
                 let why = format!(
-                    "`{prefix}.weight` is not quantized; choose a folder with the HQQ-quantized \
+                    "`{unquantized}` is not quantized; choose a folder with the HQQ-quantized \
                      offloading-demo checkpoint"
                 );
                 return Err(CheckpointError::NotACheckpoint {

@@ -8,14 +8,11 @@ use octet_kernels::Matrix;
 use safetensors::Dtype;
 
 use super::matrix::MatrixLayout;
+use super::schema::{self, EMBED_TOKENS, FINAL_NORM, LM_HEAD};
 use crate::error::CheckpointError;
 use crate::file::{TensorFile, first_non_finite};
 use crate::spec::ModelSpec;
 use crate::{LayerTrunk, Table};
-
-/// The tensor by which the index tells the trunk file.
-pub(crate) const EMBED_TOKENS: &str = "model.embed_tokens.weight";
-const LM_HEAD: &str = "lm_head.weight";
 
 /// The mapped trunk file and the place of its tensors.
 #[derive(Debug)]
@@ -61,18 +58,19 @@ impl TrunkFile {
             true => None,
             false => Some(Dense::find(&file, LM_HEAD, (vocab, hidden))?),
         };
-        let final_norm = norm(&file, "model.norm.weight", hidden)?;
+        let final_norm = norm(&file, FINAL_NORM, hidden)?;
         let layers = (0..spec.n_layers)
-            .map(|layer| Layer::find(&file, &format!("model.layers.{layer}"), spec))
+            .map(|layer| Layer::find(&file, layer, spec))
             .collect::<Result<Vec<_>, _>>()?;
         let map = file.map()?;
         for (i, layer) in layers.iter().enumerate() {
-            for (name, matrix) in layer.projections() {
-                matrix
+            let names = schema::attention(spec, i);
+            for ((matrix, _), layout) in names.into_iter().zip(layer.projections()) {
+                layout
                     .view(&map)
                     .map_err(|source| CheckpointError::Layout {
                         path: file.path().to_owned(),
-                        matrix: format!("model.layers.{i}.self_attn.{name}"),
+                        matrix,
                         source,
                     })?;
             }
@@ -152,9 +150,7 @@ impl TrunkFile {
     }
 
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &MatrixLayout> {
-        self.layers
-            .iter()
-            .flat_map(|layer| layer.projections().map(|(_, matrix)| matrix))
+        self.layers.iter().flat_map(Layer::projections)
     }
 }
 
@@ -180,43 +176,36 @@ impl Dense {
 }
 
 impl Layer {
-    fn find(file: &TensorFile, prefix: &str, spec: &ModelSpec) -> Result<Self, CheckpointError> {
+    fn find(file: &TensorFile, layer: usize, spec: &ModelSpec) -> Result<Self, CheckpointError> {
         let hidden = spec.hidden_size;
-        let attention = |name: &str, shape: (usize, usize)| {
-            let matrix = MatrixLayout::find(file, &format!("{prefix}.self_attn.{name}"), shape)?;
+        let attention = |(name, shape): (String, (usize, usize))| {
+            let matrix = MatrixLayout::find(file, &name, shape)?;
             for tensor in matrix.f16_tensors() {
                 file.check_finite(&tensor.name, tensor.range.clone())?;
             }
             Ok::<_, CheckpointError>(matrix)
         };
-        let gate_name = format!("{prefix}.block_sparse_moe.gate.weight");
-        let gate = Dense::find(file, &gate_name, (spec.n_experts, hidden))?;
+        let router = schema::router(layer);
+        let gate = Dense::find(file, &router, (spec.n_experts, hidden))?;
         if let Dense::Mapped(range) = &gate {
-            file.check_finite(&gate_name, range.clone())?;
+            file.check_finite(&router, range.clone())?;
         }
-        let (q_size, kv_size) = (spec.q_size(), spec.kv_size());
+        let [input_norm, post_attention_norm] = schema::layer_norms(layer);
+        let [q_proj, k_proj, v_proj, o_proj] = schema::attention(spec, layer);
         Ok(Self {
-            input_layernorm: norm(file, &format!("{prefix}.input_layernorm.weight"), hidden)?,
-            post_attention_layernorm: norm(
-                file,
-                &format!("{prefix}.post_attention_layernorm.weight"),
-                hidden,
-            )?,
+            input_layernorm: norm(file, &input_norm, hidden)?,
+            post_attention_layernorm: norm(file, &post_attention_norm, hidden)?,
             gate,
-            q_proj: attention("q_proj", (q_size, hidden))?,
-            k_proj: attention("k_proj", (kv_size, hidden))?,
-            v_proj: attention("v_proj", (kv_size, hidden))?,
-            o_proj: attention("o_proj", (hidden, q_size))?,
+            q_proj: attention(q_proj)?,
+            k_proj: attention(k_proj)?,
+            v_proj: attention(v_proj)?,
+            o_proj: attention(o_proj)?,
         })
     }
 
-    fn projections(&self) -> [(&'static str, &MatrixLayout); 4] {
-        [
-            ("q_proj", &self.q_proj),
-            ("k_proj", &self.k_proj),
-            ("v_proj", &self.v_proj),
-            ("o_proj", &self.o_proj),
-        ]
+    /// In the order of [`schema::attention`].
+    fn projections(&self) -> [&MatrixLayout; 4] {
+        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj]
     }
 }
 

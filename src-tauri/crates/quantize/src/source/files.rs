@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use octet_engine::checkpoint::{
+use octet_checkpoint::hqq::schema;
+use octet_checkpoint::{
     CheckpointError, INDEX_FILE, Index, TensorFile, parse_index, read_small, shorten,
 };
 
@@ -128,7 +129,7 @@ fn open_single(dir: &Path) -> Result<(Vec<TensorFile>, BTreeMap<String, usize>),
             ),
         ));
     };
-    let file = TensorFile::open(dir.join(only), "model.embed_tokens.weight")?;
+    let file = TensorFile::open(dir.join(only), schema::EMBED_TOKENS)?;
     refuse_other_names(dir, file.header().tensors.keys().map(String::as_str))?;
     let places = file
         .header()

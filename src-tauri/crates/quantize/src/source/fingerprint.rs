@@ -1,6 +1,6 @@
 //! What tells one source from another without reading all of it.
 
-use octet_engine::checkpoint::TensorFile;
+use octet_checkpoint::TensorFile;
 
 use super::Source;
 use crate::error::QuantizeError;

@@ -18,7 +18,8 @@
 
 use std::collections::BTreeSet;
 
-use octet_engine::checkpoint::{TensorInfo, shorten};
+use octet_checkpoint::hqq::schema;
+use octet_checkpoint::{TensorInfo, shorten};
 use safetensors::Dtype;
 
 use super::Source;
@@ -275,7 +276,7 @@ impl<'a> Roles<'a> {
         let config = self.source.spec();
         let known = |name: &str| {
             name.ends_with(".rotary_emb.inv_freq")
-                || (config.tie_word_embeddings && name == "lm_head.weight")
+                || (config.tie_word_embeddings && name == schema::LM_HEAD)
         };
         let unused = |name: &&String| !self.used.contains(*name) && !known(name);
         match self.source.places.keys().find(unused) {
