@@ -7,8 +7,8 @@ use octet_kernels::LayoutError;
 
 use super::header::HeaderError;
 use super::hqq::IndexError;
-use crate::bytes::{format_bytes, sizes};
 use crate::spec::ConfigError;
+use octet_files::bytes::{format_bytes, sizes};
 
 /// Why a checkpoint cannot be opened or read.
 #[derive(Debug, thiserror::Error)]

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::json::{in_key, shorten, twice};
-use crate::bytes::{format_bytes, sizes};
+use octet_files::bytes::{format_bytes, sizes};
 
 /// The longest header that is read: the format's own limit.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;

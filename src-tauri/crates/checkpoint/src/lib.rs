@@ -17,7 +17,6 @@
 
 #![warn(missing_docs)]
 
-pub mod bytes;
 mod error;
 mod file;
 mod gguf;
@@ -43,11 +42,11 @@ pub use header::{Header, HeaderError, MAX_HEADER_BYTES, Shape, TensorInfo, parse
 pub use hqq::{Index, IndexError, QuantKind, parse_index};
 pub use json::{shorten, without_byte_order_mark};
 
-use crate::bytes::format_bytes;
 use crate::spec::{Activation, Feature, ModelSpec};
 use gguf::GgufModel;
 pub(crate) use gguf::block_type;
 use hqq::{ExpertFile, HqqDemo};
+use octet_files::bytes::format_bytes;
 
 /// The configuration's file name.
 pub const CONFIG_FILE: &str = "config.json";

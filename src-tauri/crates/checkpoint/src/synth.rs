@@ -12,15 +12,16 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use octet_files::free_bytes;
 use octet_kernels::Bits;
 use serde_json::Value;
 
-use crate::bytes::format_bytes;
 use crate::file::read_small;
 use crate::hqq::{self, Quantization, schema};
 use crate::spec::{ConfigError, ModelSpec};
 use crate::{CONFIG_FILE, CheckpointError, INDEX_FILE, without_byte_order_mark};
 pub use gguf::{GgufSynthOptions, synth_gguf};
+use octet_files::bytes::format_bytes;
 
 /// What to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -323,28 +324,4 @@ fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Synt
         path,
         source,
     }
-}
-
-/// Free bytes of the disk that holds `dir`; `None` where that cannot be told.
-fn free_bytes(dir: &Path) -> Option<u64> {
-    let disks = sysinfo::Disks::new_with_refreshed_list();
-    disk_of(dir, disks.list()).map(sysinfo::Disk::available_space)
-}
-
-#[cfg(unix)]
-fn disk_of<'a>(dir: &Path, disks: &'a [sysinfo::Disk]) -> Option<&'a sysinfo::Disk> {
-    use std::os::unix::fs::MetadataExt;
-    let device = fs::metadata(dir).ok()?.dev();
-    disks
-        .iter()
-        .find(|disk| fs::metadata(disk.mount_point()).is_ok_and(|m| m.dev() == device))
-}
-
-#[cfg(not(unix))]
-fn disk_of<'a>(dir: &Path, disks: &'a [sysinfo::Disk]) -> Option<&'a sysinfo::Disk> {
-    let dir = std::path::absolute(dir).ok()?;
-    disks
-        .iter()
-        .filter(|disk| dir.starts_with(disk.mount_point()))
-        .max_by_key(|disk| disk.mount_point().as_os_str().len())
 }

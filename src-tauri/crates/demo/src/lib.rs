@@ -10,11 +10,12 @@
 //! later start: a damaged or half-written copy mends itself.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use directories::ProjectDirs;
 use include_dir::{Dir, include_dir};
+use octet_files::Access;
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/model");
 
@@ -83,7 +84,7 @@ pub fn ensure_in(base: &Path) -> Result<PathBuf, DemoError> {
     for file in FILES.files() {
         let path = dir.join(file.path());
         if !holds(&path, file.contents()) {
-            write(&path, file.contents()).map_err(failed(&path))?;
+            octet_files::replace(&path, Access::Owner, file.contents()).map_err(failed(&path))?;
         }
     }
     Ok(dir)
@@ -121,15 +122,6 @@ fn holds(path: &Path, bytes: &[u8]) -> bool {
         Ok(true)
     };
     same().unwrap_or(false)
-}
-
-/// Writes beside `path` and renames, so that another process never sees half a file.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    file.write_all(bytes)?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }
 
 #[cfg(test)]

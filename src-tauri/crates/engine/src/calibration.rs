@@ -11,12 +11,13 @@
 //! be written costs the measurement at the next start, not the start.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use directories::ProjectDirs;
+use octet_files::Access;
 use octet_kernels::{Pool, Precision, Scratch};
 use serde::{Deserialize, Serialize};
 
@@ -200,7 +201,7 @@ impl CalibrationCache {
             format: FORMAT,
             entries,
         };
-        replace(path, &serde_json::to_vec_pretty(&file)?)
+        octet_files::replace(path, Access::Owner, &serde_json::to_vec_pretty(&file)?)
     }
 
     /// [`CalibrationCache::get`], or what `measure` finds, which is then remembered. `anew` asks
@@ -236,20 +237,6 @@ impl CalibrationCache {
         entries.retain(|entry| entry.calibration.makes_sense());
         entries
     }
-}
-
-/// Writes beside `path` and renames, so that the file is there as a whole or not at all.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::Builder::new()
-        .prefix(".octet-")
-        .suffix(".tmp")
-        .tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }
 
 /// Copies bytes to the GPU, from pinned or from plain RAM, and says how many a second.

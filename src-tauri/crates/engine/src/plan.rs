@@ -50,7 +50,7 @@ use thiserror::Error;
 
 use crate::hardware::Hardware;
 
-pub use octet_checkpoint::bytes::{ParseBytesError, format_bytes, parse_bytes};
+pub use octet_files::bytes::{ParseBytesError, format_bytes, parse_bytes};
 pub use request::{
     ATTENTION_PARTIALS, ATTENTION_SPLIT_LEN, Device, Eviction, GPU_SLOT_OVERHEAD_BYTES, LOGIT_ROWS,
     MeasuredVram, Misses, ModelSizes, PlanRequest, Preset, UnknownChoice,

@@ -2,10 +2,10 @@
 //! made.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::io::{self, Write};
+use std::path::Path;
+
+use octet_files::{Access, Replacement};
 
 use crate::error::GgufError;
 use crate::header::{
@@ -147,9 +147,8 @@ impl<'a> GgufWriter<'a> {
                 header.len()
             )));
         }
-        let temporary = Temporary::create(path)?;
-        let mut out = BufWriter::with_capacity(1 << 20, &temporary.file);
         let io_error = |e| GgufError::io("write", path)(e);
+        let mut out = Replacement::create(path, Access::Everyone).map_err(io_error)?;
         out.write_all(&header).map_err(io_error)?;
         for (tensor, len) in self.tensors.into_iter().zip(lens) {
             let mut counted = Counted {
@@ -167,9 +166,7 @@ impl<'a> GgufWriter<'a> {
             }
             pad(&mut out, len, self.alignment).map_err(io_error)?;
         }
-        out.flush().map_err(io_error)?;
-        drop(out);
-        temporary.rename(path)
+        out.finish().map_err(io_error)
     }
 
     /// Checks everything that a reader would, and tells how many bytes each tensor takes.
@@ -333,47 +330,5 @@ impl<W: Write> Write for Counted<'_, W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
-    }
-}
-
-/// The file while it is written. Removed on drop, unless it was renamed.
-struct Temporary {
-    file: File,
-    path: Option<PathBuf>,
-}
-
-impl Temporary {
-    /// A new file in the folder of `target`.
-    fn create(target: &Path) -> Result<Self, GgufError> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let path = target.with_file_name(format!("{name}.{}-{n}.incomplete", std::process::id()));
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).open(&path);
-        Ok(Self {
-            file: file.map_err(GgufError::io("create", &path))?,
-            path: Some(path),
-        })
-    }
-
-    fn rename(mut self, target: &Path) -> Result<(), GgufError> {
-        self.file
-            .sync_all()
-            .map_err(GgufError::io("write", target))?;
-        if let Some(path) = &self.path {
-            std::fs::rename(path, target).map_err(GgufError::io("create", target))?;
-        }
-        self.path = None;
-        Ok(())
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // Nothing more can be done about a file that does not go.
-            let _ = std::fs::remove_file(path);
-        }
     }
 }

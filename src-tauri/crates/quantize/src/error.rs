@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use octet_checkpoint::CheckpointError;
-use octet_checkpoint::bytes::format_bytes;
+use octet_files::bytes::format_bytes;
 
 use crate::hqq::HqqError;
 

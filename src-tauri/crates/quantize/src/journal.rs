@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use octet_checkpoint::bytes::format_bytes;
+use octet_files::bytes::format_bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{QuantizeError, io_error};

@@ -1,10 +1,11 @@
 //! Files written whole or not at all: under another name, checked, synced, renamed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use octet_checkpoint::TensorFile;
+use octet_files::Access;
+use octet_files::position::{read_exact_at, write_all_at};
 
 use crate::error::{QuantizeError, io_error};
 use octet_checkpoint::hqq::FileLayout;
@@ -86,7 +87,9 @@ impl PartialFile {
         drop(written);
         fs::rename(&self.partial, &self.path).map_err(io_error("rename", &self.partial))?;
         self.finished = true;
-        sync_dir(&self.path);
+        if let Some(dir) = self.path.parent() {
+            octet_files::sync_folder(dir);
+        }
         Ok(crc32)
     }
 }
@@ -117,73 +120,10 @@ pub(crate) fn file_crc32(file: &TensorFile) -> Result<u32, QuantizeError> {
 
 /// Writes a small file whole.
 pub(crate) fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), QuantizeError> {
-    let (path, partial) = (dir.join(name), partial_path(dir, name));
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(io_error("write", &partial))?;
-    fs::rename(&partial, &path).map_err(io_error("rename", &partial))?;
-    sync_dir(&path);
-    Ok(())
+    let path = dir.join(name);
+    octet_files::replace(&path, Access::Everyone, bytes).map_err(io_error("write", &path))
 }
 
 fn partial_path(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.incomplete"))
-}
-
-/// Makes a rename last: on Unix the folder has to be synced for that.
-fn sync_dir(path: &Path) {
-    #[cfg(unix)]
-    if let Some(Ok(dir)) = path.parent().map(File::open) {
-        // Not every file system can; the file itself is safe.
-        let _ = dir.sync_all();
-    }
-    #[cfg(not(unix))]
-    let _ = path;
-}
-
-#[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    use std::os::windows::fs::FileExt;
-    while !bytes.is_empty() {
-        match file.seek_write(bytes, offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => {
-                bytes = &bytes[n..];
-                offset += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
-    use std::os::windows::fs::FileExt;
-    while !bytes.is_empty() {
-        match file.seek_read(bytes, offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => {
-                bytes = &mut bytes[n..];
-                offset += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }

@@ -24,8 +24,8 @@ use self::load::Loader;
 pub(crate) use self::special::{Span, SpecialTokens};
 use crate::prompt::{self, ChatFormat, ChatOptions, Message, PromptError};
 use crate::stream_text::{DecoderError, PieceTable, StreamDecoder};
-use octet_checkpoint::bytes::format_bytes;
 use octet_checkpoint::{is_gguf, without_byte_order_mark};
+use octet_files::bytes::format_bytes;
 
 /// Largest tokenizer file read; the biggest published ones are near 35 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;

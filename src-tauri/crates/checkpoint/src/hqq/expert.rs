@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use memmap2::Mmap;
+use octet_files::position::read_exact_at;
 use octet_kernels::Matrix;
 
 use super::matrix::MatrixLayout;
 use super::schema;
 use crate::ExpertWeights;
 use crate::error::CheckpointError;
-use crate::file::{TensorFile, first_non_finite, io_error, open_regular, read_exact_at};
+use crate::file::{TensorFile, first_non_finite, io_error, open_regular};
 use crate::open_files::Permit;
 use crate::spec::{Activation, ModelSpec};
 

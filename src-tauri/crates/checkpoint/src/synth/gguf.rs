@@ -7,11 +7,12 @@
 use std::path::Path;
 
 use half::f16;
+use octet_files::free_bytes;
 use octet_gguf::{GgufWriter, TensorType};
 use octet_kernels::BlockMatrix;
 
 use super::fill::{ATTENTION_OUTPUT_GAIN, Fill};
-use super::{SynthError, SynthSummary, free_bytes, io_error, read_config};
+use super::{SynthError, SynthSummary, io_error, read_config};
 use crate::block_type;
 use crate::spec::ModelSpec;
 

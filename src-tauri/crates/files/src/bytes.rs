@@ -132,7 +132,7 @@ pub fn format_bytes(bytes: u64) -> String {
 }
 
 /// Two sizes that differ, each with its word: to the byte where they look alike otherwise.
-pub(crate) fn sizes(one: u64, other: u64, [word, other_word]: [&str; 2]) -> String {
+pub fn sizes(one: u64, other: u64, [word, other_word]: [&str; 2]) -> String {
     let (a, b) = (format_bytes(one), format_bytes(other));
     if a == b {
         return format!("{one} bytes {word}, {other} {other_word}");
