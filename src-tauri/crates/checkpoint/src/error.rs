@@ -7,8 +7,8 @@ use octet_kernels::LayoutError;
 
 use super::header::HeaderError;
 use super::hqq::IndexError;
-use crate::spec::ConfigError;
 use octet_files::bytes::{format_bytes, sizes};
+use octet_spec::ConfigError;
 
 /// Why a checkpoint cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -171,14 +171,6 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What is wrong with it.
         source: Box<octet_gguf::ModelError>,
-    },
-    /// A key of a GGUF file is of the wrong kind.
-    #[error("{}: {source}", path.display())]
-    GgufMetadata {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: Box<octet_gguf::MetadataError>,
     },
     /// A file has another length than when the checkpoint was opened.
     #[error(

@@ -4,18 +4,14 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
-use octet_gguf::{
-    Expert, Floats, Gguf, Matrix as Place, MetadataError, Model, SlotLayout, TensorType,
-};
+use octet_gguf::{Expert, Floats, Gguf, Matrix as Place, Model, SlotLayout, TensorType};
 use octet_kernels::{BlockMatrix, BlockType, Matrix};
 
 use super::{
     BlockKind, CheckpointError, ExpertBiases, ExpertWeights, FileTotals, LayerTrunk, QuantSummary,
     Table, WeightKind,
 };
-use crate::spec::{
-    Activation, ModelSpec, QkNorm, RopePairs, RopeScaling, Router, RouterScore, WindowLayers,
-};
+use octet_spec::{Activation, ModelSpec};
 
 /// An open model in GGUF.
 #[derive(Debug)]
@@ -87,7 +83,7 @@ impl GgufModel {
             source: Box::new(source),
         };
         let model = Model::read(&gguf).map_err(of)?;
-        let spec = spec(&gguf, &model)?;
+        let spec = model.spec.clone();
         let floats = |floats: &Floats| -> Result<Vec<f32>, CheckpointError> {
             let tensor = model
                 .trunk
@@ -412,100 +408,4 @@ fn kinds<'a>(matrices: impl Iterator<Item = &'a Place>) -> Vec<WeightKind> {
     }
     kinds.sort_by_key(|kind| std::cmp::Reverse(kind.bytes));
     kinds.into_iter().map(WeightKind::Blocks).collect()
-}
-
-/// What the decoder is to compute.
-fn spec(gguf: &Gguf, model: &Model) -> Result<ModelSpec, CheckpointError> {
-    use octet_gguf as file;
-    let of = &model.spec;
-    // Without a tokenizer the token ids of a caller are all there is.
-    let metadata = gguf.metadata();
-    let id = |name: &str| {
-        let key = format!("tokenizer.ggml.{name}_token_id");
-        let id = match metadata.get::<u32>(&key) {
-            Ok(Some(id)) if id as usize >= of.vocab => Err(MetadataError::Value {
-                key,
-                expected: format!("a token below {}", of.vocab),
-                found: id.to_string(),
-            }),
-            id => id,
-        };
-        id.map_err(|source| CheckpointError::GgufMetadata {
-            path: gguf.path().to_owned(),
-            source: Box::new(source),
-        })
-    };
-    let mut eos_token_ids: Vec<u32> = Vec::new();
-    for name in ["eos", "eot", "eom"] {
-        eos_token_ids.extend(id(name)?.filter(|id| !eos_token_ids.contains(id)));
-    }
-    let window = of.windows.iter().copied().flatten().next();
-    Ok(ModelSpec {
-        hidden_size: of.hidden,
-        intermediate_size: of.experts.intermediate,
-        n_layers: of.n_layers,
-        n_heads: of.attention.n_heads,
-        n_kv_heads: of.attention.n_kv_heads,
-        head_dim: of.attention.head_dim,
-        n_experts: of.experts.n_experts,
-        top_k: of.experts.top_k,
-        vocab_size: of.vocab,
-        max_positions: of.context_length,
-        rope_theta: of.rope.base,
-        rms_norm_eps: of.rms_norm_eps,
-        sliding_window: window,
-        bos_token_id: id("bos")?.unwrap_or(0),
-        eos_token_ids,
-        tie_word_embeddings: of.tied_output,
-        family: of.family,
-        rope_pairs: match of.rope.pairs {
-            file::RopePairs::Adjacent => RopePairs::Adjacent,
-            file::RopePairs::Halves => RopePairs::Halves,
-        },
-        rope_scaling: match of.rope.scaling {
-            file::RopeScaling::None => RopeScaling::None,
-            file::RopeScaling::Linear { factor } => RopeScaling::Linear { factor },
-            file::RopeScaling::Yarn {
-                factor,
-                original_context,
-                beta_fast,
-                beta_slow,
-                rounds,
-            } => RopeScaling::Yarn {
-                factor,
-                original_positions: original_context,
-                beta_fast,
-                beta_slow,
-                rounds_ramp: rounds,
-            },
-        },
-        rope_divisors: of.rope.divisors.clone().unwrap_or_default(),
-        rope_magnitude: of.rope.attn_factor,
-        window_layers: WindowLayers::Some(of.windows.iter().map(Option::is_some).collect()),
-        qk_norm: match of.attention.qk_norm {
-            file::QkNorm::None => QkNorm::None,
-            file::QkNorm::PerHead => QkNorm::Head,
-            file::QkNorm::AllHeads => QkNorm::Full,
-        },
-        attention_bias: of.attention.biases,
-        attention_sinks: of.attention.sinks,
-        router: Router {
-            // The softmax over those chosen is that over all, renormalized.
-            score: RouterScore::Softmax,
-            renormalizes: of.experts.router.renormalize
-                || of.experts.router.softmax == file::Softmax::OverChosen,
-            scale: of.experts.router.scale as f32,
-            has_bias: of.experts.biases,
-        },
-        activation: match of.experts.activation {
-            file::Activation::SiluGated => Activation::SiluMul,
-            file::Activation::ClampedSwiglu { alpha, limit } => Activation::ClampedSwiglu {
-                alpha: alpha as f32,
-                limit: limit as f32,
-            },
-        },
-        expert_bias: of.experts.biases,
-        n_dense_layers: 0,
-        shared_expert_size: 0,
-    })
 }

@@ -12,8 +12,8 @@ use safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::json::{in_key, shorten, twice};
 use octet_files::bytes::{format_bytes, sizes};
+use octet_spec::json::{in_key, shorten, twice};
 
 /// The longest header that is read: the format's own limit.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;

@@ -22,9 +22,7 @@ mod file;
 mod gguf;
 mod header;
 pub mod hqq;
-mod json;
 mod open_files;
-pub mod spec;
 pub mod synth;
 
 use std::fmt;
@@ -40,13 +38,14 @@ pub use file::{TensorFile, read_small};
 pub use gguf::is_at as is_gguf;
 pub use header::{Header, HeaderError, MAX_HEADER_BYTES, Shape, TensorInfo, parse_header};
 pub use hqq::{Index, IndexError, QuantKind, parse_index};
-pub use json::{shorten, without_byte_order_mark};
+pub use octet_spec as spec;
+pub use octet_spec::json::{self, shorten, without_byte_order_mark};
 
-use crate::spec::{Activation, Feature, ModelSpec};
 use gguf::GgufModel;
 pub(crate) use gguf::block_type;
 use hqq::{ExpertFile, HqqDemo};
 use octet_files::bytes::format_bytes;
+use octet_spec::{Activation, Feature, ModelSpec};
 
 /// The configuration's file name.
 pub const CONFIG_FILE: &str = "config.json";

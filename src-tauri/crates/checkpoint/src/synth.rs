@@ -18,10 +18,10 @@ use serde_json::Value;
 
 use crate::file::read_small;
 use crate::hqq::{self, Quantization, schema};
-use crate::spec::{ConfigError, ModelSpec};
 use crate::{CONFIG_FILE, CheckpointError, INDEX_FILE, without_byte_order_mark};
 pub use gguf::{GgufSynthOptions, synth_gguf};
 use octet_files::bytes::format_bytes;
+use octet_spec::{ConfigError, ModelSpec};
 
 /// What to write.
 #[derive(Debug, Clone, PartialEq, Eq)]

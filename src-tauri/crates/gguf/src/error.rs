@@ -3,9 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use octet_files::bytes::sizes;
+
 use crate::header::HeaderError;
 use crate::metadata::MetadataError;
-use crate::text::two_sizes;
 
 /// Why a file, or a set of them, cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +155,7 @@ pub enum GgufError {
     #[error(
         "{} has changed while in use ({}); load the model again",
         path.display(),
-        two_sizes(*expected_bytes, *found_bytes)
+        sizes(*expected_bytes, *found_bytes, ["expected", "found"])
     )]
     Changed {
         /// The file.

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use octet_files::bytes::{format_bytes, sizes};
+
 use crate::metadata::Metadata;
 use crate::tensor::{Dims, Span, TensorInfo};
 use crate::tensor_type::{TensorType, TypeError};
-use crate::text::{shorten, shorten_bytes, size, two_sizes};
+use crate::text::{shorten, shorten_bytes};
 use crate::value::{Stored, Value, ValueType};
 
 /// The longest header that is read. Real ones have up to 20 MB, all but a little of it vocabulary.
@@ -78,7 +80,7 @@ pub enum HeaderError {
     /// The file ends before its header does.
     #[error(
         "the file is cut off within its header, in {within} ({}); download it again",
-        two_sizes(*expected_bytes, *found_bytes)
+        sizes(*expected_bytes, *found_bytes, ["expected", "found"])
     )]
     Truncated {
         /// What was being read.
@@ -91,7 +93,7 @@ pub enum HeaderError {
     /// The header is longer than any real one.
     #[error(
         "the file is damaged: its header is longer than {}, in {within}",
-        size(MAX_HEADER_BYTES)
+        format_bytes(MAX_HEADER_BYTES)
     )]
     TooLong {
         /// What was being read.
@@ -204,7 +206,7 @@ pub enum HeaderError {
     /// A tensor beyond the file's end.
     #[error(
         "the file is cut off in tensor `{tensor}` ({}); download it again",
-        two_sizes(*expected_bytes, *found_bytes)
+        sizes(*expected_bytes, *found_bytes, ["expected", "found"])
     )]
     OutOfFile {
         /// The tensor.

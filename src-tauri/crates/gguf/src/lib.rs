@@ -10,7 +10,7 @@
 //! let gguf = Gguf::open(Path::new("Qwen3-30B-A3B-Q4_K_M.gguf"))?;
 //! let model = Model::read(&gguf)?;
 //! let expert = &model.layers[0].experts[17];
-//! println!("{} of {} layers: {}", model.spec.architecture, model.spec.n_layers, expert.gate.ty);
+//! println!("{} of {} layers: {}", model.architecture, model.spec.n_layers, expert.gate.ty);
 //! let rows: &[u8] = gguf.bytes(expert.gate.span);
 //! let tokenizer = TokenizerSpec::read(gguf.metadata())?;
 //! std::fs::write("tokenizer.json", &tokenizer.json)?;
@@ -27,7 +27,7 @@
 //! file, gguf    one file, mapped and open; a model's files as one; the model of a folder
 //! writer        a file from metadata and tensors that are made as they are written
 //! tokenizer     a Hugging Face tokenizer.json from the metadata
-//! model         what the model computes, as data; every tensor in its place, by layer and expert
+//! model         what the model computes (octet-spec); every tensor in its place, by layer and expert
 //! ```
 //!
 //! # Hostile files
@@ -71,9 +71,8 @@ pub use header::{
 };
 pub use metadata::{Metadata, MetadataError};
 pub use model::{
-    Activation, AttentionSpec, Expert, ExpertBiases, ExpertsSpec, Floats, Layer, Linear, Matrix,
-    Model, ModelError, ModelSpec, Part, QkNorm, RopePairs, RopeScaling, RopeSpec, RopeTable,
-    RouterSpec, SLOT_ALIGNMENT, SlotLayout, Softmax,
+    Expert, ExpertBiases, Floats, Layer, Linear, Matrix, Model, ModelError, Part, SLOT_ALIGNMENT,
+    SlotLayout,
 };
 pub use tensor::{Dims, Span, TensorInfo};
 pub use tensor_type::{TensorType, TypeError};

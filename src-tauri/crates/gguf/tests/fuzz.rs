@@ -203,7 +203,7 @@ fn mutated_files_open_or_are_refused() {
                     assert_eq!(expert.slot_layout().parts.len(), 3);
                 }
             }
-            let _ = model.spec.rope.table();
+            let _ = model.spec.rope_table();
             // Reads with a buffer of 256 kB at most.
             let _ = model.check_trunk(&gguf);
             if tokenizer.is_ok() { 3 } else { 2 }

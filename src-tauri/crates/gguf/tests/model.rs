@@ -7,9 +7,10 @@ use std::path::Path;
 
 use common::{fixture, json, model, open_bytes};
 use octet_gguf::{
-    Activation, Expert, Gguf, GgufWriter, Matrix, Model, ModelError, Part, QkNorm, RopePairs,
-    RopeScaling, SLOT_ALIGNMENT, Softmax, Span, TensorType, Value,
+    Expert, Gguf, GgufWriter, Matrix, Model, ModelError, Part, SLOT_ALIGNMENT, Span, TensorType,
+    Value,
 };
+use octet_spec::{Activation, QkNorm, RopePairs, RopeScaling};
 use tempfile::TempDir;
 
 fn read(name: &str) -> Model {
@@ -28,19 +29,19 @@ fn every_model_is_read_with_the_shape_it_was_made_with() {
         let model = read(name);
         let size = |key: &str| about["shape"][key].as_u64().unwrap() as usize;
         let spec = &model.spec;
-        assert_eq!(spec.architecture, about["shape"]["arch"].as_str().unwrap());
-        assert_eq!(spec.hidden, size("hidden"), "{name}");
+        assert_eq!(model.architecture, about["shape"]["arch"].as_str().unwrap());
+        assert_eq!(spec.hidden_size, size("hidden"), "{name}");
         assert_eq!(spec.n_layers, size("layers"), "{name}");
-        assert_eq!(spec.attention.n_heads, size("heads"), "{name}");
-        assert_eq!(spec.attention.n_kv_heads, size("kv"), "{name}");
-        assert_eq!(spec.attention.head_dim, size("head"), "{name}");
-        assert_eq!(spec.experts.n_experts, size("experts"), "{name}");
-        assert_eq!(spec.experts.top_k, size("top_k"), "{name}");
-        assert_eq!(spec.experts.intermediate, size("ff"), "{name}");
-        assert_eq!(spec.vocab, 512, "{name}");
+        assert_eq!(spec.n_heads, size("heads"), "{name}");
+        assert_eq!(spec.n_kv_heads, size("kv"), "{name}");
+        assert_eq!(spec.head_dim, size("head"), "{name}");
+        assert_eq!(spec.n_experts, size("experts"), "{name}");
+        assert_eq!(spec.top_k, size("top_k"), "{name}");
+        assert_eq!(spec.intermediate_size, size("ff"), "{name}");
+        assert_eq!(spec.vocab_size, 512, "{name}");
         assert_eq!(model.layers.len(), spec.n_layers);
         for layer in &model.layers {
-            assert_eq!(layer.experts.len(), spec.experts.n_experts);
+            assert_eq!(layer.experts.len(), spec.n_experts);
         }
         n += 1;
     }
@@ -60,34 +61,37 @@ fn a_family_that_is_not_known_is_named() {
 #[test]
 fn families_differ_in_what_they_compute() {
     let mixtral = read("mixtral-q4_0").spec;
-    assert_eq!(mixtral.rope.pairs, RopePairs::Adjacent);
-    assert_eq!(mixtral.rope.base, 1e6);
-    assert_eq!(mixtral.rope.scaling, RopeScaling::None);
-    assert_eq!(mixtral.attention.qk_norm, QkNorm::None);
-    assert!(!mixtral.attention.biases && !mixtral.attention.sinks && !mixtral.experts.biases);
-    assert!(mixtral.experts.router.renormalize);
-    assert_eq!(mixtral.experts.activation, Activation::SiluGated);
-    assert_eq!(mixtral.windows, [None, None]);
-    assert!((mixtral.rms_norm_eps - 1e-5).abs() < 1e-9 && !mixtral.tied_output);
+    assert_eq!(mixtral.rope_pairs, RopePairs::Adjacent);
+    assert_eq!(mixtral.rope_theta, 1e6);
+    assert_eq!(mixtral.rope_scaling, RopeScaling::None);
+    assert_eq!(mixtral.qk_norm, QkNorm::None);
+    assert!(!mixtral.attention_bias && !mixtral.attention_sinks && !mixtral.expert_bias);
+    assert!(mixtral.router.renormalizes);
+    assert_eq!(mixtral.activation, Activation::SiluMul);
+    assert_eq!(mixtral.sliding_window, None);
+    assert!((mixtral.rms_norm_eps - 1e-5).abs() < 1e-9 && !mixtral.tie_word_embeddings);
 
     let qwen = read("qwen3moe-q4_k_m").spec;
-    assert_eq!(qwen.rope.pairs, RopePairs::Halves);
-    assert_eq!(qwen.attention.qk_norm, QkNorm::PerHead);
-    assert!(qwen.attention.n_heads * qwen.attention.head_dim != qwen.hidden);
-    assert!(qwen.experts.router.renormalize);
+    assert_eq!(qwen.rope_pairs, RopePairs::Halves);
+    assert_eq!(qwen.qk_norm, QkNorm::Head);
+    assert!(qwen.q_size() != qwen.hidden_size);
+    assert!(qwen.router.renormalizes);
 
     let olmoe = read("olmoe-f32").spec;
-    assert_eq!(olmoe.rope.pairs, RopePairs::Halves);
-    assert_eq!(olmoe.attention.qk_norm, QkNorm::AllHeads);
-    assert_eq!(olmoe.experts.router.softmax, Softmax::OverAll);
-    assert!(!olmoe.experts.router.renormalize);
+    assert_eq!(olmoe.rope_pairs, RopePairs::Halves);
+    assert_eq!(olmoe.qk_norm, QkNorm::Full);
+    assert!(!olmoe.router.renormalizes);
 
     let gpt_oss = read("gpt-oss-mxfp4").spec;
-    assert!(gpt_oss.attention.biases && gpt_oss.attention.sinks && gpt_oss.experts.biases);
-    assert_eq!(gpt_oss.windows, [Some(32), None, Some(32)]);
-    assert_eq!(gpt_oss.experts.router.softmax, Softmax::OverChosen);
+    assert!(gpt_oss.attention_bias && gpt_oss.attention_sinks && gpt_oss.expert_bias);
     assert_eq!(
-        gpt_oss.experts.activation,
+        [0, 1, 2].map(|layer| gpt_oss.window(layer)),
+        [32, usize::MAX, 32]
+    );
+    // The softmax over those chosen is that over all, renormalized.
+    assert!(gpt_oss.router.renormalizes);
+    assert_eq!(
+        gpt_oss.activation,
         Activation::ClampedSwiglu {
             alpha: 1.702,
             limit: 7.0
@@ -95,12 +99,12 @@ fn families_differ_in_what_they_compute() {
     );
     let yarn = RopeScaling::Yarn {
         factor: 8.0,
-        original_context: 64,
+        original_positions: 64,
         beta_fast: 32.0,
         beta_slow: 1.0,
-        rounds: false,
+        rounds_ramp: false,
     };
-    assert_eq!(gpt_oss.rope.scaling, yarn);
+    assert_eq!(gpt_oss.rope_scaling, yarn);
 }
 
 #[test]
@@ -363,7 +367,7 @@ fn fused_tensors_are_the_same_matrices() {
 fn a_missing_output_matrix_means_the_embeddings() {
     let mut small = Small::new();
     let model = small.remove("output.weight").read().unwrap();
-    assert!(model.spec.tied_output);
+    assert!(model.spec.tie_word_embeddings);
     assert_eq!(model.output, model.embeddings);
 }
 
@@ -377,10 +381,7 @@ fn numbers_may_be_of_any_width_and_given_for_each_layer() {
         .set("llama.expert_used_count", 2)
         .set("llama.context_length", 64_u16);
     let spec = small.read().unwrap().spec;
-    assert_eq!(
-        (spec.n_layers, spec.attention.n_kv_heads, spec.experts.top_k),
-        (1, 1, 2)
-    );
+    assert_eq!((spec.n_layers, spec.n_kv_heads, spec.top_k), (1, 1, 2));
     small.set("llama.attention.head_count_kv", vec![1, 2]);
     let error = small.read().unwrap_err().to_string();
     assert!(error.contains("the same for each layer"), "{error}");
@@ -393,21 +394,25 @@ fn rope_keys_are_read() {
         for (key, value) in keys {
             small.set(&format!("llama.rope.{key}"), value.clone());
         }
-        small.read().map(|model| model.spec.rope)
+        small.read().map(|model| model.spec)
     };
     let kind = |text: &str| ("scaling.type", text.into());
     let factor = ("scaling.factor", 4.0.into());
     assert_eq!(
-        scaling(&[kind("none"), factor.clone()]).unwrap().scaling,
+        scaling(&[kind("none"), factor.clone()])
+            .unwrap()
+            .rope_scaling,
         RopeScaling::None
     );
     let linear = RopeScaling::Linear { factor: 4.0 };
     assert_eq!(
-        scaling(std::slice::from_ref(&factor)).unwrap().scaling,
+        scaling(std::slice::from_ref(&factor)).unwrap().rope_scaling,
         linear
     );
     assert_eq!(
-        scaling(&[("scale_linear", 4.0.into())]).unwrap().scaling,
+        scaling(&[("scale_linear", 4.0.into())])
+            .unwrap()
+            .rope_scaling,
         linear
     );
     let yarn = scaling(&[
@@ -418,21 +423,24 @@ fn rope_keys_are_read() {
     .unwrap();
     let expected = RopeScaling::Yarn {
         factor: 4.0,
-        original_context: 64,
+        original_positions: 64,
         beta_fast: 16.0,
         beta_slow: 1.0,
-        rounds: true,
+        rounds_ramp: true,
     };
-    assert_eq!(yarn.scaling, expected);
+    assert_eq!(yarn.rope_scaling, expected);
     let attn = scaling(&[("scaling.attn_factor", 1.5.into())]).unwrap();
-    assert_eq!((attn.attn_factor, attn.table().scale), (1.5, 1.5));
+    assert_eq!(
+        (attn.rope_magnitude, attn.rope_table().magnitude),
+        (1.5, 1.5)
+    );
     assert!(scaling(&[kind("yarn"), ("scaling.factor", 0.5.into())]).is_err());
     assert!(scaling(&[kind("longrope")]).is_err());
     assert!(scaling(&[("dimension_count", 4_u32.into())]).is_err());
 
     let mut small = Small::new();
     small.tensor("rope_freqs.weight", &[4], TensorType::F32);
-    assert_eq!(small.read().unwrap().spec.rope.divisors, Some(vec![1.0; 4]));
+    assert_eq!(small.read().unwrap().spec.rope_divisors, [1.0; 4]);
     small.tensor("rope_freqs.weight", &[4], TensorType::F16);
     let error = small.read().unwrap_err();
     assert!(
@@ -448,7 +456,12 @@ fn windows_follow_the_pattern() {
         if let Some(pattern) = pattern {
             small.set("gpt-oss.attention.sliding_window_pattern", pattern);
         }
-        small.read().map(|model| model.spec.windows)
+        let window = |spec: &octet_spec::ModelSpec, layer| match spec.window(layer) {
+            usize::MAX => None,
+            window => Some(window),
+        };
+        let spec = small.read().map(|model| model.spec)?;
+        Ok::<_, ModelError>([0, 1, 2].map(|layer| window(&spec, layer)))
     };
     assert_eq!(windows(None).unwrap(), [Some(32), None, Some(32)]);
     assert_eq!(
@@ -594,7 +607,7 @@ fn what_would_change_the_result_is_refused() {
         .set("llama.expert_weights_norm", true)
         .set("llama.attention.sliding_window", 4096_u32)
         .set("llama.expert_weights_scale", 2.5);
-    assert_eq!(small.read().unwrap().spec.experts.router.scale, 2.5);
+    assert_eq!(small.read().unwrap().spec.router.scale, 2.5);
 }
 
 #[test]

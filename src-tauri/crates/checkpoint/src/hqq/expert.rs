@@ -15,7 +15,7 @@ use crate::ExpertWeights;
 use crate::error::CheckpointError;
 use crate::file::{TensorFile, first_non_finite, io_error, open_regular};
 use crate::open_files::Permit;
-use crate::spec::{Activation, ModelSpec};
+use octet_spec::{Activation, ModelSpec};
 
 /// Bytes that are read at a time where they are copied on: few enough for the processor's cache.
 const PIECE_BYTES: usize = 256 << 10;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::json::{UniqueMap, shorten, without_byte_order_mark};
+use octet_spec::json::{UniqueMap, shorten, without_byte_order_mark};
 
 /// Tensor name to file name; every file name is a plain name inside the folder.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::schema::{self, Part};
-use crate::spec::ModelSpec;
+use octet_spec::ModelSpec;
 
 /// How the weights of a matrix are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,8 +24,8 @@ pub use summary::QuantKind;
 
 use super::error::CheckpointError;
 use super::{CONFIG_FILE, ExpertId, INDEX_FILE, file, json};
-use crate::spec::ModelSpec;
 pub(super) use expert::ExpertFile;
+use octet_spec::ModelSpec;
 use schema::EMBED_TOKENS;
 pub(super) use trunk::TrunkFile;
 

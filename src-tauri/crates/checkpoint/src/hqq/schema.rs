@@ -4,7 +4,7 @@
 //! in full ([`expert`] and a dot in front). A matrix `m` of either is several tensors, `m.W_q` and
 //! so on: its [`Part`]s.
 
-use crate::spec::ModelSpec;
+use octet_spec::ModelSpec;
 
 /// Embedding matrix, `(vocab, hidden)`. The index tells the trunk file by it.
 pub const EMBED_TOKENS: &str = "model.embed_tokens.weight";

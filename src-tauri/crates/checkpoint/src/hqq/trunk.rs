@@ -11,8 +11,8 @@ use super::matrix::MatrixLayout;
 use super::schema::{self, EMBED_TOKENS, FINAL_NORM, LM_HEAD};
 use crate::error::CheckpointError;
 use crate::file::{TensorFile, first_non_finite};
-use crate::spec::ModelSpec;
 use crate::{LayerTrunk, Table};
+use octet_spec::ModelSpec;
 
 /// The mapped trunk file and the place of its tensors.
 #[derive(Debug)]

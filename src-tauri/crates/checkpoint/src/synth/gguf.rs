@@ -14,7 +14,7 @@ use octet_kernels::BlockMatrix;
 use super::fill::{ATTENTION_OUTPUT_GAIN, Fill};
 use super::{SynthError, SynthSummary, io_error, read_config};
 use crate::block_type;
-use crate::spec::ModelSpec;
+use octet_spec::ModelSpec;
 
 /// What to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use super::fill::{ATTENTION_OUTPUT_GAIN, Fill, matrix_fills};
 use super::{SynthError, SynthOptions};
 use crate::hqq::schema::Part;
 use crate::hqq::{FileLayout, Quantization, Role, TensorLayout};
-use crate::spec::ModelSpec;
 use octet_kernels::Bits;
+use octet_spec::ModelSpec;
 
 /// The trunk's layout.
 pub(super) fn trunk(spec: &ModelSpec, options: &SynthOptions) -> Result<FileLayout, SynthError> {

@@ -3,7 +3,16 @@
 //! Sources: `llama-model.cpp` and `models/*.cpp` of llama.cpp, the models' own code at Hugging Face,
 //! and OpenAI's of gpt-oss.
 
-use super::spec::{Activation, QkNorm, RopePairs, Softmax};
+use octet_spec::{Activation, QkNorm, RopePairs};
+
+/// Over which logits a router's softmax goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Softmax {
+    /// Over those of all experts, before the choice.
+    OverAll,
+    /// Over those of the chosen: the same as that over all, renormalized.
+    OverChosen,
+}
 
 /// One family: its name in `general.architecture`, and what follows from it.
 #[derive(Debug)]
@@ -35,7 +44,7 @@ const LLAMA: Family = Family {
     ffn_norm: "ffn_norm",
     softmax: Softmax::OverAll,
     renormalize: true,
-    activation: Activation::SiluGated,
+    activation: Activation::SiluMul,
     yarn_rounds: true,
 };
 
@@ -45,7 +54,7 @@ static ALL: [Family; 4] = [
         name: "qwen3moe",
         title: "Qwen3 MoE",
         pairs: RopePairs::Halves,
-        qk_norm: QkNorm::PerHead,
+        qk_norm: QkNorm::Head,
         ..LLAMA
     },
     Family {
@@ -68,7 +77,7 @@ static ALL: [Family; 4] = [
         name: "olmoe",
         title: "OLMoE",
         pairs: RopePairs::Halves,
-        qk_norm: QkNorm::AllHeads,
+        qk_norm: QkNorm::Full,
         renormalize: false,
         ..LLAMA
     },

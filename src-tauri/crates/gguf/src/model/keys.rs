@@ -1,24 +1,16 @@
 //! From the metadata's keys to a [`ModelSpec`].
 
-use super::error::ModelError;
-use super::family::Family;
-use super::spec::{
-    AttentionSpec, ExpertsSpec, ModelSpec, RopeScaling, RopeSpec, RouterSpec, Softmax,
+use octet_spec::limits::{
+    MAX_EXPERTS, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_INTERMEDIATE, MAX_LAYERS, MAX_POSITIONS,
+    MAX_VOCAB,
 };
+use octet_spec::{ModelSpec, RopeScaling, Router, RouterScore, WindowLayers};
+
+use super::error::ModelError;
+use super::family::{Family, Softmax};
 use crate::metadata::{Metadata, MetadataError};
 use crate::text::shorten;
 use crate::value::{Array, FromValue, Value};
-
-// Real models stay far below; products of sizes stay within 64 bits.
-const MAX_LAYERS: usize = 1 << 10;
-const MAX_HIDDEN: usize = 1 << 16;
-const MAX_INTERMEDIATE: usize = 1 << 20;
-const MAX_HEADS: usize = 1 << 10;
-const MAX_HEAD_DIM: usize = 1 << 12;
-const MAX_EXPERTS: usize = 1 << 10;
-const MAX_VOCAB: usize = 1 << 22;
-const MAX_CONTEXT: usize = 1 << 24;
-const MAX_NAME_CHARS: usize = 200;
 
 /// Keys that change what is computed, with the numbers at which they do not.
 const NEUTRAL: [(&str, &[f64]); 13] = [
@@ -51,25 +43,44 @@ pub(super) fn spec(
 ) -> Result<ModelSpec, ModelError> {
     let keys = Keys { metadata, family };
     keys.refuse_what_is_not_computed()?;
-    let hidden = keys.size("embedding_length", MAX_HIDDEN)?;
+    let hidden_size = keys.size("embedding_length", MAX_HIDDEN)?;
     let n_layers = keys.size("block_count", MAX_LAYERS)?;
-    let context_length = keys.size("context_length", MAX_CONTEXT)?;
-    let attention = keys.attention(hidden)?;
-    let name = metadata.get::<&str>("general.name").ok().flatten();
+    let max_positions = keys.size("context_length", MAX_POSITIONS)?;
+    let (n_heads, n_kv_heads, head_dim) = keys.heads(hidden_size)?;
+    let vocab_size = keys.vocab()?;
+    let (n_experts, top_k) = keys.experts()?;
+    let (sliding_window, window_layers) = keys.windows(n_layers, max_positions)?;
     Ok(ModelSpec {
-        architecture: family.name,
-        family: family.title,
-        name: name.map(|name| name.chars().take(MAX_NAME_CHARS).collect()),
+        hidden_size,
+        intermediate_size: keys.intermediate()?,
         n_layers,
-        hidden,
-        vocab: keys.vocab()?,
-        context_length,
+        n_heads,
+        n_kv_heads,
+        head_dim,
+        n_experts,
+        top_k,
+        vocab_size,
+        max_positions,
+        rope_theta: keys.rope_theta(head_dim)?,
         rms_norm_eps: keys.number("attention.layer_norm_rms_epsilon", None, 0.0..1.0)?,
-        tied_output: false,
-        windows: keys.windows(n_layers, context_length)?,
-        rope: keys.rope(attention.head_dim, context_length)?,
-        attention,
-        experts: keys.experts()?,
+        sliding_window,
+        bos_token_id: keys.token("bos", vocab_size)?.unwrap_or(0),
+        eos_token_ids: keys.end_tokens(vocab_size)?,
+        tie_word_embeddings: false,
+        family: family.title,
+        rope_pairs: family.pairs,
+        rope_scaling: keys.rope_scaling(max_positions)?,
+        rope_divisors: Vec::new(),
+        rope_magnitude: keys.rope_magnitude()?,
+        window_layers,
+        qk_norm: family.qk_norm,
+        attention_bias: family.biases_and_sinks,
+        attention_sinks: family.biases_and_sinks,
+        router: keys.router()?,
+        activation: family.activation,
+        expert_bias: family.biases_and_sinks,
+        n_dense_layers: 0,
+        shared_expert_size: 0,
     })
 }
 
@@ -170,7 +181,30 @@ impl<'a> Keys<'a> {
         Err(MetadataError::value(TOKENS, expected, Value::Array(tokens)))
     }
 
-    fn attention(&self, hidden: usize) -> Result<AttentionSpec, MetadataError> {
+    /// A token's id; `None` where the file names none.
+    fn token(&self, name: &str, vocab: usize) -> Result<Option<u32>, MetadataError> {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        match self.metadata.get::<u32>(&key)? {
+            Some(id) if id as usize >= vocab => Err(MetadataError::Value {
+                key,
+                expected: format!("a token below {vocab}"),
+                found: id.to_string(),
+            }),
+            id => Ok(id),
+        }
+    }
+
+    /// The tokens that end a text, a turn or a message, each once.
+    fn end_tokens(&self, vocab: usize) -> Result<Vec<u32>, MetadataError> {
+        let mut ids = Vec::new();
+        for name in ["eos", "eot", "eom"] {
+            ids.extend(self.token(name, vocab)?.filter(|id| !ids.contains(id)));
+        }
+        Ok(ids)
+    }
+
+    /// Query heads, key and value heads, and the width of a head.
+    fn heads(&self, hidden: usize) -> Result<(usize, usize, usize), MetadataError> {
         const HEADS: &str = "attention.head_count";
         const KV_HEADS: &str = "attention.head_count_kv";
         const KEY_LENGTH: &str = "attention.key_length";
@@ -197,22 +231,15 @@ impl<'a> Keys<'a> {
         if value_dim.is_some_and(|value_dim| value_dim != head_dim) {
             return Err(self.wrong(VALUE_LENGTH, format!("{head_dim}, the width of keys")));
         }
-        Ok(AttentionSpec {
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            qk_norm: self.family.qk_norm,
-            biases: self.family.biases_and_sinks,
-            sinks: self.family.biases_and_sinks,
-        })
+        Ok((n_heads, n_kv_heads, head_dim))
     }
 
-    /// By layer: the window, where the family has one in this layer.
+    /// The window, and the layers that have it, where the family has one.
     fn windows(
         &self,
         n_layers: usize,
         context_length: usize,
-    ) -> Result<Vec<Option<usize>>, MetadataError> {
+    ) -> Result<(Option<usize>, WindowLayers), MetadataError> {
         const WINDOW: &str = "attention.sliding_window";
         if !self.family.windowed {
             // Writers of other families copy the number from configurations that do not use it.
@@ -220,11 +247,11 @@ impl<'a> Keys<'a> {
             if window != 0 && window < context_length as u64 {
                 return Err(self.wrong(WINDOW, "0, as windows are not known for this model"));
             }
-            return Ok(vec![None; n_layers]);
+            return Ok((None, WindowLayers::All));
         }
-        let window = self.size(WINDOW, MAX_CONTEXT)?;
+        let window = self.size(WINDOW, MAX_POSITIONS)?;
         let windowed = self.windowed_layers(n_layers)?;
-        Ok(windowed.into_iter().map(|w| w.then_some(window)).collect())
+        Ok((Some(window), WindowLayers::Some(windowed)))
     }
 
     /// Which layers have a window: of every `n` all but the last, or as a list says.
@@ -251,31 +278,26 @@ impl<'a> Keys<'a> {
             .collect())
     }
 
-    fn rope(&self, head_dim: usize, context_length: usize) -> Result<RopeSpec, ModelError> {
+    /// The base of the rotary embedding, over whole heads and the same in every layer.
+    fn rope_theta(&self, head_dim: usize) -> Result<f64, MetadataError> {
         const DIM: &str = "rope.dimension_count";
         const BASE: &str = "rope.freq_base";
         let dim = self.optional_size(DIM, MAX_HEAD_DIM)?.unwrap_or(head_dim);
         if dim != head_dim {
-            return Err(self
-                .wrong(DIM, format!("{head_dim}, the width of a head"))
-                .into());
+            return Err(self.wrong(DIM, format!("{head_dim}, the width of a head")));
         }
         let base = self.number(BASE, Some(10_000.0), 1.0..1e15)?;
         let windowed = self.get::<f64>("rope.freq_base_swa")?;
         if windowed.is_some_and(|windowed| windowed != base) {
             let expected = format!("{base}, the base of the other layers");
-            return Err(self.wrong("rope.freq_base_swa", expected).into());
+            return Err(self.wrong("rope.freq_base_swa", expected));
         }
-        let factor_of = |name| self.number(name, Some(1.0), 0.0..1e6);
-        Ok(RopeSpec {
-            pairs: self.family.pairs,
-            dim,
-            base,
-            scaling: self.rope_scaling(context_length)?,
-            attn_factor: factor_of("rope.scaling.attn_factor")?
-                * factor_of("rope.scaling.yarn_attn_factor")?,
-            divisors: None,
-        })
+        Ok(base)
+    }
+
+    fn rope_magnitude(&self) -> Result<f64, MetadataError> {
+        let factor = |name| self.number(name, Some(1.0), 0.0..1e6);
+        Ok(factor("rope.scaling.attn_factor")? * factor("rope.scaling.yarn_attn_factor")?)
     }
 
     fn rope_scaling(&self, context_length: usize) -> Result<RopeScaling, ModelError> {
@@ -301,12 +323,12 @@ impl<'a> Keys<'a> {
                 let turns = |name, default| self.number(name, Some(default), 0.0..1e6);
                 Ok(RopeScaling::Yarn {
                     factor,
-                    original_context: self
-                        .optional_size(original, MAX_CONTEXT)?
+                    original_positions: self
+                        .optional_size(original, MAX_POSITIONS)?
                         .unwrap_or(context_length),
                     beta_fast: turns("rope.scaling.yarn_beta_fast", 32.0)?,
                     beta_slow: turns("rope.scaling.yarn_beta_slow", 1.0)?,
-                    rounds: self.family.yarn_rounds,
+                    rounds_ramp: self.family.yarn_rounds,
                 })
             }
             found => Err(ModelError::RopeScaling {
@@ -316,54 +338,54 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn experts(&self) -> Result<ExpertsSpec, ModelError> {
+    /// Experts of a layer, and how many a token uses.
+    fn experts(&self) -> Result<(usize, usize), ModelError> {
         const COUNT: &str = "expert_count";
-        const USED: &str = "expert_used_count";
-        const NORM: &str = "expert_weights_norm";
-        const GATING: &str = "expert_gating_func";
-        const SCALE: &str = "expert_weights_scale";
         if self.get::<u64>(COUNT)?.unwrap_or(0) == 0 {
             return Err(ModelError::NoExperts);
         }
         let n_experts = self.size(COUNT, MAX_EXPERTS)?;
-        let top_k = self.size(USED, n_experts)?;
-        let intermediate =
-            match self.optional_size("expert_feed_forward_length", MAX_INTERMEDIATE)? {
-                Some(intermediate) => intermediate,
-                None => self.size("feed_forward_length", MAX_INTERMEDIATE)?,
-            };
-        let family = self.family;
+        Ok((n_experts, self.size("expert_used_count", n_experts)?))
+    }
+
+    /// Width inside an expert.
+    fn intermediate(&self) -> Result<usize, MetadataError> {
+        match self.optional_size("expert_feed_forward_length", MAX_INTERMEDIATE)? {
+            Some(intermediate) => Ok(intermediate),
+            None => self.size("feed_forward_length", MAX_INTERMEDIATE),
+        }
+    }
+
+    fn router(&self) -> Result<Router, MetadataError> {
+        const NORM: &str = "expert_weights_norm";
+        const GATING: &str = "expert_gating_func";
+        const SCALE: &str = "expert_weights_scale";
         // The families have no such keys: what contradicts them is another model.
+        let renormalizes = self.family.sums_to_one();
         if self
             .get::<bool>(NORM)?
-            .is_some_and(|norm| norm != family.sums_to_one())
+            .is_some_and(|norm| norm != renormalizes)
         {
-            return Err(self.wrong(NORM, family.sums_to_one().to_string()).into());
+            return Err(self.wrong(NORM, renormalizes.to_string()));
         }
         // 1 is a softmax over all experts, 3 one over the chosen.
         let gating = self.get::<u64>(GATING)?.unwrap_or(0);
-        let gatings: &[u64] = match family.softmax {
+        let gatings: &[u64] = match self.family.softmax {
             Softmax::OverAll => &[0, 1],
             Softmax::OverChosen => &[0, 1, 3],
         };
         if !gatings.contains(&gating) {
-            return Err(self.wrong(GATING, "1, a softmax").into());
+            return Err(self.wrong(GATING, "1, a softmax"));
         }
         let scale = match self.get::<f64>(SCALE)? {
             None | Some(0.0) => 1.0,
             Some(_) => self.number(SCALE, None, 0.0..1e6)?,
         };
-        Ok(ExpertsSpec {
-            n_experts,
-            top_k,
-            intermediate,
-            biases: family.biases_and_sinks,
-            router: RouterSpec {
-                softmax: family.softmax,
-                renormalize: family.renormalize,
-                scale,
-            },
-            activation: family.activation,
+        Ok(Router {
+            score: RouterScore::Softmax,
+            renormalizes,
+            scale: scale as f32,
+            has_bias: self.family.biases_and_sinks,
         })
     }
 }

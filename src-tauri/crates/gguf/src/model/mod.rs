@@ -4,17 +4,14 @@ mod error;
 mod family;
 mod keys;
 mod schema;
-mod spec;
 mod tensors;
 
 pub use error::ModelError;
-pub use spec::{
-    Activation, AttentionSpec, ExpertsSpec, ModelSpec, QkNorm, RopePairs, RopeScaling, RopeSpec,
-    RopeTable, RouterSpec, Softmax,
-};
 pub use tensors::{
     Expert, ExpertBiases, Floats, Layer, Linear, Matrix, Part, SLOT_ALIGNMENT, SlotLayout,
 };
+
+use octet_spec::ModelSpec;
 
 use crate::gguf::Gguf;
 use crate::tensor::TensorInfo;
@@ -23,6 +20,8 @@ use schema::{LayerSchema, Tensors};
 /// A model that can be run: its description, and every tensor of the file in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
+    /// What files call its family: `llama`, `qwen3moe`, `gpt-oss`, `olmoe`.
+    pub architecture: &'static str,
     /// What it computes.
     pub spec: ModelSpec,
     /// Embeddings, (vocab, hidden).
@@ -52,18 +51,18 @@ impl Model {
         let mut spec = keys::spec(metadata, family)?;
         let mut tensors = Tensors::new(gguf);
 
-        let (vocab, hidden) = (spec.vocab, spec.hidden);
+        let (vocab, hidden) = (spec.vocab_size, spec.hidden_size);
         let embeddings = tensors.matrix(schema::EMBEDDINGS, vocab, hidden)?;
         let output_norm = tensors.floats(schema::OUTPUT_NORM, &[hidden])?;
-        spec.tied_output = !tensors.has(schema::OUTPUT);
-        let output = if spec.tied_output {
+        spec.tie_word_embeddings = !tensors.has(schema::OUTPUT);
+        let output = if spec.tie_word_embeddings {
             embeddings
         } else {
             tensors.matrix(schema::OUTPUT, vocab, hidden)?
         };
         if tensors.has(schema::ROPE_FREQS) {
-            tensors.floats(schema::ROPE_FREQS, &[spec.rope.dim / 2])?;
-            spec.rope.divisors = read_divisors(gguf)?;
+            tensors.floats(schema::ROPE_FREQS, &[spec.head_dim / 2])?;
+            spec.rope_divisors = read_divisors(gguf)?;
         }
         let mut layers = Vec::with_capacity(spec.n_layers);
         for layer in 0..spec.n_layers {
@@ -76,7 +75,8 @@ impl Model {
             layers.push(schema.read()?);
         }
         Ok(Self {
-            trunk: tensors.finish(spec.architecture)?,
+            trunk: tensors.finish(family.name)?,
+            architecture: family.name,
             spec,
             embeddings,
             output_norm,
@@ -111,16 +111,16 @@ impl Model {
     }
 }
 
-fn read_divisors(gguf: &Gguf) -> Result<Option<Vec<f32>>, ModelError> {
+fn read_divisors(gguf: &Gguf) -> Result<Vec<f32>, ModelError> {
     let Some(info) = gguf.tensor(schema::ROPE_FREQS) else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
     let divisors = gguf.read_f32(info)?.unwrap_or_default();
     match divisors
         .iter()
         .find(|value| !(value.is_finite() && **value > 0.0))
     {
-        None => Ok(Some(divisors)),
+        None => Ok(divisors),
         Some(&value) => Err(ModelError::Divisor {
             tensor: schema::ROPE_FREQS.to_owned(),
             value,

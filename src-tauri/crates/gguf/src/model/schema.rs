@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::error::ModelError;
 use super::family::Family;
-use super::spec::{ModelSpec, QkNorm};
 use super::tensors::{Expert, ExpertBiases, Floats, Layer, Linear, Matrix};
+use octet_spec::{ModelSpec, QkNorm};
+
 use crate::gguf::Gguf;
 use crate::tensor::TensorInfo;
 
@@ -120,18 +121,13 @@ pub(super) struct LayerSchema<'t, 'g> {
 impl LayerSchema<'_, '_> {
     pub(super) fn read(&mut self) -> Result<Layer, ModelError> {
         let spec = self.spec;
-        let (hidden, attention) = (spec.hidden, &spec.attention);
-        let (q_rows, kv_rows) = (
-            attention.n_heads * attention.head_dim,
-            attention.n_kv_heads * attention.head_dim,
-        );
-        let biases = attention.biases;
+        let (hidden, q_rows, kv_rows) = (spec.hidden_size, spec.q_size(), spec.kv_size());
         let [q, k, v] = self.projections(q_rows, kv_rows)?;
-        let (q_norm, k_norm) = match attention.qk_norm {
+        let (q_norm, k_norm) = match spec.qk_norm {
             QkNorm::None => (None, None),
             norm => {
                 let len = |rows| match norm {
-                    QkNorm::PerHead => attention.head_dim,
+                    QkNorm::Head => spec.head_dim,
                     _ => rows,
                 };
                 (
@@ -140,15 +136,15 @@ impl LayerSchema<'_, '_> {
                 )
             }
         };
-        let sinks = attention.sinks;
-        let sinks = sinks.then(|| self.floats("attn_sinks.weight", &[attention.n_heads]));
+        let sinks = spec.attention_sinks;
+        let sinks = sinks.then(|| self.floats("attn_sinks.weight", &[spec.n_heads]));
         let ffn_norm = format!("{}.weight", self.family.ffn_norm);
         Ok(Layer {
             attn_norm: self.floats("attn_norm.weight", &[hidden])?,
             q,
             k,
             v,
-            o: self.linear("attn_output", hidden, q_rows, biases)?,
+            o: self.linear("attn_output", hidden, q_rows, spec.attention_bias)?,
             q_norm,
             k_norm,
             sinks: sinks.transpose()?,
@@ -180,8 +176,8 @@ impl LayerSchema<'_, '_> {
 
     /// Queries, keys and values: three matrices, or one with the rows of all.
     fn projections(&mut self, q_rows: usize, kv_rows: usize) -> Result<[Linear; 3], ModelError> {
-        let hidden = self.spec.hidden;
-        let biases = self.spec.attention.biases;
+        let hidden = self.spec.hidden_size;
+        let biases = self.spec.attention_bias;
         let fused = self.name("attn_qkv.weight");
         if self.tensors.has(&fused) && !biases {
             let all = self.tensors.matrix(&fused, q_rows + 2 * kv_rows, hidden)?;
@@ -200,9 +196,9 @@ impl LayerSchema<'_, '_> {
 
     /// The router. Rounded to fewer bits it would choose other experts, so it has to be of floats.
     fn router(&mut self) -> Result<Linear, ModelError> {
-        let (hidden, n_experts) = (self.spec.hidden, self.spec.experts.n_experts);
+        let (hidden, n_experts) = (self.spec.hidden_size, self.spec.n_experts);
         let weight = self.floats("ffn_gate_inp.weight", &[hidden, n_experts])?;
-        let bias = self.spec.experts.biases;
+        let bias = self.spec.router.has_bias;
         let bias = bias.then(|| self.floats("ffn_gate_inp.bias", &[n_experts]));
         Ok(Linear {
             weight: Matrix {
@@ -216,12 +212,12 @@ impl LayerSchema<'_, '_> {
     }
 
     fn expert_biases(&mut self) -> Result<Option<ExpertBiases>, ModelError> {
-        let experts = &self.spec.experts;
-        if !experts.biases {
+        let spec = self.spec;
+        if !spec.expert_bias {
             return Ok(None);
         }
-        let inner = [experts.intermediate, experts.n_experts];
-        let outer = [self.spec.hidden, experts.n_experts];
+        let inner = [spec.intermediate_size, spec.n_experts];
+        let outer = [spec.hidden_size, spec.n_experts];
         Ok(Some(ExpertBiases {
             gate: self.floats("ffn_gate_exps.bias", &inner)?,
             up: self.floats("ffn_up_exps.bias", &inner)?,
@@ -231,9 +227,10 @@ impl LayerSchema<'_, '_> {
 
     /// All experts, in whichever of three ways the file has them.
     fn experts(&mut self) -> Result<Vec<Expert>, ModelError> {
-        let hidden = self.spec.hidden;
-        let (inner, n_experts) = (self.spec.experts.intermediate, self.spec.experts.n_experts);
-        let plain = !self.spec.experts.biases;
+        let spec = self.spec;
+        let (hidden, inner) = (spec.hidden_size, spec.intermediate_size);
+        let n_experts = spec.n_experts;
+        let plain = !spec.expert_bias;
         // As files had them before April 2024: a tensor for each matrix of each expert.
         if plain && self.tensors.has(&self.name("ffn_gate.0.weight")) {
             let expert = |e: usize| {
@@ -286,7 +283,7 @@ impl LayerSchema<'_, '_> {
 
     /// The matrices (n, k) of all experts, one after the other in one tensor.
     fn stack(&mut self, rest: &str, n: usize, k: usize) -> Result<Vec<Matrix>, ModelError> {
-        let n_experts = self.spec.experts.n_experts;
+        let n_experts = self.spec.n_experts;
         let name = self.name(rest);
         let info = self.tensors.take(&name, &[k, n, n_experts], false)?;
         let all = matrix(info, n * n_experts, k);

@@ -71,7 +71,7 @@ pub struct Layer {
     pub v: Linear,
     /// Output of attention, (hidden, n_heads * head_dim).
     pub o: Linear,
-    /// Norm of queries: see [`QkNorm`](super::QkNorm).
+    /// Norm of queries: see [`QkNorm`](octet_spec::QkNorm).
     pub q_norm: Option<Floats>,
     /// Norm of keys.
     pub k_norm: Option<Floats>,

@@ -14,8 +14,10 @@ use std::collections::HashMap;
 
 use self::json::Parts;
 use self::split::Split;
+use octet_files::bytes::format_bytes;
+
 use crate::metadata::{Metadata, MetadataError};
-use crate::text::{shorten, shorten_bytes, size};
+use crate::text::{shorten, shorten_bytes};
 use crate::value::{Array, FromValue, Value};
 
 /// The most tokens; the largest vocabularies have some 260,000.
@@ -324,8 +326,8 @@ fn template(metadata: Metadata<'_>) -> Result<Option<String>, TokenizerError> {
     if template.len() > MAX_TEMPLATE_BYTES {
         return Err(TokenizerError::TooLarge {
             what: "the chat template has",
-            found: size(template.len() as u64),
-            limit: size(MAX_TEMPLATE_BYTES as u64),
+            found: format_bytes(template.len() as u64),
+            limit: format_bytes(MAX_TEMPLATE_BYTES as u64),
         });
     }
     Ok(Some(template.to_owned()))
@@ -358,8 +360,8 @@ impl<'a> Vocabulary<'a> {
             if bytes > MAX_VOCABULARY_BYTES {
                 return Err(TokenizerError::TooLarge {
                     what: "the texts of its tokens have more than",
-                    found: size(bytes as u64),
-                    limit: size(MAX_VOCABULARY_BYTES as u64),
+                    found: format_bytes(bytes as u64),
+                    limit: format_bytes(MAX_VOCABULARY_BYTES as u64),
                 });
             }
             // At most `MAX_TOKENS`.

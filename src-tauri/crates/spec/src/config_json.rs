@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{ModelSpec, limits};
+use crate::{ModelSpec, limits};
 
 use crate::json::{UniqueMap, shorten, without_byte_order_mark};
 

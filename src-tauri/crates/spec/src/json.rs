@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 /// A JSON object in which every key occurs once. (Maps elsewhere silently keep the last.)
 #[derive(Debug)]
-pub(crate) struct UniqueMap<V>(pub(crate) BTreeMap<String, V>);
+pub struct UniqueMap<V>(pub BTreeMap<String, V>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for UniqueMap<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -40,12 +40,12 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for UniqueMap<V> {
 }
 
 /// The error for a key that an object gives twice.
-pub(crate) fn twice<E: Error>(key: &str) -> E {
+pub fn twice<E: Error>(key: &str) -> E {
     E::custom(format_args!("`{}` is given twice", shorten(key)))
 }
 
 /// An error in the value of `key`, with the key's name: serde's own message has none.
-pub(crate) fn in_key<E: Error>(key: &str, error: E) -> E {
+pub fn in_key<E: Error>(key: &str, error: E) -> E {
     E::custom(format_args!("`{}`: {error}", shorten(key)))
 }
 

@@ -2,24 +2,31 @@
 //!
 //! A family is a value of [`ModelSpec`]: readers make one, and every backend computes by it alone.
 
+#![warn(missing_docs)]
+
 mod config_json;
+pub mod json;
+mod rope;
 
 use std::fmt;
 
 use serde::Serialize;
 
 pub use config_json::ConfigError;
+pub use rope::RopeTable;
 
-/// Every reader holds sizes to these, so that products of them cannot overflow.
-pub(crate) mod limits {
-    pub(crate) const MAX_HIDDEN: usize = 1 << 16;
-    pub(crate) const MAX_INTERMEDIATE: usize = 1 << 20;
-    pub(crate) const MAX_LAYERS: usize = 1 << 10;
-    pub(crate) const MAX_HEADS: usize = 1 << 10;
-    pub(crate) const MAX_HEAD_DIM: usize = 1 << 12;
-    pub(crate) const MAX_EXPERTS: usize = 1 << 10;
-    pub(crate) const MAX_VOCAB: usize = 1 << 22;
-    pub(crate) const MAX_POSITIONS: usize = 1 << 24;
+/// Every reader holds sizes to these, so that products of them cannot overflow. Real models stay
+/// far below.
+#[allow(missing_docs)] // Names say it.
+pub mod limits {
+    pub const MAX_HIDDEN: usize = 1 << 16;
+    pub const MAX_INTERMEDIATE: usize = 1 << 20;
+    pub const MAX_LAYERS: usize = 1 << 10;
+    pub const MAX_HEADS: usize = 1 << 10;
+    pub const MAX_HEAD_DIM: usize = 1 << 12;
+    pub const MAX_EXPERTS: usize = 1 << 10;
+    pub const MAX_VOCAB: usize = 1 << 22;
+    pub const MAX_POSITIONS: usize = 1 << 24;
 }
 
 /// A decoder-only transformer whose feed-forward blocks are mixtures of experts.
