@@ -10,8 +10,9 @@ use std::error::Error;
 use std::fs;
 use std::ops::ControlFlow;
 
-use octet_engine::model::{Logits, RoutingReuse};
+use octet_engine::model::Logits;
 use octet_engine::plan::{Device, Misses, PlanRequest};
+use octet_engine::routing_reuse::RoutingReuse;
 use octet_engine::synth::{SynthOptions, synth};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
@@ -76,7 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let read = |loaded: &Loaded| loaded.model.experts().stats().ram.bytes_moved / each;
                 let at_loading = read(&loaded);
                 let mut session = loaded.model.session(100);
-                session.routing_reuse = reuse;
+                session.router_hook = reuse.map(|reuse| Box::new(reuse) as _);
                 let prompt: Vec<TokenId> = (0..20).map(|i| TokenId(i * 31 % 96)).collect();
                 loaded
                     .model

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 
 use octet_engine::error::EngineError;
 use octet_engine::generate::{Conversation, Generator};
-use octet_engine::model::{Logits, PassProgress, RoutingReuse, Session};
+use octet_engine::model::{Logits, PassProgress, Session};
 use octet_engine::plan::{Device, Misses, PlanRequest};
+use octet_engine::routing_reuse::RoutingReuse;
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{DoneReason, Event, LoadOptions, Loaded, Request};
 use octet_tests::fixture;
@@ -79,7 +80,7 @@ fn load(dir: &std::path::Path, plan: PlanRequest, exact: bool) -> Loaded {
 
 fn on_gpu(name: &str, setting: Setting) -> Loaded {
     let loaded = load(&fixture(name), request(setting), setting.exact);
-    assert!(loaded.model.gpu().is_some(), "{:?}", loaded.plan.warnings);
+    assert!(loaded.model.is_on_gpu(), "{:?}", loaded.plan.warnings);
     loaded
 }
 
@@ -237,7 +238,8 @@ fn decoded(loaded: &Loaded, mut session: Session) -> Vec<f32> {
 /// A new session for `ctx` positions.
 fn session(loaded: &Loaded, ctx: usize, records: bool, reuse: Option<RoutingReuse>) -> Session {
     let mut session = loaded.model.session(ctx);
-    (session.records, session.routing_reuse) = (records, reuse);
+    session.records = records;
+    session.router_hook = reuse.map(|reuse| Box::new(reuse) as _);
     session
 }
 
@@ -293,7 +295,7 @@ fn recorded_launches_follow_positions_and_sessions_in_turn() {
     }
     let mut in_turn = |records| -> Vec<Vec<f32>> {
         for (session, start) in sessions.iter_mut().zip(starts) {
-            session.kv.truncate(start);
+            session.truncate(start);
             session.records = records;
         }
         let one = |i: usize| {
@@ -327,7 +329,7 @@ fn a_prompt_tells_of_every_expert_and_can_be_ended_at_each() {
     // 100 tokens want every expert.
     assert_eq!(told.len(), c.n_layers * (c.n_experts + 1), "{told:?}");
     assert!(told.windows(2).all(|two| two[0].done <= two[1].done));
-    session.kv.truncate(0);
+    session.truncate(0);
     for steps in [1, 2, 7, 10, 13] {
         let mut left = steps;
         let mut end = |_| {
@@ -341,7 +343,7 @@ fn a_prompt_tells_of_every_expert_and_can_be_ended_at_each() {
             .model
             .forward(&mut session, &tokens, Logits::Last, &mut end);
         assert!(matches!(ended, Err(EngineError::Cancelled)), "{steps}");
-        assert_eq!(session.kv.len(), 0);
+        assert_eq!(session.len(), 0);
     }
     let again = forward(&gpu, &mut session, &tokens);
     let (_, worst) = distance(
@@ -370,7 +372,7 @@ fn a_cancelled_token_leaves_recorded_launches_to_go_on_with() {
                 .model
                 .forward(&mut session, &[*token], Logits::Last, stop);
             assert!(matches!(cancelled, Err(EngineError::Cancelled)));
-            assert_eq!(session.kv.len(), i);
+            assert_eq!(session.len(), i);
             found.extend(forward(&gpu, &mut session, &[*token]));
         }
         // What is in VRAM already is summed up first: another last bit, which may round to another f16.
@@ -451,7 +453,7 @@ fn a_gpu_that_is_lost_ends_the_answer_with_an_error_and_the_next_one_is_made_on_
             };
             assert_eq!(code, "device", "{what}, {failure}: {message}");
             assert!(message.contains("CPU"), "{message}");
-            assert!(gpu.model.gpu().is_none());
+            assert!(!gpu.model.is_on_gpu());
 
             // The same process, the same model: all that is lost is the GPU.
             let events = generate(&gpu, &mut conversation, &greedy(12));
@@ -572,7 +574,7 @@ fn a_gpu_with_less_room_than_planned_holds_fewer_experts_and_that_is_said() {
         ..request(RESIDENT)
     };
     let loaded = load(&fixture("tiny-2bit"), auto, false);
-    assert!(loaded.model.gpu().is_none());
+    assert!(!loaded.model.is_on_gpu());
     let said = loaded.plan.warnings.iter().any(|w| w.contains("GPU"));
     assert!(said, "{:?}", loaded.plan.warnings);
     let options = LoadOptions {

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use octet_engine::backend::DeviceKind;
 use octet_engine::checkpoint::ExpertId;
 use octet_engine::error::EngineError;
 use octet_engine::hardware::{Gpu, GpuStatus, Hardware};
@@ -73,7 +74,9 @@ fn loaded() -> Loaded {
 
 /// The name of the GPU that `loaded` computes on, as the plan and the driver have it.
 fn name(loaded: &Loaded) -> Option<String> {
-    let of_driver = loaded.model.gpu().map(|gpu| gpu.gpu().name().to_owned());
+    let backend = loaded.model.backend();
+    let on_gpu = backend.device() == DeviceKind::Gpu;
+    let of_driver = on_gpu.then(|| backend.name().to_owned());
     match &loaded.plan.device {
         Placement::Cuda { name, .. } => {
             assert_eq!(of_driver.as_deref(), Some(name.as_str()));
@@ -376,14 +379,14 @@ fn a_slot_is_not_overwritten_while_it_is_read_though_its_layer_ended_with_an_err
         .expect("it was there");
     // The wait that would make up for it fails as well.
     fake.set("FAIL", "stream:2:soft");
-    session.kv.truncate(0);
+    session.truncate(0);
     let before = &mut |pass: PassProgress| match pass.layer {
         0 => ControlFlow::Continue(()),
         _ => ControlFlow::Break(()),
     };
     let error = one_token(&loaded, &mut session, 7, before).expect_err("a file is missing");
     assert!(!matches!(error, EngineError::Cancelled), "{error}");
-    assert!(loaded.model.gpu().is_some(), "the GPU is in order");
+    assert!(loaded.model.is_on_gpu(), "the GPU is in order");
     assert!(
         fake.counters().pending > 0,
         "nothing is left to be overtaken"

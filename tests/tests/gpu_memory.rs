@@ -39,7 +39,7 @@ fn load(plan: PlanRequest, cache: &Path, calibrate: bool) -> Loaded {
     };
     let go_on = &mut |_| ControlFlow::Continue(());
     let loaded = Loaded::load(&fixture("tiny-2bit"), &options, go_on).expect("loads");
-    assert!(loaded.model.gpu().is_some(), "{:?}", loaded.plan.warnings);
+    assert!(loaded.model.is_on_gpu(), "{:?}", loaded.plan.warnings);
     loaded
 }
 

@@ -82,7 +82,7 @@ fn a_prompt_ended_at_any_expert_leaves_the_session_as_it_was() {
         };
         let ended = model.forward(&mut session, &second, Logits::Last, &mut end);
         assert!(matches!(ended, Err(EngineError::Cancelled)), "{steps}");
-        assert_eq!((left, session.kv.len()), (0, first.len()));
+        assert_eq!((left, session.len()), (0, first.len()));
     }
     let logits = model.forward(&mut session, &second, Logits::Last, go_on);
     // Experts are summed up as they come.

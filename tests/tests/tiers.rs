@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use octet_engine::EngineError;
 use octet_engine::checkpoint::{Checkpoint, ExpertId};
 use octet_engine::experts::{Bandwidths, Device, DeviceOptions, ExpertOptions, Experts, TierStats};
-use octet_engine::model::{Decoder, Logits, RoutingReuse, expert_forward};
+use octet_engine::model::{Decoder, Logits, expert_forward};
 use octet_engine::plan::{Eviction, Misses};
+use octet_engine::routing_reuse::RoutingReuse;
 use octet_engine::tokenizer::TokenId;
 use octet_kernels::{Pool, Precision, Scratch};
 
@@ -239,7 +240,7 @@ fn a_failing_device_is_an_error_and_not_a_hang() {
         .expect_err("fails");
     assert!(error.to_string().contains("out of memory"), "{error}");
     assert_eq!(
-        session.kv.len(),
+        session.len(),
         0,
         "a failed pass leaves the session as it was"
     );
@@ -273,7 +274,7 @@ fn after_a_long_prompt_every_layer_still_has_its_most_used_experts() {
 fn kept(options: ExpertOptions, reuse: Option<RoutingReuse>) -> (f64, Vec<Vec<u16>>, TierStats) {
     let model = model(options);
     let mut session = model.session(200);
-    session.routing_reuse = reuse;
+    session.router_hook = reuse.map(|reuse| Box::new(reuse) as _);
     let mut used = Vec::new();
     for i in 0..200u32 {
         let go_on = &mut |_| ControlFlow::Continue(());
@@ -315,7 +316,7 @@ fn routing_reuse_leaves_prompts_alone() {
     let prompt: Vec<TokenId> = (0..40u32).map(|i| TokenId(i * 31 % 512)).collect();
     let mut logits = [None, Some(RoutingReuse { p: 1.0, seed: 3 })].map(|reuse| {
         let mut session = model.session(64);
-        session.routing_reuse = reuse;
+        session.router_hook = reuse.map(|reuse| Box::new(reuse) as _);
         let go_on = &mut |_| ControlFlow::Continue(());
         let logits = model.forward(&mut session, &prompt, Logits::Last, go_on);
         logits.expect("a pass").to_vec()

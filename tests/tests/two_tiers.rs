@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use octet_engine::experts::{Residence, TierStats};
-use octet_engine::model::{Logits, RoutingReuse};
+use octet_engine::model::Logits;
 use octet_engine::plan::{Device, Eviction, Fit, Misses, PlanRequest};
+use octet_engine::routing_reuse::RoutingReuse;
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
 use octet_tests::fixture;
@@ -90,7 +91,7 @@ fn load(dir: &Path, setting: Setting) -> Loaded {
         ..LoadOptions::default()
     };
     let loaded = Loaded::load(dir, &options, &mut |_| ControlFlow::Continue(())).expect("loads");
-    assert!(loaded.model.gpu().is_some(), "{:?}", loaded.plan.warnings);
+    assert!(loaded.model.is_on_gpu(), "{:?}", loaded.plan.warnings);
     loaded
 }
 
@@ -101,7 +102,7 @@ fn prompt(len: u32) -> Vec<TokenId> {
 /// Greedy tokens behind a prompt, long enough to stream every expert.
 fn tokens(loaded: &Loaded, new: usize, reuse: Option<RoutingReuse>) -> Vec<TokenId> {
     let mut session = loaded.model.session(200);
-    session.routing_reuse = reuse;
+    session.router_hook = reuse.map(|reuse| Box::new(reuse) as _);
     let (mut next, mut made) = (prompt(30), Vec::new());
     for _ in 0..new {
         let go_on = &mut |_| ControlFlow::Continue(());
@@ -280,10 +281,7 @@ fn a_lost_gpu_leaves_everything_in_ram_where_that_holds_it() {
                     break;
                 }
             }
-            assert!(
-                lost && loaded.model.gpu().is_none(),
-                "{setting:?}, {failure}"
-            );
+            assert!(lost && !loaded.model.is_on_gpu(), "{setting:?}, {failure}");
             drop(session);
             let first = tokens(&loaded, 8, None);
             let before = ram(&loaded);

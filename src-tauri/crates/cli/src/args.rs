@@ -154,9 +154,9 @@ impl EngineArgs {
     pub fn load(&self) -> anyhow::Result<Loaded> {
         note_threads(self.threads);
         let mut loaded = Loaded::open(&self.model_dir()?, &self.options())?;
-        match loaded.model.gpu() {
-            Some(_) => fill(&mut loaded)?,
-            None => loaded.model.experts_handle().read_ahead(),
+        match loaded.model.is_on_gpu() {
+            true => fill(&mut loaded)?,
+            false => loaded.model.experts_handle().read_ahead(),
         }
         Ok(loaded)
     }

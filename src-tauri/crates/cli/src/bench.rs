@@ -13,8 +13,9 @@ use std::time::Instant;
 
 use octet_engine::calibration::{Calibration, CalibrationCache};
 use octet_engine::experts::{ExpertStats, RoutingSummary, TierStats};
-use octet_engine::model::{Decoder, Logits, PREFILL_CHUNK, RoutingReuse};
+use octet_engine::model::{Decoder, Logits, PREFILL_CHUNK};
 use octet_engine::plan::{Placement, format_bytes};
+use octet_engine::routing_reuse::RoutingReuse;
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{EngineError, LoadOptions, Loaded};
 use serde_json::{Value, json};
@@ -129,7 +130,7 @@ fn measure(
     };
     let tokens: Vec<TokenId> = (0..prompt).map(|_| token()).collect();
     let mut session = model.session(prompt + new);
-    session.routing_reuse = reuse;
+    session.router_hook = reuse.map(|reuse| Box::new(reuse) as _);
     let go_on = &mut |_| ControlFlow::Continue(());
     let start = model.experts().stats();
     let clock = Instant::now();

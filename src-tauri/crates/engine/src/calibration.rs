@@ -21,11 +21,11 @@ use octet_files::Access;
 use octet_kernels::{Pool, Precision, Scratch};
 use serde::{Deserialize, Serialize};
 
+use crate::backend::cpu::expert_forward;
 use crate::checkpoint::{Checkpoint, ExpertId};
 use crate::error::EngineError;
 use crate::experts::Bandwidths;
 use crate::hardware::{Gpu, Hardware};
-use crate::model::expert_forward;
 
 /// Names the cache folder, in place of the system's.
 pub const CACHE_DIR_VARIABLE: &str = "OCTET_CACHE_DIR";

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use octet_kernels::{Pool, Precision};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::backend::cpu;
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::error::EngineError;
@@ -19,7 +20,7 @@ use crate::experts::{DeviceOptions, Experts};
 use crate::generate::{Conversation, DoneReason, Event, Generator, Request};
 use crate::hardware::{GpuStatus, Hardware};
 use crate::load::{LoadStage, Watch, report};
-use crate::model::{Decoder, cpu_lacks};
+use crate::model::Decoder;
 use crate::plan::{ModelSizes, Plan, PlanRequest};
 use crate::prompt::Message;
 use crate::setup::Setup;
@@ -95,7 +96,7 @@ impl Loaded {
         report(watch, LoadStage::Checking, 0, 0)?;
         octet_kernels::Level::wanted()?;
         let checkpoint = Arc::new(Checkpoint::open(dir)?);
-        if let Some(feature) = cpu_lacks(checkpoint.spec()) {
+        if let Some(feature) = cpu::lacks(checkpoint.spec()) {
             return Err(EngineError::Unsupported { feature });
         }
         let total = checkpoint.files().bytes;

@@ -194,7 +194,7 @@ impl Conversation {
             common.min(prompt.len().saturating_sub(1))
         };
         self.cached.truncate(keep);
-        self.session.kv.truncate(keep);
+        self.session.truncate(keep);
         keep
     }
 }
@@ -218,7 +218,7 @@ impl Generator<'_> {
             // After a failed or cancelled pass the cache holds exactly what `cached` says, unless
             // it was lost with a GPU.
             if error.is_of_device() {
-                let ctx = conversation.session.kv.capacity();
+                let ctx = conversation.session.capacity();
                 *conversation = Conversation::new(self.model, ctx);
             }
             (self.emit)(Event::Error {
@@ -236,7 +236,7 @@ impl Generator<'_> {
     ) -> Result<(), EngineError> {
         let clock = AwakeClock::start();
         let before = self.model.experts().stats();
-        let capacity = conversation.session.kv.capacity();
+        let capacity = conversation.session.capacity();
         // Random seeds stay below 2^32, so that any program can hold and repeat them.
         let seed = request
             .sampling

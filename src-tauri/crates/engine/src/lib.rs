@@ -13,6 +13,7 @@
 //! Start at [`engine::Engine`] to use it, at [`model::Decoder::forward`] to read it.
 #![warn(missing_docs)]
 
+pub mod backend;
 pub mod calibration;
 pub mod clock;
 mod context_shift;
@@ -20,13 +21,12 @@ pub mod engine;
 pub mod error;
 pub mod experts;
 pub mod generate;
-pub mod gpu;
 pub mod hardware;
-pub mod kv_cache;
 pub mod load;
 pub mod model;
 pub mod plan;
 mod progress;
+pub mod routing_reuse;
 pub mod sampling;
 mod setup;
 

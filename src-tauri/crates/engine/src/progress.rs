@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::backend::{PassProgress, experts, projections};
 use crate::generate::Event;
-use crate::model::{PassProgress, experts, projections};
 use crate::spec::ModelSpec;
 
 /// Reports come at most this often.

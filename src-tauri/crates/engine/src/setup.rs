@@ -7,12 +7,14 @@ use std::time::Instant;
 use octet_kernels::cuda::{CudaError, Unfilled};
 use octet_kernels::{Pool, Precision};
 
+use crate::backend::Host;
+use crate::backend::cuda::{Cuda, GpuModel, OpenGpu, Slots};
 use crate::calibration::{self, Calibration, CalibrationCache, Machine, Upload, Uploads};
 use crate::checkpoint::{Checkpoint, ExpertId};
 use crate::engine::{LoadOptions, model_sizes};
 use crate::error::EngineError;
 use crate::experts::{Bandwidths, Device as _, DeviceOptions, ExpertOptions, Experts, RamAlone};
-use crate::gpu::{GpuModel, OpenGpu, Slots};
+
 use crate::hardware::{Gpu, Hardware};
 use crate::model::Decoder;
 use crate::plan::{
@@ -236,8 +238,18 @@ impl Setup<'_> {
                 ram_alone: on_gpu.as_ref().and_then(|_| self.ram_alone(&plan)),
             },
         )?;
-        let gpu = on_gpu.map(|on| on.gpu);
-        let model = Decoder::on(self.checkpoint, experts, self.pool, self.precision, gpu);
+        let model = match on_gpu {
+            Some(OnGpu { gpu, .. }) => {
+                let host = Arc::new(Host {
+                    checkpoint: self.checkpoint,
+                    experts: Arc::new(experts),
+                    pool: self.pool,
+                    precision: self.precision,
+                });
+                Decoder::on(Arc::new(Cuda::new(gpu, Arc::clone(&host))), host)
+            }
+            None => Decoder::new(self.checkpoint, experts, self.pool, self.precision),
+        };
         Ok((model, plan, calibration))
     }
 

@@ -1,6 +1,6 @@
 //! What the backends refuse of a [`ModelSpec`].
 
-use octet_engine::model::cpu_lacks;
+use octet_engine::backend::cpu::lacks;
 use octet_engine::spec::{Feature, ModelSpec, RopePairs};
 
 #[test]
@@ -9,10 +9,10 @@ fn the_cpu_names_the_one_feature_that_it_lacks() {
         rope_pairs: RopePairs::Adjacent,
         ..ModelSpec::mixtral()
     };
-    assert_eq!(cpu_lacks(&adjacent), None);
+    assert_eq!(lacks(&adjacent), None);
     let shared = ModelSpec {
         shared_expert_size: 512,
         ..adjacent
     };
-    assert_eq!(cpu_lacks(&shared), Some(Feature::SharedExpert));
+    assert_eq!(lacks(&shared), Some(Feature::SharedExpert));
 }

@@ -5,6 +5,7 @@
 //! has it; a miss is fetched up or computed where it lies, whichever ends sooner.
 
 mod cache;
+mod claims;
 mod copies;
 mod device;
 pub mod misses;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use octet_kernels::cuda::Gpu;
 
 pub use cache::ExpertCache;
+pub(crate) use claims::ClaimsAhead;
 pub use device::{Bandwidths, Device};
 pub use misses::{Miss, Missing};
 pub use stats::{ExpertStats, RoutingStats, RoutingSummary, TierStats};

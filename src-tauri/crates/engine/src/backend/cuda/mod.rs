@@ -41,26 +41,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use octet_kernels::cuda::{CudaError, Gpu, Ops, Stream};
-use octet_kernels::{Pool, Precision};
+use octet_kernels::{Pool, Precision, Scratch};
 
+use super::rotary::{self, Rotary};
+use super::{Backend, BackendSession, DeviceKind, Host, Pass, PassWatch};
 use crate::checkpoint::Checkpoint;
 use crate::error::EngineError;
-use crate::experts::Experts;
 
 pub use slots::Slots;
-pub(crate) use work::Kv;
 
 use weights::Trunk;
-use work::{KvPool, Work};
-
-/// What a forward pass on the GPU shares with the CPU's.
-#[derive(Clone, Copy)]
-pub(crate) struct Host<'a> {
-    pub checkpoint: &'a Checkpoint,
-    pub experts: &'a Experts,
-    pub pool: &'a Pool,
-    pub precision: Precision,
-}
+use work::{Kv, KvPool, Work};
 
 /// A model's trunk and working memory on a GPU; its experts are in [`Slots`].
 pub struct GpuModel {
@@ -142,22 +133,80 @@ impl GpuModel {
         &self.gpu
     }
 
-    /// Whether the GPU failed and is no longer used.
-    pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
-    }
-
-    /// Gives the GPU up.
-    pub(crate) fn lose(&self) {
-        self.lost.store(true, Ordering::Relaxed);
-    }
-
-    /// The cache of one conversation of up to `ctx` positions.
-    pub(crate) fn cache(&self, ctx: usize) -> Result<Kv, EngineError> {
-        Ok(self.kv.take(ctx)?)
-    }
-
     fn work(&self) -> std::sync::MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A model on a GPU, with the CPU beside it for misses.
+pub struct Cuda {
+    model: GpuModel,
+    host: Arc<Host>,
+}
+
+impl Cuda {
+    /// Has `model` compute with the experts of `host`.
+    pub fn new(model: GpuModel, host: Arc<Host>) -> Self {
+        Self { model, host }
+    }
+}
+
+impl Backend for Cuda {
+    fn device(&self) -> DeviceKind {
+        DeviceKind::Gpu
+    }
+
+    fn name(&self) -> &str {
+        self.model.gpu.name()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.model.lost.load(Ordering::Relaxed)
+    }
+
+    fn session(self: Arc<Self>, ctx: usize) -> Result<Box<dyn BackendSession>, EngineError> {
+        Ok(Box::new(CudaSession {
+            kv: self.model.kv.take(ctx)?,
+            rotary: rotary::of(self.host.spec()),
+            scratch: Scratch::default(),
+            logits: Vec::new(),
+            cuda: self,
+        }))
+    }
+}
+
+/// A conversation on a GPU.
+struct CudaSession {
+    cuda: Arc<Cuda>,
+    kv: Kv,
+    rotary: Rotary,
+    /// Of the CPU's share.
+    scratch: Scratch,
+    logits: Vec<f32>,
+}
+
+impl BackendSession for CudaSession {
+    /// A GPU that fails is given up: this session is of no more use, and later ones are the CPU's.
+    fn forward(
+        &mut self,
+        pass: Pass<'_>,
+        watch: &mut PassWatch<'_>,
+    ) -> Result<&mut [f32], EngineError> {
+        let cuda = Arc::clone(&self.cuda);
+        if cuda.is_lost() {
+            return Err(EngineError::Device {
+                reason: "it failed before".to_owned(),
+            });
+        }
+        match cuda.model.forward(&cuda.host, self, pass, watch) {
+            Ok(()) => Ok(&mut self.logits),
+            Err(error) => {
+                if error.is_of_device() {
+                    cuda.model.lost.store(true, Ordering::Relaxed);
+                    cuda.host.experts.lose_device();
+                }
+                Err(error)
+            }
+        }
     }
 }

@@ -7,12 +7,12 @@ use octet_kernels::half_ops;
 /// The f16 key/value cache of one conversation.
 ///
 /// Per layer and kv head, `capacity` rows of `head_dim` values lie one after the other. Memory is
-/// reserved up front but touched only as positions are written.
-pub struct KvCache {
+/// reserved up front but touched only as positions are written. How many there are, the session
+/// knows.
+pub(super) struct KvCache {
     n_kv_heads: usize,
     head_dim: usize,
     capacity: usize,
-    len: usize,
     layers: Vec<Layer>,
 }
 
@@ -22,13 +22,13 @@ struct Layer {
 }
 
 impl KvCache {
-    /// Bytes of one position over all layers.
-    pub fn bytes_per_position(n_layers: usize, n_kv_heads: usize, head_dim: usize) -> usize {
-        2 * n_layers * n_kv_heads * head_dim * size_of::<f16>()
-    }
-
     /// An empty cache for `capacity` positions.
-    pub fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize, capacity: usize) -> Self {
+    pub(super) fn new(
+        n_layers: usize,
+        n_kv_heads: usize,
+        head_dim: usize,
+        capacity: usize,
+    ) -> Self {
         // Zeroed pages come from the system on first touch, so a long context costs nothing yet.
         let zeroed = || vec![0u16; n_kv_heads * capacity * head_dim].reinterpret_into::<f16>();
         let layers = (0..n_layers)
@@ -41,45 +41,19 @@ impl KvCache {
             n_kv_heads,
             head_dim,
             capacity,
-            len: 0,
             layers,
         }
     }
 
-    /// Positions held.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether no position is held.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Positions that fit.
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    /// Forgets all positions from `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
-    /// Counts `positions` as held, once every layer has written them.
-    pub(crate) fn advance(&mut self, positions: usize) {
-        debug_assert!(self.len + positions <= self.capacity);
-        self.len += positions;
-    }
-
-    /// Writes keys and values, each f32 `(t, n_kv_heads, head_dim)`, behind the held positions.
-    pub(crate) fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
+    /// Writes keys and values, each f32 `(t, n_kv_heads, head_dim)`, of the positions from `first`
+    /// on.
+    pub(super) fn write(&mut self, layer: usize, first: usize, keys: &[f32], values: &[f32]) {
         let row = self.n_kv_heads * self.head_dim;
         let layer = &mut self.layers[layer];
         for (from, to) in [(keys, &mut layer.keys), (values, &mut layer.values)] {
             for (i, position) in from.chunks_exact(row).enumerate() {
                 for (head, value) in position.chunks_exact(self.head_dim).enumerate() {
-                    let at = (head * self.capacity + self.len + i) * self.head_dim;
+                    let at = (head * self.capacity + first + i) * self.head_dim;
                     let to = &mut to[at..at + self.head_dim];
                     half_ops::f32_to_f16(value, to);
                     // A key of -inf would be a score that counts for nothing, and no error.
@@ -92,12 +66,12 @@ impl KvCache {
     }
 
     /// The first `len` keys of a head, `(len, head_dim)`.
-    pub(crate) fn keys(&self, layer: usize, kv_head: usize, len: usize) -> &[f16] {
+    pub(super) fn keys(&self, layer: usize, kv_head: usize, len: usize) -> &[f16] {
         self.rows(&self.layers[layer].keys, kv_head, len)
     }
 
     /// The first `len` values of a head, `(len, head_dim)`.
-    pub(crate) fn values(&self, layer: usize, kv_head: usize, len: usize) -> &[f16] {
+    pub(super) fn values(&self, layer: usize, kv_head: usize, len: usize) -> &[f16] {
         self.rows(&self.layers[layer].values, kv_head, len)
     }
 
@@ -114,7 +88,7 @@ mod tests {
     #[test]
     fn what_f16_cannot_hold_is_stored_as_nan() {
         let mut kv = KvCache::new(1, 2, 2, 4);
-        kv.write(0, &[1.0, 2.0, 3.0, -7e4], &[1.0, f32::NAN, 65504.0, 4.0]);
+        kv.write(0, 0, &[1.0, 2.0, 3.0, -7e4], &[1.0, f32::NAN, 65504.0, 4.0]);
         assert!(kv.keys(0, 0, 1).iter().all(|v| v.is_finite()));
         assert!(kv.keys(0, 1, 1).iter().all(|v| v.is_nan()));
         assert!(kv.values(0, 0, 1).iter().all(|v| v.is_nan()));

@@ -5,7 +5,7 @@ use half::f16;
 use crate::spec::Activation;
 
 /// Little-endian f16 `bytes` of any alignment, as f32.
-pub(super) fn widen(bytes: &[u8], out: &mut [f32]) {
+pub(in crate::backend) fn widen(bytes: &[u8], out: &mut [f32]) {
     for (pair, out) in bytes.chunks_exact(2).zip(out) {
         *out = f16::from_le_bytes([pair[0], pair[1]]).to_f32();
     }

@@ -5,9 +5,10 @@ use octet_kernels::cuda::{CudaError, DeviceMatrix, Moment, Reuse, Rows, Slice};
 
 use super::decode::Conversing;
 use super::work::{self, Kv, LOGIT_ROWS, Work};
-use super::{GpuModel, Host, graphs};
+use super::{CudaSession, GpuModel, graphs};
+use crate::backend::{self, Host, Logits, PassMeter, PassWatch, RouterHook};
 use crate::error::EngineError;
-use crate::model::{self, Logits, PassMeter, PassWatch, Session};
+use crate::experts::RoutingStats;
 use crate::tokenizer::TokenId;
 
 /// Up to this many tokens attend without tensor cores: a tile of those is 64 tokens.
@@ -15,7 +16,7 @@ const FEW_TOKENS: usize = 8;
 
 /// What one pass works with.
 pub(super) struct Pass<'a> {
-    pub host: Host<'a>,
+    pub host: &'a Host,
     pub work: &'a mut Work,
     pub kv: &'a mut Kv,
     /// Tokens.
@@ -28,78 +29,89 @@ pub(super) struct Pass<'a> {
     pub records: bool,
 }
 
+/// Tokens that are computed together.
+struct Chunk<'a> {
+    tokens: &'a [TokenId],
+    /// The position of the first one.
+    first: usize,
+    /// How many of the last ones' logits are wanted.
+    rows: usize,
+}
+
 impl GpuModel {
-    /// Runs `tokens` behind what `session` holds; its logits, `(t, vocab)` or `(1, vocab)`, are
-    /// left in the session. After an error the session is as it was.
-    pub(crate) fn forward(
+    /// Computes `pass` chunk by chunk; its logits, `(t, vocab)` or `(1, vocab)`, are left in the
+    /// session.
+    pub(super) fn forward(
         &self,
-        host: Host<'_>,
-        session: &mut Session,
-        tokens: &[TokenId],
-        logits: Logits,
+        host: &Host,
+        session: &mut CudaSession,
+        mut pass: backend::Pass<'_>,
         watch: &mut PassWatch<'_>,
     ) -> Result<(), EngineError> {
-        let mut meter = PassMeter::new(host.checkpoint.spec(), watch);
+        let mut meter = PassMeter::new(host.spec(), watch);
         let mut work = self.work();
-        let start = session.kv.len();
-        session.buffers.logits.clear();
-        let mut left = tokens.len();
-        for chunk in tokens.chunks(work.chunk) {
-            meter.chunk(tokens.len() - left, chunk.len(), tokens.len());
-            left -= chunk.len();
-            let rows = match logits {
-                Logits::All => chunk.len(),
-                Logits::Last => usize::from(left == 0),
+        session.logits.clear();
+        let all = pass.tokens.len();
+        let mut done = 0;
+        for tokens in pass.tokens.chunks(work.chunk) {
+            meter.chunk(done, tokens.len(), all);
+            let first = pass.first + done;
+            done += tokens.len();
+            let rows = match pass.logits {
+                Logits::All => tokens.len(),
+                Logits::Last => usize::from(done == all),
             };
-            let done = self.pass(host, session, &mut work, chunk, rows, &mut meter);
-            if let Err(error) = done {
+            let chunk = Chunk {
+                tokens,
+                first,
+                rows,
+            };
+            let computed = self.chunk(host, session, &mut work, chunk, &mut pass, &mut meter);
+            if let Err(error) = computed {
                 // Staging memory must be left alone before the next pass writes it.
                 let _ = self.compute.synchronize();
-                session.kv.truncate(start);
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    /// One chunk; appends the logits of its last `rows` tokens.
-    fn pass(
+    /// One chunk; appends the logits that it shall give.
+    fn chunk(
         &self,
-        host: Host<'_>,
-        session: &mut Session,
+        host: &Host,
+        session: &mut CudaSession,
         work: &mut Work,
-        tokens: &[TokenId],
-        rows: usize,
+        chunk: Chunk<'_>,
+        pass: &mut backend::Pass<'_>,
         meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
-        let c = host.checkpoint.spec();
-        let (t, first) = (tokens.len(), session.kv.len());
-        let Session {
-            kv: positions,
-            gpu: Some(kv),
-            routing,
-            routing_reuse,
-            records,
+        let c = host.spec();
+        let Chunk {
+            tokens,
+            first,
+            rows,
+        } = chunk;
+        let t = tokens.len();
+        let CudaSession {
+            kv,
+            rotary,
             scratch,
-            buffers,
+            logits,
             ..
-        } = session
-        else {
-            unreachable!("BUG: a session without a cache on the GPU");
-        };
+        } = session;
         let capacity = kv.capacity();
         assert!(first + t <= capacity, "BUG: positions past the cache");
-        model::embed(host.checkpoint, tokens, work.hidden_mut(t))?;
-        buffers.rotary.prepare(c, first, t);
+        host.embed(tokens, work.hidden_mut(t))?;
+        rotary.prepare(first, t);
         let angles = work.angles_mut(t).chunks_exact_mut(2);
-        for (to, (cos, sin)) in angles.zip(buffers.rotary.angles()) {
+        for (to, (cos, sin)) in angles.zip(rotary.angles()) {
             (to[0], to[1]) = (*cos, *sin);
         }
-        let reuse = routing_reuse.map_or_else(Reuse::default, |r| Reuse {
-            p: r.p,
-            seed: r.seed,
-        });
+        let reuse = pass.hook.map_or_else(Reuse::default, RouterHook::for_gpu);
         *work.moment_mut() = Moment::new(first, reuse);
+        let reuses = pass.hook.is_some();
+        let routing: &mut RoutingStats = pass.routing;
         let mut pass = Pass {
             host,
             work,
@@ -111,18 +123,18 @@ impl GpuModel {
             } else {
                 first + t
             },
-            records: *records,
+            records: pass.records,
         };
         if t == 1 {
             let token = Conversing {
                 routing,
                 scratch,
-                reuses: routing_reuse.is_some(),
+                reuses,
             };
             self.decode(&mut pass, token, meter)?;
             if rows > 0 {
-                let logits = pass.work.staging.logits.values(0, c.vocab_size);
-                buffers.logits.extend_from_slice(logits);
+                let values = pass.work.staging.logits.values(0, c.vocab_size);
+                logits.extend_from_slice(values);
             }
         } else {
             self.upload_input(&mut pass)?;
@@ -131,9 +143,8 @@ impl GpuModel {
                 self.attention(&mut pass, layer)?;
                 self.prefill_experts(&mut pass, layer, meter)?;
             }
-            self.logits(&mut pass, rows, &mut buffers.logits)?;
+            self.logits(&mut pass, rows, logits)?;
         }
-        positions.advance(t);
         Ok(())
     }
 

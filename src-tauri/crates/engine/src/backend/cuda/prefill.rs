@@ -1,17 +1,15 @@
 //! The experts of a chunk of tokens: layer by layer, each expert once for all its tokens, the next
 //! ones' copies under the work of this one.
 
-use std::collections::VecDeque;
-
 use octet_kernels::cuda::{CudaError, DeviceExpert, RouterJob, Rows, Slice};
 
 use super::GpuModel;
 use super::forward::Pass;
 use super::in_use::InUse;
+use crate::backend::PassMeter;
 use crate::checkpoint::ExpertId;
 use crate::error::EngineError;
-use crate::experts::{Claim, PROMPT_WINDOW, TierError};
-use crate::model::PassMeter;
+use crate::experts::{ClaimsAhead, PROMPT_WINDOW};
 
 /// Experts of the next layer whose copies start under the last ones of this layer.
 const READ_AHEAD: usize = 2;
@@ -32,7 +30,7 @@ impl GpuModel {
         meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
         let mut parts = self.route_many(pass, layer)?;
-        let experts = pass.host.experts;
+        let experts = &pass.host.experts;
         let rank = ranks(&parts);
         // What is there already is computed while the rest is on its way.
         parts.sort_by_key(|part| !experts.is_in_fastest(id(layer, part.expert)));
@@ -44,24 +42,17 @@ impl GpuModel {
             self.ops
                 .rows_to_f16(&self.compute, pass.t, c.hidden_size, x, y, scale)?;
         }
-        let mut claims: VecDeque<Claim> = VecDeque::new();
-        let (mut next, mut rows_done) = (0, 0);
+        let mut claims = ClaimsAhead::default();
+        claims.begin(parts.len(), PROMPT_WINDOW);
+        let mut rows_done = 0;
         for part in &parts {
             meter.experts(rows_done, pass.t * c.top_k)?;
-            while claims.len() < PROMPT_WINDOW && next < parts.len() {
-                match experts.demand_on_device(id(layer, parts[next].expert)) {
-                    Ok(claim) => claims.push_back(claim),
-                    // With one claim held there is something to go on with.
-                    Err(EngineError::Tier(TierError::NoSlot { .. })) if !claims.is_empty() => break,
-                    Err(error) => return Err(error),
-                }
-                next += 1;
-            }
-            if next == parts.len() && layer + 1 < c.n_layers {
+            claims.fill(|i| experts.demand_on_device(id(layer, parts[i].expert)))?;
+            if claims.claimed() == parts.len() && layer + 1 < c.n_layers {
                 self.read_ahead(pass, layer + 1);
             }
             let mut claim = claims
-                .pop_front()
+                .pop()
                 .expect("BUG: a part of a chunk without a claim");
             claim.wait()?;
             let (id, mut in_use) = (claim.id(), InUse::new(self));
@@ -180,7 +171,7 @@ impl GpuModel {
 
     /// Starts the copies of the first experts that `layer` lacks.
     fn read_ahead(&self, pass: &Pass<'_>, layer: usize) {
-        let experts = pass.host.experts;
+        let experts = &pass.host.experts;
         let n_experts = pass.host.checkpoint.spec().n_experts as u16;
         let ids: Vec<ExpertId> = (0..n_experts)
             .map(|expert| id(layer, expert))

@@ -5,6 +5,10 @@
 //! [`RoutingReuse`] puts the previous token's experts back in with a fixed probability. Which
 //! ones is a hash of seed, position, layer and choice, the same on every device.
 
+use octet_kernels::cuda::Reuse;
+
+use crate::backend::RouterHook;
+
 /// Makes decoded tokens keep experts of the token before them. The routing weights stay, so what
 /// is computed costs as much as before; it means nothing as text.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,14 +40,6 @@ impl RoutingReuse {
         }
     }
 
-    /// The same for the token at `position`.
-    pub(super) fn at(self, position: usize) -> ReuseAt {
-        ReuseAt {
-            reuse: self,
-            position,
-        }
-    }
-
     /// A number in `[0, 1)`.
     fn draw(&self, position: usize, layer: usize, choice: usize) -> f32 {
         let mut hash = self.seed;
@@ -58,17 +54,16 @@ impl RoutingReuse {
     }
 }
 
-/// [`RoutingReuse`] for one decoded token.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ReuseAt {
-    reuse: RoutingReuse,
-    position: usize,
-}
+impl RouterHook for RoutingReuse {
+    fn adapt(&self, position: usize, layer: usize, previous: &[u16], chosen: &mut [(u16, f32)]) {
+        self.apply(position, layer, previous, chosen);
+    }
 
-impl ReuseAt {
-    /// See [`RoutingReuse::apply`].
-    pub(super) fn apply(&self, layer: usize, previous: &[u16], chosen: &mut [(u16, f32)]) {
-        self.reuse.apply(self.position, layer, previous, chosen);
+    fn for_gpu(&self) -> Reuse {
+        Reuse {
+            p: self.p,
+            seed: self.seed,
+        }
     }
 }
 

@@ -1,123 +1,20 @@
-//! Rotary positions and grouped-query attention over the f16 KV cache.
+//! Grouped-query attention over the f16 KV cache.
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{D, Device, Tensor};
 use octet_kernels::{Pool, half_ops};
 
+use super::kv_cache::KvCache;
 use super::ops;
 use crate::error::EngineError;
-use crate::kv_cache::KvCache;
-use crate::spec::{ModelSpec, RopePairs, RopeScaling};
+use crate::spec::ModelSpec;
 
 /// Up to this many positions attend one by one; more go through matrix products.
 const ONE_BY_ONE: usize = 4;
 
 /// Bytes of scores that one matrix product of prefill may make.
 const SCORE_BYTES: usize = 16 << 20;
-
-/// Cosines and sines of the positions in one pass.
-#[derive(Default)]
-pub(crate) struct Rotary {
-    half_dim: usize,
-    pairs_are_adjacent: bool,
-    /// `(t, head_dim / 2)` pairs (cos, sin).
-    angles: Vec<(f32, f32)>,
-}
-
-/// Of every pair, the angle that one position turns it by, and the factor of cosines and sines.
-///
-/// `rope_theta^(-2i / head_dim)` (RoFormer, section 3.2.2), stretched as [`RopeScaling`] says.
-fn frequencies(c: &ModelSpec) -> (Vec<f32>, f32) {
-    let (mut frequencies, magnitude) = stretched(c);
-    for (frequency, divisor) in frequencies.iter_mut().zip(&c.rope_divisors) {
-        *frequency /= divisor;
-    }
-    (frequencies, magnitude * c.rope_magnitude as f32)
-}
-
-fn stretched(c: &ModelSpec) -> (Vec<f32>, f32) {
-    // In f32, as the reference has them: at position 30,000 it shows.
-    let plain = |i: usize| 1.0 / (c.rope_theta as f32).powf(2.0 * i as f32 / c.head_dim as f32);
-    let pairs = 0..c.head_dim / 2;
-    match c.rope_scaling {
-        RopeScaling::None => (pairs.map(plain).collect(), 1.0),
-        RopeScaling::Linear { factor } => {
-            let stretched = pairs.map(|i| plain(i) / factor as f32);
-            (stretched.collect(), 1.0)
-        }
-        RopeScaling::Yarn {
-            factor,
-            original_positions,
-            beta_fast,
-            beta_slow,
-            rounds_ramp,
-        } => {
-            // The pair that turns `rotations` times over the positions of training.
-            let pair = |rotations: f64| {
-                let positions = original_positions as f64 / (rotations * std::f64::consts::TAU);
-                c.head_dim as f64 * positions.ln() / (2.0 * c.rope_theta.ln())
-            };
-            let (mut low, mut high) = (pair(beta_fast), pair(beta_slow));
-            if rounds_ramp {
-                (low, high) = (low.floor(), high.ceil());
-            }
-            let (low, high) = (low.max(0.0), high.min(c.head_dim as f64 - 1.0));
-            let width = (high - low).max(1e-3);
-            let frequency = |i: usize| {
-                let ramp = ((i as f64 - low) / width).clamp(0.0, 1.0) as f32;
-                plain(i) / factor as f32 * ramp + plain(i) * (1.0 - ramp)
-            };
-            let magnitude = 1.0 + 0.1 * factor.ln();
-            (pairs.map(frequency).collect(), magnitude as f32)
-        }
-    }
-}
-
-impl Rotary {
-    /// Computes the angles of positions `first .. first + t`.
-    pub(crate) fn prepare(&mut self, c: &ModelSpec, first: usize, t: usize) {
-        self.half_dim = c.head_dim / 2;
-        self.pairs_are_adjacent = c.rope_pairs == RopePairs::Adjacent;
-        self.angles.clear();
-        let (frequencies, magnitude) = frequencies(c);
-        for position in first..first + t {
-            for frequency in &frequencies {
-                let (sin, cos) = (position as f32 * frequency).sin_cos();
-                self.angles.push((cos * magnitude, sin * magnitude));
-            }
-        }
-    }
-
-    /// Pairs (cos, sin), `(t, head_dim / 2)`.
-    pub(crate) fn angles(&self) -> &[(f32, f32)] {
-        &self.angles
-    }
-
-    /// Rotates `x`, f32 `(t, n_heads, head_dim)`.
-    pub(super) fn rotate(&self, x: &mut [f32], n_heads: usize) {
-        let head_dim = 2 * self.half_dim;
-        let turn = |a: &mut f32, b: &mut f32, (cos, sin): (f32, f32)| {
-            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-        };
-        let positions = x.chunks_exact_mut(n_heads * head_dim);
-        for (position, angles) in positions.zip(self.angles.chunks_exact(self.half_dim)) {
-            for head in position.chunks_exact_mut(head_dim) {
-                if self.pairs_are_adjacent {
-                    for (pair, angle) in head.as_chunks_mut::<2>().0.iter_mut().zip(angles) {
-                        let [a, b] = pair;
-                        turn(a, b, *angle);
-                    }
-                } else {
-                    let (low, high) = head.split_at_mut(self.half_dim);
-                    for ((a, b), angle) in low.iter_mut().zip(high).zip(angles) {
-                        turn(a, b, *angle);
-                    }
-                }
-            }
-        }
-    }
-}
 
 /// The shape of one layer's attention.
 #[derive(Clone, Copy)]
@@ -155,14 +52,14 @@ impl<'a> Heads<'a> {
 }
 
 /// Causal attention of the newest positions: `q` and `out` are f32 `(t, n_heads, head_dim)`; the
-/// cache holds `kv.len()` positions, and behind them this pass's own keys and values.
+/// cache holds `past` positions, and behind them this pass's own keys and values.
 ///
 /// # Errors
 /// Only what the tensor library reports (it has no reason to).
 pub(super) fn attend(
     pool: &Pool,
     heads: Heads<'_>,
-    kv: &KvCache,
+    (kv, past): (&KvCache, usize),
     q: &[f32],
     scores: &mut Vec<f32>,
     out: &mut [f32],
@@ -170,14 +67,14 @@ pub(super) fn attend(
     let width = heads.n_heads * heads.head_dim;
     let t = q.len() / width;
     if t > ONE_BY_ONE {
-        return attend_many(heads, kv, q, out);
+        return attend_many(heads, (kv, past), q, out);
     }
     for (i, (q, out)) in q
         .chunks_exact(width)
         .zip(out.chunks_exact_mut(width))
         .enumerate()
     {
-        attend_one(pool, heads, kv, kv.len() + i + 1, q, scores, out);
+        attend_one(pool, heads, kv, past + i + 1, q, scores, out);
     }
     Ok(())
 }
@@ -240,7 +137,7 @@ fn attend_one(
 /// that the scores stay small.
 fn attend_many(
     heads: Heads<'_>,
-    kv: &KvCache,
+    (kv, past): (&KvCache, usize),
     q: &[f32],
     out: &mut [f32],
 ) -> Result<(), EngineError> {
@@ -252,7 +149,6 @@ fn attend_many(
     } = heads;
     let (group, width) = (heads.group(), n_heads * head_dim);
     let t = q.len() / width;
-    let past = kv.len();
     let len = past + t;
     let block = (SCORE_BYTES / (4 * group * len)).clamp(16, 512);
     let cpu = &Device::Cpu;
@@ -343,12 +239,11 @@ mod tests {
                 sinks: &[],
             };
             let mut kv = KvCache::new(1, 2, 16, past + t);
-            kv.write(0, &noise(past * 32, 1), &noise(past * 32, 2));
-            kv.advance(past);
-            kv.write(0, &noise(t * 32, 3), &noise(t * 32, 4));
+            kv.write(0, 0, &noise(past * 32, 1), &noise(past * 32, 2));
+            kv.write(0, past, &noise(t * 32, 3), &noise(t * 32, 4));
             let q = noise(t * 96, 5);
             let (mut many, mut single) = (vec![0.0; t * 96], vec![0.0; t * 96]);
-            attend_many(heads, &kv, &q, &mut many).expect("tensors");
+            attend_many(heads, (&kv, past), &q, &mut many).expect("tensors");
             let (pool, mut scores) = (Pool::new(2), Vec::new());
             for i in 0..t {
                 let at = i * 96..(i + 1) * 96;
@@ -359,35 +254,5 @@ mod tests {
                 assert!((a - b).abs() < 1e-5, "past {past}, t {t}: {a} against {b}");
             }
         }
-    }
-
-    #[test]
-    fn rotation_keeps_length_and_depends_on_distance_only() {
-        let dot = |first: usize| {
-            let (head_dim, mut rotary) = (
-                8,
-                Rotary {
-                    half_dim: 4,
-                    pairs_are_adjacent: false,
-                    angles: Vec::new(),
-                },
-            );
-            let mut x = noise(2 * head_dim, 7);
-            for position in [first, first + 3] {
-                for i in 0..4 {
-                    let frequency = 1e4f32.powf(-2.0 * i as f32 / head_dim as f32);
-                    let (sin, cos) = (position as f32 * frequency).sin_cos();
-                    rotary.angles.push((cos, sin));
-                }
-            }
-            rotary.rotate(&mut x, 1);
-            let (a, b) = x.split_at(head_dim);
-            (
-                a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>(),
-                a.iter().map(|a| a * a).sum::<f32>(),
-            )
-        };
-        let ((near, length), (far, far_length)) = (dot(0), dot(50));
-        assert!((near - far).abs() < 1e-4 && (length - far_length).abs() < 1e-4);
     }
 }

@@ -9,10 +9,11 @@ use super::GpuModel;
 use super::forward::Pass;
 use super::graphs::Recipe;
 use super::in_use::InUse;
+use crate::backend::PassMeter;
+use crate::backend::cpu::expert_forward;
 use crate::checkpoint::ExpertId;
 use crate::error::EngineError;
 use crate::experts::{Claim, Miss, Place, RoutingStats};
-use crate::model::{PassMeter, expert_forward};
 
 /// What decoding takes of a session beside its cache.
 pub(super) struct Conversing<'a> {
@@ -42,7 +43,7 @@ impl GpuModel {
             scratch,
             reuses,
         } = token;
-        let experts = pass.host.experts;
+        let experts = &pass.host.experts;
         let n_layers = pass.host.checkpoint.spec().n_layers;
         let alike = self.slots.uniform().is_some() && !self.exact;
         let resident = alike && experts.all_on_device();
@@ -120,7 +121,7 @@ impl GpuModel {
         scratch: &mut Scratch,
     ) -> Result<(), EngineError> {
         let chosen = self.read_choice(pass)?;
-        let experts = pass.host.experts;
+        let experts = &pass.host.experts;
         let before = routing.newest()[layer].clone();
         routing.note(layer, &chosen);
         let missed = |e: &u16| !experts.is_in_fastest(id(layer, *e));
@@ -326,7 +327,7 @@ impl GpuModel {
             let x = choice.normed(width);
             let clock = Instant::now();
             expert_forward(
-                pass.host.pool,
+                &pass.host.pool,
                 scratch,
                 pass.host.precision,
                 &weights,

@@ -1,15 +1,12 @@
 //! The sparse mixture of experts: routing, and the experts' share of the residual stream.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use octet_kernels::{Precision, Scratch};
 
-use octet_kernels::{Job, Pool, Precision, Scratch};
-
-use super::reuse::ReuseAt;
-use super::{Decoder, PassMeter, ops, sized};
-use crate::checkpoint::{ExpertId, ExpertWeights};
+use super::super::hook::HookAt;
+use super::{Cpu, PassMeter, expert_forward, ops, sized};
+use crate::checkpoint::ExpertId;
 use crate::error::EngineError;
-use crate::experts::{Claim, PROMPT_WINDOW, Place, RoutingStats, TierError};
+use crate::experts::{Claim, ClaimsAhead, PROMPT_WINDOW, Place, RoutingStats};
 use crate::spec::{ModelSpec, Router, RouterScore};
 
 /// Buffers of the block, f32 and reused.
@@ -27,11 +24,10 @@ pub(super) struct Buffers {
     work: Vec<Work>,
     /// The experts at work, in the order they are computed.
     order: Vec<u16>,
-    claims: VecDeque<Claim>,
+    claims: ClaimsAhead,
     guessed: Vec<ExpertId>,
-    /// What the token before used in the next layer, and whether this one shall keep it.
+    /// What the token before used in the next layer.
     next_previous: Vec<u16>,
-    pub(super) reuse: Option<ReuseAt>,
     /// Rows of one expert's tokens, `(rows, hidden)`.
     gathered: Vec<f32>,
     /// `(rows, intermediate)`.
@@ -114,19 +110,24 @@ impl Buffers {
     }
 }
 
-impl Decoder {
+impl Cpu {
     /// The sparse block of `layer`: `hidden += sum of weight * expert(norm(hidden))`.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a pass works with, field by field"
+    )]
     pub(super) fn moe(
         &self,
         layer: usize,
         t: usize,
         routing: &mut RoutingStats,
+        hook: Option<HookAt<'_>>,
         scratch: &mut Scratch,
         buffers: &mut super::Buffers,
         meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
-        let c = self.spec();
-        let trunk = self.checkpoint.layer(layer);
+        let (experts, c) = (&*self.host.experts, self.host.spec());
+        let trunk = self.host.checkpoint.layer(layer);
         let super::Buffers {
             hidden,
             normed,
@@ -138,14 +139,15 @@ impl Decoder {
         ops::rms_norm(hidden, trunk.post_attention_layernorm, eps, normed);
         let router = sized(&mut moe.router, t * c.n_experts);
         self.router(layer, scratch, normed, router);
-        let reuse = moe.reuse;
         moe.assign(c, |chosen| {
-            if let Some(reuse) = reuse {
-                reuse.apply(layer, &routing.newest()[layer], chosen);
+            if let Some(hook) = hook {
+                hook.adapt(layer, &routing.newest()[layer], chosen);
             }
         });
         moe.next_previous.clear();
-        if let Some(next) = routing.newest().get(layer + 1) {
+        if hook.is_some()
+            && let Some(next) = routing.newest().get(layer + 1)
+        {
             moe.next_previous.extend_from_slice(next);
         }
         moe.order.clear();
@@ -153,7 +155,7 @@ impl Decoder {
             moe.order
                 .extend(moe.chosen.iter().map(|(expert, _)| *expert));
             routing.note(layer, &moe.order);
-            let missed = |e: &u16| !self.experts.is_in_fastest(expert_id(layer, *e));
+            let missed = |e: &u16| !experts.is_in_fastest(expert_id(layer, *e));
             routing.note_missed(layer, moe.order.iter().copied().filter(missed));
         } else {
             let work = moe.work.iter().enumerate();
@@ -164,15 +166,15 @@ impl Decoder {
         }
         // What is there already is computed while the rest is on its way.
         moe.order
-            .sort_by_key(|&expert| !self.experts.contains(expert_id(layer, expert)));
+            .sort_by_key(|&expert| !experts.contains(expert_id(layer, expert)));
 
-        self.run_experts(layer, hidden, normed, scratch, moe, meter)
+        self.run_experts(layer, hidden, normed, hook, scratch, moe, meter)
     }
 
     /// The router's logits, f32 `(t, n_experts)`. Never rounded: that flips choices.
     fn router(&self, layer: usize, scratch: &mut Scratch, normed: &[f32], logits: &mut [f32]) {
-        let trunk = self.checkpoint.layer(layer);
-        let gate = (trunk.gate, self.spec().n_experts);
+        let trunk = self.host.checkpoint.layer(layer);
+        let gate = (trunk.gate, self.host.spec().n_experts);
         self.multiply(scratch, gate, Precision::Exact, normed, logits);
         ops::add_bias(logits, trunk.gate_bias);
     }
@@ -181,40 +183,37 @@ impl Decoder {
     ///
     /// Demands go first, then the guess for the next layer: reads of what is needed now must not
     /// wait for reads of what may be.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a pass works with, field by field"
+    )]
     fn run_experts(
         &self,
         layer: usize,
         hidden: &mut [f32],
         normed: &[f32],
+        hook: Option<HookAt<'_>>,
         scratch: &mut Scratch,
         moe: &mut Buffers,
         meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
-        let c = self.spec();
+        let (experts, c) = (&*self.host.experts, self.host.spec());
         let t = hidden.len() / c.hidden_size;
         let window = if t == 1 { c.top_k } else { PROMPT_WINDOW };
         // Left empty after an error: claims are given back when they are dropped.
         let mut claims = std::mem::take(&mut moe.claims);
-        let (mut next, mut rows_done) = (0, 0);
+        claims.begin(moe.order.len(), window);
+        let mut rows_done = 0;
         loop {
             meter.experts(rows_done, t * c.top_k)?;
-            while claims.len() < window && next < moe.order.len() {
-                let expert = moe.order[next];
-                match self
-                    .experts
-                    .claim(expert_id(layer, expert), moe.rows(expert))
-                {
-                    Ok(claim) => claims.push_back(claim),
-                    // With one claim held there is something to go on with.
-                    Err(EngineError::Tier(TierError::NoSlot { .. })) if !claims.is_empty() => break,
-                    Err(error) => return Err(error),
-                }
-                next += 1;
+            claims.fill(|i| {
+                let expert = moe.order[i];
+                experts.claim(expert_id(layer, expert), moe.rows(expert))
+            })?;
+            if claims.claimed() <= window {
+                self.prefetch_next(layer, t, hidden, hook, scratch, moe);
             }
-            if next <= window {
-                self.prefetch_next(layer, t, hidden, scratch, moe);
-            }
-            let Some(mut claim) = claims.pop_front() else {
+            let Some(mut claim) = claims.pop() else {
                 moe.claims = claims;
                 return Ok(());
             };
@@ -222,7 +221,7 @@ impl Decoder {
             let id = claim.id();
             rows_done += moe.rows(id.expert);
             if t > 1 {
-                self.experts.done_in_prompt(id, moe.rank(id.expert));
+                experts.done_in_prompt(id, moe.rank(id.expert));
             }
         }
     }
@@ -236,7 +235,7 @@ impl Decoder {
         scratch: &mut Scratch,
         moe: &mut Buffers,
     ) -> Result<(), EngineError> {
-        let c = self.spec();
+        let c = self.host.spec();
         let (width, inner) = (c.hidden_size, c.intermediate_size);
         let Buffers {
             work,
@@ -266,9 +265,9 @@ impl Decoder {
                 let gate = sized(gate, rows.len() * inner);
                 let up = sized(up, rows.len() * inner);
                 expert_forward(
-                    &self.pool,
+                    &self.host.pool,
                     scratch,
-                    self.precision,
+                    self.host.precision,
                     &weights,
                     x,
                     (gate, up),
@@ -289,23 +288,24 @@ impl Decoder {
         layer: usize,
         t: usize,
         hidden: &[f32],
+        hook: Option<HookAt<'_>>,
         scratch: &mut Scratch,
         moe: &mut Buffers,
     ) {
-        let c = self.spec();
-        let wanted = self.experts.prefetch_count();
+        let (experts, c) = (&*self.host.experts, self.host.spec());
+        let wanted = experts.prefetch_count();
         if wanted == 0 || t > 1 || layer + 1 == c.n_layers {
             return;
         }
-        let trunk = self.checkpoint.layer(layer + 1);
+        let trunk = self.host.checkpoint.layer(layer + 1);
         let normed = sized(&mut moe.guess_normed, c.hidden_size);
         let eps = c.rms_norm_eps as f32;
         ops::rms_norm(hidden, trunk.post_attention_layernorm, eps, normed);
         let logits = sized(&mut moe.guess, c.n_experts);
         self.router(layer + 1, scratch, normed, logits);
         route(&c.router, logits, wanted.max(c.top_k), &mut moe.chosen);
-        if let Some(reuse) = moe.reuse {
-            reuse.apply(layer + 1, &moe.next_previous, &mut moe.chosen);
+        if let Some(hook) = hook {
+            hook.adapt(layer + 1, &moe.next_previous, &mut moe.chosen);
         }
         moe.guessed.clear();
         moe.guessed.extend(
@@ -314,7 +314,7 @@ impl Decoder {
                 .take(wanted)
                 .map(|(expert, _)| expert_id(layer + 1, *expert)),
         );
-        self.experts.prefetch(&moe.guessed);
+        experts.prefetch(&moe.guessed);
     }
 }
 
@@ -322,57 +322,6 @@ fn expert_id(layer: usize, expert: u16) -> ExpertId {
     ExpertId {
         layer: layer as u16,
         expert,
-    }
-}
-
-/// `y = w2 activation(w1 x, w3 x)`, biases added: `x` and `y` f32 `(rows, hidden)`, the buffers
-/// `(rows, intermediate)`.
-pub fn expert_forward(
-    pool: &Pool,
-    scratch: &mut Scratch,
-    precision: Precision,
-    weights: &ExpertWeights<'_>,
-    x: &[f32],
-    (gate, up): (&mut [f32], &mut [f32]),
-    y: &mut [f32],
-) {
-    let mut jobs = [
-        Job {
-            w: weights.w1,
-            x,
-            y: &mut *gate,
-        },
-        Job {
-            w: weights.w3,
-            x,
-            y: &mut *up,
-        },
-    ];
-    octet_kernels::matmul(pool, scratch, precision, &mut jobs);
-    if let Some(biases) = weights.biases {
-        ops::add_bias(gate, biases.w1);
-        ops::add_bias(up, biases.w3);
-    }
-    let chunk = gate.len().div_ceil(pool.threads()).max(1 << 14);
-    if chunk >= gate.len() {
-        ops::activate(weights.activation, gate, up);
-    } else {
-        let parts = Mutex::new(gate.chunks_mut(chunk).zip(up.chunks(chunk)));
-        pool.run(&|_, _| {
-            let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
-            while let Some((gate, up)) = next() {
-                ops::activate(weights.activation, gate, up);
-            }
-        });
-    }
-    let mut jobs = [Job {
-        w: weights.w2,
-        x: gate,
-        y: &mut *y,
-    }];
-    octet_kernels::matmul(pool, scratch, precision, &mut jobs);
-    if let Some(biases) = weights.biases {
-        ops::add_bias(y, biases.w2);
     }
 }
 
