@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use octet_engine::checkpoint::Checkpoint;
-use octet_engine::engine::{hardware_for, model_sizes};
+use octet_engine::engine::hardware_for;
 use octet_engine::plan::make_plan;
 use octet_engine::{Engine, EngineError, LoadOptions, Loaded, load};
 use octet_models::Lease;
@@ -188,7 +188,7 @@ impl Models {
     pub fn plan(&self, id: &str, offload: &OffloadSettings) -> Result<PlanView> {
         let dir = self.list.dir(id)?;
         let checkpoint = Checkpoint::open(&dir)?;
-        let sizes = model_sizes(&checkpoint);
+        let sizes = ModelSizes::of(&checkpoint);
         let request = plan_request(offload, &sizes, false);
         let plan = make_plan(&sizes, &hardware_for(&checkpoint), &request)?;
         Ok(PlanView::from(&plan))
@@ -270,7 +270,7 @@ impl Models {
                 ModelKind::Demo => None,
                 _ => Some(models.list.library()?.lease(&dir)?),
             };
-            let sizes = model_sizes(&Checkpoint::open(&dir)?);
+            let sizes = ModelSizes::of(&Checkpoint::open(&dir)?);
             let options = LoadOptions {
                 plan: plan_request(&offload, &sizes, force),
                 threads: offload.threads.map(|threads| threads as usize),

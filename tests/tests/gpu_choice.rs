@@ -224,7 +224,7 @@ fn a_gpu_that_does_not_open_is_passed_over_for_the_next_one() {
 fn a_gpu_with_a_display_keeps_memory_for_it() {
     let Some(fake) = two() else { return };
     let sizes = load(&fixture("tiny-2bit"), request(), false)
-        .map(|loaded| octet_engine::engine::model_sizes(loaded.model.checkpoint()))
+        .map(|loaded| ModelSizes::of(loaded.model.checkpoint()))
         .expect("loads");
     // The larger of 0.5 GB and 4% of what is installed.
     for (visible, margin) in [("1", 500_000_000), ("0", (24 << 30) / 100 * 4)] {

@@ -69,6 +69,17 @@ pub fn trunk_resident_bytes(
     trunk_file_bytes.saturating_sub(replaced) + q8
 }
 
+/// What the weights of a model take, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// One expert as it lies in a slot.
+    pub expert: u64,
+    /// The trunk as it lies in its files.
+    pub trunk_file: u64,
+    /// The trunk as it is held to compute with (an 8-bit output matrix, for example).
+    pub trunk_resident: u64,
+}
+
 /// One expert of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExpertId {
@@ -369,6 +380,15 @@ impl Checkpoint {
                 self.spec.tie_word_embeddings,
             ),
             Source::Gguf(gguf) => gguf.trunk_resident_bytes(),
+        }
+    }
+
+    /// What a plan of its memory is made from, beside the spec.
+    pub fn weight_bytes(&self) -> WeightBytes {
+        WeightBytes {
+            expert: self.expert_bytes() as u64,
+            trunk_file: self.trunk_bytes(),
+            trunk_resident: self.trunk_resident_bytes(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use octet_engine::EngineError;
 use octet_engine::checkpoint::Checkpoint;
-use octet_engine::engine::{hardware_for, has_tokenizer, model_sizes, open_tokenizer};
+use octet_engine::engine::{hardware_for, has_tokenizer, open_tokenizer};
 use octet_engine::hardware::GpuStatus;
 use octet_engine::plan::{format_bytes, make_plan};
 use octet_engine::tokenizer::Tokenizer;
@@ -18,7 +18,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let dir = args.engine.model_dir()?;
     let checkpoint = Checkpoint::open(&dir)?;
     let hardware = hardware_for(&checkpoint);
-    let sizes = model_sizes(&checkpoint);
+    let sizes = ModelSizes::of(&checkpoint);
     let plan = make_plan(&sizes, &hardware, &args.engine.options().plan);
     let (c, quant, files) = (
         checkpoint.spec(),

@@ -21,7 +21,7 @@ use crate::generate::{Conversation, DoneReason, Event, Generator, Request};
 use crate::hardware::{GpuStatus, Hardware};
 use crate::load::{LoadStage, Watch, report};
 use crate::model::Decoder;
-use crate::plan::{ModelSizes, Plan, PlanRequest};
+use crate::plan::{Plan, PlanRequest};
 use crate::prompt::Message;
 use crate::setup::Setup;
 use crate::tokenizer::Tokenizer;
@@ -55,27 +55,6 @@ pub struct Loaded {
     pub plan: Plan,
     /// How fast misses are met, where that was asked for or decides something.
     pub calibration: Option<Calibration>,
-}
-
-/// The sizes of `checkpoint` that the plan is made from.
-pub fn model_sizes(checkpoint: &Checkpoint) -> ModelSizes {
-    let c = checkpoint.spec();
-    ModelSizes {
-        n_layers: c.n_layers,
-        n_experts: c.n_experts,
-        top_k: c.top_k,
-        expert_bytes: checkpoint.expert_bytes() as u64,
-        trunk_file_bytes: checkpoint.trunk_bytes(),
-        trunk_resident_bytes: checkpoint.trunk_resident_bytes(),
-        kv_bytes_per_token: ModelSizes::kv_bytes_per_token(c.n_layers, c.n_kv_heads, c.head_dim),
-        vocab: c.vocab_size,
-        hidden: c.hidden_size,
-        intermediate: c.intermediate_size,
-        n_heads: c.n_heads,
-        n_kv_heads: c.n_kv_heads,
-        head_dim: c.head_dim,
-        max_positions: c.max_positions,
-    }
 }
 
 impl Loaded {

@@ -11,7 +11,7 @@
 //! | KV cache, f16 | `ctx * kv_bytes_per_token` | the device that computes |
 //! | experts | `slots * expert_bytes` | GPU and RAM |
 //! | fetch buffers | `(top_k + prefetch) * expert_bytes`, unless all experts are in VRAM | GPU |
-//! | working buffers | [`ModelSizes::working_bytes`], [`ModelSizes::gpu_working_bytes`] | RAM, or the GPU |
+//! | working buffers | [`Needs::working`] | RAM, or the GPU |
 //! | CUDA context and kernels | [`CUDA_CONTEXT_BYTES`] until measured | GPU |
 //! | program | [`PROGRAM_BYTES`], with a GPU also [`CUDA_HOST_BYTES`] | RAM |
 //!
@@ -36,6 +36,7 @@
 //! More memory never gives fewer experts, and a longer context never gives more.
 
 mod eviction;
+pub mod needs;
 mod pool;
 mod refusal;
 mod report;
@@ -50,10 +51,11 @@ use thiserror::Error;
 
 use crate::hardware::Hardware;
 
+pub use needs::Needs;
+pub use octet_checkpoint::WeightBytes;
 pub use octet_files::bytes::{ParseBytesError, format_bytes, parse_bytes};
 pub use request::{
-    ATTENTION_PARTIALS, ATTENTION_SPLIT_LEN, Device, Eviction, GPU_SLOT_OVERHEAD_BYTES, LOGIT_ROWS,
-    MeasuredVram, Misses, ModelSizes, PlanRequest, Preset, UnknownChoice,
+    Device, Eviction, MeasuredVram, Misses, ModelSizes, PlanRequest, Preset, UnknownChoice,
 };
 pub use solve::make_plan;
 

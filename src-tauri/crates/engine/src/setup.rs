@@ -11,7 +11,7 @@ use crate::backend::Host;
 use crate::backend::cuda::{Cuda, GpuModel, OpenGpu, Slots};
 use crate::calibration::{self, Calibration, CalibrationCache, Machine, Upload, Uploads};
 use crate::checkpoint::{Checkpoint, ExpertId};
-use crate::engine::{LoadOptions, model_sizes};
+use crate::engine::LoadOptions;
 use crate::error::EngineError;
 use crate::experts::{Bandwidths, Device as _, DeviceOptions, ExpertOptions, Experts, RamAlone};
 
@@ -69,7 +69,7 @@ fn reason(error: &EngineError) -> String {
 impl Setup<'_> {
     /// Plans the memory and prepares the model by the plan, which says what became of it.
     pub(crate) fn model(mut self) -> Result<Made, EngineError> {
-        let mut sizes = model_sizes(&self.checkpoint);
+        let mut sizes = ModelSizes::of(&self.checkpoint);
         if self.precision == Precision::Exact && self.checkpoint.gguf().is_none() {
             // The output matrix stays as the file has it.
             sizes.trunk_resident_bytes = sizes.trunk_file_bytes;
@@ -262,7 +262,7 @@ impl Setup<'_> {
             ctx: Some(plan.ctx),
             ..self.options.plan.clone()
         };
-        let alone = make_plan(&model_sizes(&self.checkpoint), &self.hardware, &request).ok()?;
+        let alone = make_plan(&ModelSizes::of(&self.checkpoint), &self.hardware, &request).ok()?;
         match (alone.fits, alone.ram_slots) {
             (Fit::TooBig, _) => None,
             (_, None) => Some(RamAlone::InPlace),

@@ -1,7 +1,8 @@
 //! Models that are known by name, and where a tokenizer comes from.
 
-use octet_engine::plan::ModelSizes;
+use octet_engine::plan::{ModelSizes, WeightBytes};
 use octet_engine::prompt::{Message, Role};
+use octet_engine::spec::ModelSpec;
 use octet_engine::tokenizer::{TokenId, Tokenizer};
 
 use crate::names::RepoName;
@@ -96,22 +97,17 @@ pub(crate) fn built_in() -> Vec<CatalogueItem> {
         license: "apache-2.0",
         quantization: "HQQ: 2-bit experts in groups of 16, 4-bit attention in groups of 64",
         // Of the files, as the format's description gives them; the listing has them exactly.
-        sizes: ModelSizes {
-            n_layers: 32,
-            n_experts: 8,
-            top_k: 2,
-            expert_bytes: 66_407_000,
-            trunk_file_bytes: 1_240_400_000,
-            trunk_resident_bytes: 1_117_500_000,
-            kv_bytes_per_token: ModelSizes::kv_bytes_per_token(32, 8, 128),
-            vocab: 32_000,
-            hidden: 4096,
-            intermediate: 14_336,
-            n_heads: 32,
-            n_kv_heads: 8,
-            head_dim: 128,
-            max_positions: 32_768,
-        },
+        sizes: ModelSizes::new(
+            &ModelSpec {
+                max_positions: 32_768,
+                ..ModelSpec::mixtral()
+            },
+            WeightBytes {
+                expert: 66_407_000,
+                trunk_file: 1_240_400_000,
+                trunk_resident: 1_117_500_000,
+            },
+        ),
         files: 259,
         quality: 2,
         tokenizer: mixtral_tokenizer(),

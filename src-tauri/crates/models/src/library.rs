@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use octet_engine::checkpoint::{
     CONFIG_FILE, Checkpoint, INDEX_FILE, WeightKind, parse_index, read_small,
 };
-use octet_engine::engine::{has_tokenizer, model_sizes, usable_by};
+use octet_engine::engine::{has_tokenizer, usable_by};
 use octet_engine::hardware::Hardware;
 use octet_engine::plan::PlanRequest;
 
@@ -179,7 +179,7 @@ impl Found {
             health,
             fit: checkpoint.as_ref().map(|c| {
                 let hardware = usable_by(c, hardware.clone());
-                fit(&model_sizes(c), &hardware, request)
+                fit(&ModelSizes::of(&c), &hardware, request)
             }),
             is_in_use: self.is_in_use(),
         }

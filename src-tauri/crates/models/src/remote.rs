@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use octet_engine::checkpoint::{CONFIG_FILE, INDEX_FILE, Index, parse_index};
-use octet_engine::plan::ModelSizes;
+use octet_engine::plan::{ModelSizes, WeightBytes};
 use octet_engine::spec::ModelSpec;
 
 use crate::ModelsError;
@@ -134,28 +134,14 @@ fn sizes(config: &ModelSpec, index: &Index, files: &[RepoFile]) -> Result<ModelS
             expert_bytes = size.max(expert_bytes);
         }
     }
-    Ok(ModelSizes {
-        n_layers: config.n_layers,
-        n_experts: config.n_experts,
-        top_k: config.top_k,
-        expert_bytes,
-        trunk_file_bytes: trunk,
-        trunk_resident_bytes: ModelSizes::trunk_resident_bytes(
+    let bytes = WeightBytes {
+        expert: expert_bytes,
+        trunk_file: trunk,
+        trunk_resident: ModelSizes::trunk_resident_bytes(
             trunk,
             (config.vocab_size, config.hidden_size),
             config.tie_word_embeddings,
         ),
-        kv_bytes_per_token: ModelSizes::kv_bytes_per_token(
-            config.n_layers,
-            config.n_kv_heads,
-            config.head_dim,
-        ),
-        vocab: config.vocab_size,
-        hidden: config.hidden_size,
-        intermediate: config.intermediate_size,
-        n_heads: config.n_heads,
-        n_kv_heads: config.n_kv_heads,
-        head_dim: config.head_dim,
-        max_positions: config.max_positions,
-    })
+    };
+    Ok(ModelSizes::new(config, bytes))
 }

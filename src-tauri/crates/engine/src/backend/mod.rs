@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::error::EngineError;
 use crate::experts::RoutingStats;
+use crate::plan::Needs;
 use crate::tokenizer::TokenId;
 
 pub use hook::RouterHook;
@@ -44,6 +45,10 @@ pub trait Backend: Send + Sync {
     fn is_lost(&self) -> bool {
         false
     }
+
+    /// What the model takes of the device for a context of `ctx`, beside its experts: by this the
+    /// plan counts and the backend allocates.
+    fn needs(&self, ctx: usize) -> Needs;
 
     /// An empty session for up to `ctx` positions.
     ///

@@ -13,17 +13,6 @@ pub(super) struct Rotary {
     angles: Vec<(f32, f32)>,
 }
 
-/// The rotation that `c` asks for.
-pub(super) fn of(c: &ModelSpec) -> Rotary {
-    let (frequencies, magnitude) = frequencies(c);
-    Rotary {
-        pairs_are_adjacent: c.rope_pairs == RopePairs::Adjacent,
-        frequencies,
-        magnitude,
-        angles: Vec::new(),
-    }
-}
-
 /// Of every pair, the angle that one position turns it by, and the factor of cosines and sines.
 ///
 /// `rope_theta^(-2i / head_dim)` (RoFormer, section 3.2.2), stretched as [`RopeScaling`] says.
@@ -74,6 +63,18 @@ fn stretched(c: &ModelSpec) -> (Vec<f32>, f32) {
 }
 
 impl Rotary {
+    /// The rotation that `c` asks for, with room for angles of `bytes`.
+    pub(super) fn new(c: &ModelSpec, bytes: u64) -> Self {
+        let (frequencies, magnitude) = frequencies(c);
+        let room = bytes / size_of::<(f32, f32)>() as u64;
+        Self {
+            pairs_are_adjacent: c.rope_pairs == RopePairs::Adjacent,
+            frequencies,
+            magnitude,
+            angles: Vec::with_capacity(usize::try_from(room).unwrap_or(0)),
+        }
+    }
+
     /// Computes the angles of positions `first .. first + t`.
     pub(super) fn prepare(&mut self, first: usize, t: usize) {
         self.angles.clear();

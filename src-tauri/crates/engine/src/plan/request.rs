@@ -8,38 +8,8 @@ use thiserror::Error;
 
 #[cfg(doc)]
 use super::Plan;
-use super::{PREFILL_CHUNK, PlanError};
-
-/// Rows of logits that a GPU computes at a time.
-pub const LOGIT_ROWS: u64 = 8;
-
-/// Values of partial attention that a GPU has room for, whatever the model.
-pub const ATTENTION_PARTIALS: u64 = 4 << 20;
-
-/// Positions of the cache that one piece of a token's attention takes.
-pub const ATTENTION_SPLIT_LEN: u64 = 256;
-
-/// What an expert slot takes of VRAM beside the expert: alignment of its arrays, a descriptor for
-/// the kernels, a place in their table. Rounded up, and counted for every expert of the model.
-pub const GPU_SLOT_OVERHEAD_BYTES: u64 = 1024;
-
-/// What a recorded launch may take of VRAM, in bytes. Under 2 KiB were seen with driver 580, and older
-/// ones are said to take more.
-const RECORDED_LAUNCH_BYTES: u64 = 64 << 10;
-
-/// Launches and copies of a decoded token that are recorded, for each layer and beside them, at most.
-const RECORDED_LAUNCHES: (u64, u64) = (12, 8);
-
-/// What the driver maps of VRAM at a time, in bytes; small allocations share it.
-const GPU_PAGE_BYTES: u64 = 2 << 20;
-
-/// What an allocation of `bytes` takes of a GPU: whole pages, beyond half of one.
-fn gpu_allocation_bytes(bytes: u64) -> u64 {
-    match bytes > GPU_PAGE_BYTES / 2 {
-        true => bytes.saturating_add(GPU_PAGE_BYTES - 1) / GPU_PAGE_BYTES * GPU_PAGE_BYTES,
-        false => bytes,
-    }
-}
+use super::PlanError;
+use crate::spec::ModelSpec;
 
 /// The sizes of a model that decide what it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -75,6 +45,33 @@ pub struct ModelSizes {
 }
 
 impl ModelSizes {
+    /// Those of an open checkpoint.
+    #[must_use]
+    pub fn of(checkpoint: &Checkpoint) -> Self {
+        Self::new(checkpoint.spec(), checkpoint.weight_bytes())
+    }
+
+    /// The sizes of a model that computes what `c` says, in files of `bytes`.
+    #[must_use]
+    pub fn new(c: &ModelSpec, bytes: WeightBytes) -> Self {
+        Self {
+            n_layers: c.n_layers,
+            n_experts: c.n_experts,
+            top_k: c.top_k,
+            expert_bytes: bytes.expert,
+            trunk_file_bytes: bytes.trunk_file,
+            trunk_resident_bytes: bytes.trunk_resident,
+            kv_bytes_per_token: Self::kv_bytes_per_token(c.n_layers, c.n_kv_heads, c.head_dim),
+            vocab: c.vocab_size,
+            hidden: c.hidden_size,
+            intermediate: c.intermediate_size,
+            n_heads: c.n_heads,
+            n_kv_heads: c.n_kv_heads,
+            head_dim: c.head_dim,
+            max_positions: c.max_positions,
+        }
+    }
+
     /// KV cache bytes a token takes over all layers: keys and values in f16.
     #[must_use]
     pub const fn kv_bytes_per_token(n_layers: usize, n_kv_heads: usize, head_dim: usize) -> u64 {
@@ -106,83 +103,10 @@ impl ModelSizes {
             .saturating_add(self.experts_bytes(self.total_experts()))
     }
 
-    /// Working buffers in bytes, in f32: for each token of a prefill chunk eight rows of `hidden`
-    /// (residual, normed, q, k and v, attention, expert sum, ...) and three of `intermediate`
-    /// (gate, up, their product), and one row of logits.
-    #[must_use]
-    pub fn working_bytes(&self) -> u64 {
-        let chunk = PREFILL_CHUNK.min(self.max_positions) as u64;
-        let row = (8 * self.hidden as u64).saturating_add(3 * self.intermediate as u64);
-        4 * chunk.saturating_mul(row).saturating_add(self.vocab as u64)
-    }
-
     /// The embedding matrix as the file has it, f16 `(vocab, hidden)`, in bytes.
     #[must_use]
     pub fn embedding_bytes(&self) -> u64 {
         2 * self.vocab as u64 * self.hidden as u64
-    }
-
-    /// The trunk as a GPU holds it, in bytes: without the embedding matrix, of which a token needs
-    /// one row, copied up from the mapped file.
-    #[must_use]
-    pub fn gpu_trunk_bytes(&self) -> u64 {
-        self.trunk_resident_bytes
-            .saturating_sub(self.embedding_bytes())
-    }
-
-    /// Working memory on a GPU in bytes, for a prefill chunk of `t` tokens:
-    ///
-    /// | Buffer | Shape |
-    /// |---|---|
-    /// | hidden, with angles | f32 `(t, hidden)` and `(t, head_dim)` |
-    /// | normed | f32 `(t, hidden)` |
-    /// | q, attended | f32 `(t, n_heads * head_dim)` each |
-    /// | k, v | f32 `(t, n_kv_heads * head_dim)` each |
-    /// | input of a product | f16 `(t, hidden or n_heads * head_dim)`, whichever is wider |
-    /// | gate, up | f32 `(t or top_k, intermediate)` each |
-    /// | their product | f16 `(t, intermediate)` |
-    /// | attention partials | f32 [`ATTENTION_PARTIALS`], or one token's `(n_heads, splits, head_dim + 2)` if that is more |
-    /// | ids, weights, rows, row weights | i32 or f32 `(t, top_k)` each |
-    /// | row scales, largest magnitudes | f32 `(t)`, four of them |
-    /// | logits | f32 `(LOGIT_ROWS, vocab)` |
-    /// | of the CPU's experts | f32 `(hidden)` |
-    /// | recorded launches | 64 KiB each, 12 a layer and 8 |
-    /// | a slot's alignment, place and descriptor | [`GPU_SLOT_OVERHEAD_BYTES`] an expert of the model |
-    ///
-    /// Each buffer as [`gpu_allocation_bytes`] has it.
-    #[must_use]
-    pub fn gpu_working_bytes(&self) -> u64 {
-        let wide = |n: usize| n as u64;
-        let t = wide(PREFILL_CHUNK.min(self.max_positions));
-        let (q_width, kv_width) = (
-            wide(self.n_heads) * wide(self.head_dim),
-            wide(self.n_kv_heads) * wide(self.head_dim),
-        );
-        let (hidden, inner, top_k) = (wide(self.hidden), wide(self.intermediate), wide(self.top_k));
-        let splits = wide(self.max_positions).div_ceil(ATTENTION_SPLIT_LEN);
-        let one_token = wide(self.n_heads) * splits * (wide(self.head_dim) + 2);
-        let (of_layer, others) = RECORDED_LAUNCHES;
-        let recorded = of_layer * wide(self.n_layers) + others;
-        let small = 4 * t * top_k + 4 * t + 4 * top_k * (1 + wide(self.n_layers)) + hidden;
-        let buffers = [
-            4 * t * (hidden + wide(self.head_dim)),
-            4 * t * hidden,
-            4 * t * q_width,
-            4 * t * q_width,
-            4 * t * kv_width,
-            4 * t * kv_width,
-            2 * t * hidden.max(q_width),
-            4 * t.max(top_k) * inner,
-            4 * t * inner,
-            2 * t * inner,
-            4 * ATTENTION_PARTIALS.max(one_token),
-            4 * LOGIT_ROWS * wide(self.vocab),
-            4 * small,
-            RECORDED_LAUNCH_BYTES * recorded,
-            GPU_SLOT_OVERHEAD_BYTES.saturating_mul(wide(self.total_experts())),
-        ];
-        let total = |sum: u64, bytes: u64| sum.saturating_add(gpu_allocation_bytes(bytes));
-        buffers.into_iter().fold(0, total)
     }
 
     /// Why the GPU path cannot run a model of this shape, if so.

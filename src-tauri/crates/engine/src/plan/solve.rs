@@ -165,10 +165,11 @@ impl Planner<'_> {
         };
         self.warn_of_gpu_options(&mut notes);
         let sizes = self.sizes;
+        let needs = sizes.cpu_needs(sizes.max_positions);
         let pool = self.ram_pool(
             vec![
-                item("trunk", sizes.trunk_resident_bytes),
-                item("working buffers", sizes.working_bytes()),
+                item("trunk", needs.trunk),
+                item("working buffers", needs.working),
                 item("program", PROGRAM_BYTES),
             ],
             &mut notes,
@@ -411,6 +412,7 @@ impl Planner<'_> {
         prefetch: usize,
     ) -> Pool {
         let sizes = self.sizes;
+        let needs = sizes.gpu_needs(sizes.max_positions);
         let measured = self.request.measured_vram;
         let context_bytes = measured.map_or(CUDA_CONTEXT_BYTES, |vram| vram.context_bytes);
         Pool {
@@ -418,8 +420,8 @@ impl Planner<'_> {
             free_bytes: self.vram_free_bytes(gpu),
             fixed: vec![
                 item("CUDA context and kernels", context_bytes),
-                item("trunk without embeddings", sizes.gpu_trunk_bytes()),
-                item("working buffers", sizes.gpu_working_bytes()),
+                item("trunk without embeddings", needs.trunk),
+                item("working buffers", needs.working),
                 item(
                     "fetch buffers",
                     sizes.experts_bytes(self.fetch_slots(max_experts, prefetch)),

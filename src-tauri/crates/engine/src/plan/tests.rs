@@ -379,10 +379,13 @@ fn working_memory_on_a_gpu_comes_to_the_known_figure() {
     let recorded = (12 * 32 + 8) * (64 << 10);
     let rest = 4 * ((4 << 20) + 8 * 32_000) + recorded;
     // Up to 2 MiB more for each buffer, since the driver maps whole pages.
-    let bytes = mixtral().gpu_working_bytes();
-    let most = rows + halves + rest + 15 * (2 << 20);
+    let bytes = mixtral().gpu_needs(32_768).working;
+    let most = rows + halves + rest + 24 * (2 << 20);
     assert!((rows + halves + rest..most).contains(&bytes));
-    assert_eq!(mixtral().gpu_trunk_bytes(), 1_200_000_000 - 262_144_000);
+    assert_eq!(
+        mixtral().gpu_needs(32_768).trunk,
+        1_200_000_000 - 262_144_000
+    );
 }
 
 #[test]
@@ -718,7 +721,7 @@ fn the_sizes_of_mixtral_come_to_the_known_figures() {
     let sizes = mixtral();
     assert_eq!(sizes.kv_bytes_per_token, 131_072);
     assert_eq!(format_bytes(sizes.file_bytes()), "18.3 GB");
-    assert_eq!(format_bytes(sizes.working_bytes()), "155 MB");
+    assert_eq!(format_bytes(sizes.cpu_needs(32_768).working), "156 MB");
     assert_eq!(sizes.min_ram_slots(), 6);
 }
 

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use octet_kernels::{Job, Matrix, Precision, Q8Matrix, Scratch};
 
 use super::hook::HookAt;
-use super::rotary::{self, Rotary};
+use super::rotary::Rotary;
 use super::{Backend, BackendSession, DeviceKind, Host, Logits, Pass, PassMeter, PassWatch};
 use crate::checkpoint::Table;
 use crate::error::EngineError;
+use crate::plan::Needs;
+use crate::plan::needs::CpuBuffers;
 use crate::spec::{Feature, ModelSpec, QkNorm};
 
 pub use expert::expert_forward;
@@ -75,12 +77,16 @@ impl Backend for Cpu {
         "CPU"
     }
 
+    fn needs(&self, ctx: usize) -> Needs {
+        ModelSizes::of(&self.host.checkpoint).cpu_needs(ctx)
+    }
+
     fn session(self: Arc<Self>, ctx: usize) -> Result<Box<dyn BackendSession>, EngineError> {
         let c = self.host.spec();
         Ok(Box::new(CpuSession {
             kv: KvCache::new(c.n_layers, c.n_kv_heads, c.head_dim, ctx),
             scratch: Scratch::default(),
-            buffers: Buffers::new(c),
+            buffers: Buffers::new(c, &CpuBuffers::new(&ModelSizes::of(&self.host.checkpoint), ctx)),
             cpu: self,
         }))
     }
@@ -118,21 +124,27 @@ struct Buffers {
 }
 
 impl Buffers {
-    fn new(c: &ModelSpec) -> Self {
+    /// Room for a prefill chunk and one row of logits; it is touched as it is used.
+    fn new(c: &ModelSpec, bytes: &CpuBuffers) -> Self {
         Self {
-            hidden: Vec::new(),
-            normed: Vec::new(),
-            q: Vec::new(),
-            k: Vec::new(),
-            v: Vec::new(),
-            attended: Vec::new(),
-            projected: Vec::new(),
-            logits: Vec::new(),
-            rotary: rotary::of(c),
-            scores: Vec::new(),
-            moe: moe::Buffers::default(),
+            hidden: values(bytes.hidden),
+            normed: values(bytes.normed),
+            q: values(bytes.q),
+            k: values(bytes.k),
+            v: values(bytes.v),
+            attended: values(bytes.attended),
+            projected: values(bytes.projected),
+            logits: values(bytes.logits),
+            rotary: Rotary::new(c, bytes.angles),
+            scores: values(bytes.scores),
+            moe: moe::Buffers::new(bytes),
         }
     }
+}
+
+/// Room for f32 values of `bytes` in all.
+fn values(bytes: u64) -> Vec<f32> {
+    Vec::with_capacity(usize::try_from(bytes / 4).unwrap_or(0))
 }
 
 /// `buffer` with exactly `len` values, old ones left as they are.
@@ -298,6 +310,93 @@ impl Cpu {
                 let w = Matrix::Blocks(w);
                 octet_kernels::matmul(pool, scratch, precision, &mut [Job { w, x, y }]);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use octet_kernels::Pool;
+
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::experts::{ExpertOptions, Experts, RoutingStats};
+    use crate::plan::PREFILL_CHUNK;
+    use crate::synth::{SynthOptions, synth};
+    use crate::tokenizer::TokenId;
+
+    const CONFIG: &str = r#"{
+        "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_act": "silu",
+        "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 4,
+        "num_experts_per_tok": 2, "vocab_size": 128, "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5, "rope_theta": 1e6, "bos_token_id": 1, "eos_token_id": 2
+    }"#;
+
+    fn host() -> Arc<Host> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = dir.path().join("given.json");
+        std::fs::write(&config, CONFIG).expect("written");
+        let out = dir.path().join("model");
+        synth(&config, &out, &SynthOptions::default(), &mut |_, _| {}).expect("a checkpoint");
+        let checkpoint = Arc::new(Checkpoint::open(&out).expect("a checkpoint"));
+        let experts = Experts::new(Arc::clone(&checkpoint), ExpertOptions::default());
+        Arc::new(Host {
+            checkpoint,
+            experts: Arc::new(experts.expect("tiers")),
+            pool: Pool::new(1),
+            precision: Precision::Fast,
+        })
+    }
+
+    /// Where a buffer begins and ends: it moves when it has to grow.
+    fn places(buffers: &Buffers) -> Vec<(*const f32, usize)> {
+        let all = [
+            &buffers.hidden,
+            &buffers.normed,
+            &buffers.q,
+            &buffers.k,
+            &buffers.v,
+            &buffers.attended,
+            &buffers.projected,
+            &buffers.logits,
+            &buffers.scores,
+        ];
+        let all = all.into_iter().chain(buffers.moe.counted());
+        all.map(|buffer| (buffer.as_ptr(), buffer.capacity()))
+            .collect()
+    }
+
+    #[test]
+    fn a_chunk_of_a_prompt_and_a_token_fit_the_buffers_that_are_counted() {
+        let host = host();
+        let c = host.spec().clone();
+        let ctx = PREFILL_CHUNK + 1;
+        let bytes = CpuBuffers::new(&ModelSizes::of(&host.checkpoint), ctx);
+        let mut session = CpuSession {
+            kv: KvCache::new(c.n_layers, c.n_kv_heads, c.head_dim, ctx),
+            scratch: Scratch::default(),
+            buffers: Buffers::new(&c, &bytes),
+            cpu: Arc::new(Cpu::new(host)),
+        };
+        let before = places(&session.buffers);
+        let mut routing = RoutingStats::new(c.n_layers, c.n_experts);
+        // Many of one token go to one expert.
+        let tokens = [TokenId(7); PREFILL_CHUNK];
+        for (first, tokens) in [(0, &tokens[..]), (PREFILL_CHUNK, &tokens[..1])] {
+            let pass = Pass {
+                tokens,
+                first,
+                logits: Logits::Last,
+                routing: &mut routing,
+                hook: None,
+                records: false,
+            };
+            let done = session.forward(pass, &mut |_| ControlFlow::Continue(()));
+            done.expect("a pass");
+            assert_eq!(places(&session.buffers), before);
         }
     }
 }

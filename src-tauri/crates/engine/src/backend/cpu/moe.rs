@@ -3,10 +3,11 @@
 use octet_kernels::{Precision, Scratch};
 
 use super::super::hook::HookAt;
-use super::{Cpu, PassMeter, expert_forward, ops, sized};
+use super::{Cpu, PassMeter, expert_forward, ops, sized, values};
 use crate::checkpoint::ExpertId;
 use crate::error::EngineError;
 use crate::experts::{Claim, ClaimsAhead, PROMPT_WINDOW, Place, RoutingStats};
+use crate::plan::needs::CpuBuffers;
 use crate::spec::{ModelSpec, Router, RouterScore};
 
 /// Buffers of the block, f32 and reused.
@@ -78,6 +79,29 @@ pub fn route(router: &Router, logits: &mut [f32], top_k: usize, chosen: &mut Vec
 }
 
 impl Buffers {
+    pub(super) fn new(bytes: &CpuBuffers) -> Self {
+        Self {
+            router: values(bytes.router),
+            gathered: values(bytes.gathered),
+            gate: values(bytes.gate),
+            up: values(bytes.up),
+            down: values(bytes.down),
+            ..Self::default()
+        }
+    }
+
+    /// Those whose bytes are counted.
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> [&Vec<f32>; 5] {
+        [
+            &self.router,
+            &self.gathered,
+            &self.gate,
+            &self.up,
+            &self.down,
+        ]
+    }
+
     /// Routes every token of `router`, as changed by `adapt`, and notes what each expert has to
     /// do.
     fn assign(&mut self, c: &ModelSpec, adapt: impl Fn(&mut [(u16, f32)])) {

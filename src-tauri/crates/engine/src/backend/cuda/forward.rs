@@ -4,11 +4,12 @@
 use octet_kernels::cuda::{CudaError, DeviceMatrix, Moment, Reuse, Rows, Slice};
 
 use super::decode::Conversing;
-use super::work::{self, Kv, LOGIT_ROWS, Work};
+use super::work::{self, Kv, Work};
 use super::{CudaSession, GpuModel, graphs};
 use crate::backend::{self, Host, Logits, PassMeter, PassWatch, RouterHook};
 use crate::error::EngineError;
 use crate::experts::RoutingStats;
+use crate::plan::needs::LOGIT_ROWS;
 use crate::tokenizer::TokenId;
 
 /// Up to this many tokens attend without tensor cores: a tile of those is 64 tokens.

@@ -43,10 +43,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use octet_kernels::cuda::{CudaError, Gpu, Ops, Stream};
 use octet_kernels::{Pool, Precision, Scratch};
 
-use super::rotary::{self, Rotary};
+use super::rotary::Rotary;
 use super::{Backend, BackendSession, DeviceKind, Host, Pass, PassWatch};
 use crate::checkpoint::Checkpoint;
 use crate::error::EngineError;
+use crate::plan::Needs;
 
 pub use slots::Slots;
 
@@ -115,10 +116,11 @@ impl GpuModel {
     ) -> Result<Self, CudaError> {
         let exact = precision == Precision::Exact;
         let gpu = Arc::clone(&opened.gpu);
+        let sizes = ModelSizes::of(checkpoint);
         Ok(Self {
             trunk: Trunk::new(&gpu, checkpoint, pool, exact)?,
-            work: Mutex::new(Work::new(&gpu, checkpoint.spec(), ctx)?),
-            kv: KvPool::new(&gpu, checkpoint.spec(), ctx)?,
+            work: Mutex::new(Work::new(&gpu, checkpoint.spec(), &sizes, ctx)?),
+            kv: KvPool::new(&gpu, &sizes, ctx)?,
             ops: Arc::clone(&opened.ops),
             compute: Stream::new(&gpu)?,
             slots,
@@ -164,10 +166,14 @@ impl Backend for Cuda {
         self.model.lost.load(Ordering::Relaxed)
     }
 
+    fn needs(&self, ctx: usize) -> Needs {
+        ModelSizes::of(&self.host.checkpoint).gpu_needs(ctx)
+    }
+
     fn session(self: Arc<Self>, ctx: usize) -> Result<Box<dyn BackendSession>, EngineError> {
         Ok(Box::new(CudaSession {
             kv: self.model.kv.take(ctx)?,
-            rotary: rotary::of(self.host.spec()),
+            rotary: Rotary::new(self.host.spec(), 0),
             scratch: Scratch::default(),
             logits: Vec::new(),
             cuda: self,

@@ -7,16 +7,9 @@ use octet_kernels::cuda::{
 };
 
 use super::graphs::Graphs;
-use crate::plan::{self, PREFILL_CHUNK};
+use crate::plan::needs::{CHOICE_LEN, CudaBuffers, MOMENT_LEN};
+use crate::plan::{ModelSizes, Needs};
 use crate::spec::ModelSpec;
-
-/// Rows of logits that are computed at a time.
-pub(super) const LOGIT_ROWS: usize = plan::LOGIT_ROWS as usize;
-/// Values of the partial attention of several tokens, where tensor cores do not serve.
-const PARTIAL_VALUES: usize = plan::ATTENTION_PARTIALS as usize;
-
-/// Values of a [`Moment`], which are as long as all others here.
-const MOMENT_LEN: usize = size_of::<Moment>() / 4;
 
 /// Where the input of a pass lies in its buffers, in values: angles, moment, residual stream. The
 /// angles of few tokens are at the end of their place, so that all of it is one copy.
@@ -57,7 +50,7 @@ const IDS: usize = 0;
 const WEIGHTS: usize = MAX_TOP_K;
 const GUESS: usize = 2 * MAX_TOP_K;
 const GUESS_WEIGHTS: usize = 3 * MAX_TOP_K;
-const NORMED: usize = 4 * MAX_TOP_K;
+const NORMED: usize = CHOICE_LEN;
 
 /// What the router said of one token in the layer at work, and the normed state that it saw: on the
 /// host, where one copy brings it.
@@ -153,55 +146,54 @@ pub(super) struct Staging {
 }
 
 impl Work {
-    pub(super) fn new(gpu: &Arc<Gpu>, c: &ModelSpec, ctx: usize) -> Result<Self, CudaError> {
-        let chunk = PREFILL_CHUNK.min(c.max_positions);
-        let (width, inner, vocab) = (c.hidden_size, c.intermediate_size, c.vocab_size);
-        let (q_width, kv_width) = (c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim);
-        let shape = shape(c, ctx);
-        let one = shape.partial_len(ctx);
+    /// For chunks of `sizes.chunk()` tokens of the model `c` and contexts of up to `ctx`.
+    pub(super) fn new(
+        gpu: &Arc<Gpu>,
+        c: &ModelSpec,
+        sizes: &ModelSizes,
+        ctx: usize,
+    ) -> Result<Self, CudaError> {
+        let (chunk, width) = (sizes.chunk(), c.hidden_size);
         let choices = chunk.max(c.n_layers) * c.top_k;
-        let input_at = InputAt::new(c, chunk);
-        let (input_start, input_len) = input_at.all(chunk);
-        let input_end = input_start + input_len;
-        let buffer = |values: usize| Buffer::new(gpu, "working memory", 4 * values);
-        let halves = |values: usize| Buffer::new(gpu, "working memory", 2 * values);
-        let pinned = |values: usize| Pinned::new(gpu, 4 * values);
+        let bytes = CudaBuffers::new(sizes, ctx);
+        let buffer = |bytes: u64| Buffer::new(gpu, "working memory", bytes as usize);
+        let pinned = |bytes: usize| Pinned::new(gpu, bytes);
         Ok(Self {
             chunk,
-            input: buffer(input_end)?,
-            routed: buffer(NORMED + chunk * width)?,
-            q: buffer(chunk * q_width)?,
-            k: buffer(chunk * kv_width)?,
-            v: buffer(chunk * kv_width)?,
-            attended: buffer(chunk * q_width)?,
-            partial: buffer(one.max(PARTIAL_VALUES.min(chunk * one)))?,
-            x16: halves(chunk * width.max(q_width))?,
-            x_scale: buffer(chunk)?,
-            gate: buffer(chunk.max(c.top_k) * inner)?,
-            up: buffer(chunk * inner)?,
-            h16: halves(chunk * inner)?,
-            h_scale: buffer(chunk)?,
-            amax: buffer(2 * chunk + c.top_k)?,
-            ids: buffer(chunk * c.top_k)?,
-            weights: buffer(chunk * c.top_k)?,
-            rows: buffer(chunk * c.top_k)?,
-            row_weights: buffer(chunk * c.top_k)?,
-            from_cpu: buffer(width)?,
-            places: buffer(c.n_layers * c.n_experts)?,
-            logits: buffer(LOGIT_ROWS * vocab)?,
+            input: buffer(bytes.input)?,
+            routed: buffer(bytes.routed)?,
+            q: buffer(bytes.q)?,
+            k: buffer(bytes.k)?,
+            v: buffer(bytes.v)?,
+            attended: buffer(bytes.attended)?,
+            partial: buffer(bytes.partial)?,
+            x16: buffer(bytes.x16)?,
+            x_scale: buffer(bytes.x_scale)?,
+            gate: buffer(bytes.gate)?,
+            up: buffer(bytes.up)?,
+            h16: buffer(bytes.h16)?,
+            h_scale: buffer(bytes.h_scale)?,
+            amax: buffer(bytes.amax)?,
+            ids: buffer(bytes.ids)?,
+            weights: buffer(bytes.weights)?,
+            rows: buffer(bytes.rows)?,
+            row_weights: buffer(bytes.row_weights)?,
+            from_cpu: buffer(bytes.from_cpu)?,
+            places: buffer(bytes.places)?,
+            logits: buffer(bytes.logits)?,
             staging: Staging {
-                input: pinned(input_end)?,
-                ids: pinned(choices)?,
-                weights: pinned(choices)?,
-                choice: Choice(pinned(NORMED + width)?),
-                from_cpu: pinned(width)?,
-                rows: pinned(chunk * c.top_k)?,
-                row_weights: pinned(chunk * c.top_k)?,
-                logits: pinned(LOGIT_ROWS * vocab)?,
+                input: pinned(bytes.input as usize)?,
+                ids: pinned(4 * choices)?,
+                weights: pinned(4 * choices)?,
+                choice: Choice(pinned(4 * (NORMED + width))?),
+                from_cpu: pinned(bytes.from_cpu as usize)?,
+                rows: pinned(bytes.rows as usize)?,
+                row_weights: pinned(bytes.row_weights as usize)?,
+                logits: pinned(bytes.logits as usize)?,
             },
             places_known: false,
             graphs: Graphs::default(),
-            input_at,
+            input_at: InputAt::new(c, chunk),
             top_k: c.top_k,
         })
     }
@@ -320,11 +312,12 @@ struct Cache {
 }
 
 impl Cache {
-    fn new(gpu: &Arc<Gpu>, c: &ModelSpec, capacity: usize) -> Result<Self, CudaError> {
-        let values = 2 * c.n_layers * c.n_kv_heads * capacity * c.head_dim;
+    fn new(gpu: &Arc<Gpu>, sizes: &ModelSizes, capacity: usize) -> Result<Self, CudaError> {
+        let Needs { kv, .. } = sizes.gpu_needs(capacity);
+        let newest = CudaBuffers::new(sizes, capacity).newest;
         Ok(Self {
-            memory: Buffer::new(gpu, "KV cache", 2 * values)?,
-            newest: Buffer::new(gpu, "KV cache", 4 * c.n_layers * c.top_k)?,
+            memory: Buffer::new(gpu, "KV cache", kv as usize)?,
+            newest: Buffer::new(gpu, "KV cache", newest as usize)?,
             capacity,
         })
     }
@@ -333,7 +326,7 @@ impl Cache {
 /// The one cache that a loaded model holds memory for; conversations take turns.
 pub(super) struct KvPool {
     gpu: Arc<Gpu>,
-    spec: ModelSpec,
+    sizes: ModelSizes,
     free: Mutex<Option<Cache>>,
 }
 
@@ -344,11 +337,15 @@ pub(crate) struct Kv {
 }
 
 impl KvPool {
-    pub(super) fn new(gpu: &Arc<Gpu>, c: &ModelSpec, ctx: usize) -> Result<Arc<Self>, CudaError> {
+    pub(super) fn new(
+        gpu: &Arc<Gpu>,
+        sizes: &ModelSizes,
+        ctx: usize,
+    ) -> Result<Arc<Self>, CudaError> {
         Ok(Arc::new(Self {
-            free: Mutex::new(Some(Cache::new(gpu, c, ctx)?)),
+            free: Mutex::new(Some(Cache::new(gpu, sizes, ctx)?)),
             gpu: Arc::clone(gpu),
-            spec: c.clone(),
+            sizes: sizes.clone(),
         }))
     }
 
@@ -359,9 +356,9 @@ impl KvPool {
         drop(free);
         let mut cache = match own {
             Some(cache) => cache,
-            None => Cache::new(&self.gpu, &self.spec, ctx)?,
+            None => Cache::new(&self.gpu, &self.sizes, ctx)?,
         };
-        let none = vec![-1; self.spec.n_layers * self.spec.top_k];
+        let none = vec![-1; self.sizes.n_layers * self.sizes.top_k];
         cache.newest.write::<i32>(0, &none)?;
         Ok(Kv {
             pool: Arc::clone(self),
@@ -382,7 +379,7 @@ impl Kv {
 
     /// Keys and values of a layer.
     pub(super) fn layer(&self, layer: usize) -> (Slice<'_, u16>, Slice<'_, u16>) {
-        let c = &self.pool.spec;
+        let c = &self.pool.sizes;
         let len = c.n_kv_heads * self.cache().capacity * c.head_dim;
         let all = self.cache().memory.slice::<u16>();
         (
