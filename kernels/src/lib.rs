@@ -4,7 +4,8 @@
 //! - [`QMatrix`], [`BlockMatrix`]: one quantized matrix, borrowed; [`Matrix`]: either of them.
 //!   [`matmul`]: products with one or several.
 //! - [`Q8Matrix`] with [`matmul_q8`], and [`matmul_f16`]: dense matrices (`lm_head`, the router).
-//! - [`half_ops`]: f16 slices of a KV cache.
+//! - [`ops`]: norms, softmax and activations. [`Rotary`]: rotary positions. [`KvCache`], [`attend`]:
+//!   attention over an f16 cache. [`half_ops`]: f16 slices.
 //! - [`Pool`]: the threads. [`Scratch`]: the work space, kept from call to call.
 //!
 //! # Glossary
@@ -22,29 +23,36 @@
 #[cfg(target_endian = "big")]
 compile_error!("the kernels read little-endian file bytes in place");
 
+mod attention;
 mod blocks;
 mod cpu;
 pub mod cuda;
 mod dense;
 pub mod half_ops;
+mod kv_cache;
 mod layout;
 mod matmul;
 mod matrix;
 mod matvec;
+pub mod ops;
 mod outliers;
 mod params;
 mod pool;
 mod product;
+mod rotary;
 mod scratch;
 
+pub use attention::{AttentionError, Cached, Heads, attend};
 pub use blocks::{BlockError, BlockMatrix, BlockType};
 pub use cpu::{Level, LevelError};
 pub use dense::{Q8Matrix, matmul_f16, matmul_q8};
+pub use kv_cache::KvCache;
 pub use layout::{Bits, GroupParam, LayoutError, QMatrix};
 pub use matmul::{Job, Precision, matmul};
 pub use matrix::Matrix;
 pub use pool::Pool;
 pub use product::{dequantize, dequantize_rows};
+pub use rotary::Rotary;
 pub use scratch::Scratch;
 
 /// Which kernels run here, for example `AVX2+FMA+F16C`: the best this machine has, unless the

@@ -41,9 +41,9 @@ pub enum EngineError {
     /// An expert could not be had.
     #[error(transparent)]
     Tier(#[from] TierError),
-    /// The tensor library failed.
-    #[error("attention failed: {0}")]
-    Tensor(#[from] candle_core::Error),
+    /// Attention failed.
+    #[error(transparent)]
+    Attention(#[from] octet_kernels::AttentionError),
     /// The device failed in the middle of an answer.
     #[error("the GPU failed ({reason}); the model now runs on the CPU")]
     Device {
@@ -167,7 +167,7 @@ impl EngineError {
             Self::Prompt(_) | Self::EmptyPrompt | Self::UnknownToken { .. } => "prompt",
             Self::Sampling(_) => "sampling",
             Self::Tier(_) => "experts",
-            Self::Tensor(_) | Self::Unloaded | Self::Kernels(_) => "engine",
+            Self::Attention(_) | Self::Unloaded | Self::Kernels(_) => "engine",
             Self::Device { .. } => "device",
             Self::ContextFull { .. } => "context_full",
             Self::Cancelled => "cancelled",

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use octet_kernels::{Pool, Precision};
+use octet_kernels::{Pool, Precision, ops};
 
 use crate::checkpoint::{Checkpoint, Table};
 use crate::error::EngineError;
 use crate::experts::Experts;
 use crate::spec::ModelSpec;
 use crate::tokenizer::TokenId;
-
-use super::cpu::ops;
 
 /// A model's files, its experts in their tiers, and the CPU that computes beside any device.
 pub struct Host {

@@ -2,10 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use octet_kernels::{Job, Pool, Precision, Scratch};
+use octet_kernels::{Job, Pool, Precision, Scratch, ops};
 
-use super::ops;
 use crate::checkpoint::ExpertWeights;
+use crate::spec::Activation;
 
 /// `y = w2 activation(w1 x, w3 x)`, biases added: `x` and `y` f32 `(rows, hidden)`, the buffers
 /// `(rows, intermediate)`.
@@ -37,13 +37,13 @@ pub fn expert_forward(
     }
     let chunk = gate.len().div_ceil(pool.threads()).max(1 << 14);
     if chunk >= gate.len() {
-        ops::activate(weights.activation, gate, up);
+        activate(weights.activation, gate, up);
     } else {
         let parts = Mutex::new(gate.chunks_mut(chunk).zip(up.chunks(chunk)));
         pool.run(&|_, _| {
             let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
             while let Some((gate, up)) = next() {
-                ops::activate(weights.activation, gate, up);
+                activate(weights.activation, gate, up);
             }
         });
     }
@@ -55,5 +55,13 @@ pub fn expert_forward(
     octet_kernels::matmul(pool, scratch, precision, &mut jobs);
     if let Some(biases) = weights.biases {
         ops::add_bias(y, biases.w2);
+    }
+}
+
+/// `gate = activation(gate, up)`.
+fn activate(activation: Activation, gate: &mut [f32], up: &[f32]) {
+    match activation {
+        Activation::SiluMul => ops::silu_mul(gate, up),
+        Activation::ClampedSwiglu { alpha, limit } => ops::clamped_swiglu(alpha, limit, gate, up),
     }
 }

@@ -1,17 +1,16 @@
 //! The forward pass on the CPU, over a checkpoint's trunk and its experts.
 
-mod attention;
 mod expert;
-mod kv_cache;
 mod moe;
-pub(super) mod ops;
 
 use std::sync::Arc;
 
-use octet_kernels::{Job, Matrix, Precision, Q8Matrix, Scratch};
+use octet_kernels::{
+    Cached, Heads, Job, KvCache, Matrix, Precision, Q8Matrix, Rotary, Scratch, attend, ops,
+};
 
 use super::hook::HookAt;
-use super::rotary::Rotary;
+use super::rotary;
 use super::{Backend, BackendSession, DeviceKind, Host, Logits, Pass, PassMeter, PassWatch};
 use crate::checkpoint::Table;
 use crate::error::EngineError;
@@ -20,7 +19,6 @@ use crate::plan::needs::CpuBuffers;
 use crate::spec::{Feature, ModelSpec, QkNorm};
 
 pub use expert::expert_forward;
-use kv_cache::KvCache;
 pub use moe::route;
 
 /// What `spec` has that the CPU does not compute.
@@ -135,7 +133,7 @@ impl Buffers {
             attended: values(bytes.attended),
             projected: values(bytes.projected),
             logits: values(bytes.logits),
-            rotary: Rotary::new(c, bytes.angles),
+            rotary: rotary::with_room(c, bytes.angles),
             scores: values(bytes.scores),
             moe: moe::Buffers::new(bytes),
         }
@@ -248,15 +246,20 @@ impl Cpu {
         kv.write(layer, first, &buffers.k, &buffers.v);
 
         let attended = sized(&mut buffers.attended, t * q_width);
-        let heads = attention::Heads::new(c, layer, trunk.sinks);
-        attention::attend(
-            pool,
-            heads,
-            (kv, first),
-            &buffers.q,
-            &mut buffers.scores,
-            attended,
-        )?;
+        let heads = Heads {
+            n_heads: c.n_heads,
+            n_kv_heads: c.n_kv_heads,
+            head_dim: c.head_dim,
+            window: c.window(layer),
+            sinks: trunk.sinks,
+        };
+        let cached = Cached {
+            kv,
+            layer,
+            past: first,
+        };
+        let scores = &mut buffers.scores;
+        attend(pool, heads, cached, &buffers.q, scores, attended)?;
 
         let projected = sized(&mut buffers.projected, t * c.hidden_size);
         let mut jobs = [Job {

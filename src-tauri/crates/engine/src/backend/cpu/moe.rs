@@ -1,9 +1,9 @@
 //! The sparse mixture of experts: routing, and the experts' share of the residual stream.
 
-use octet_kernels::{Precision, Scratch};
+use octet_kernels::{Precision, Scratch, ops};
 
 use super::super::hook::HookAt;
-use super::{Cpu, PassMeter, expert_forward, ops, sized, values};
+use super::{Cpu, PassMeter, expert_forward, sized, values};
 use crate::checkpoint::ExpertId;
 use crate::error::EngineError;
 use crate::experts::{Claim, ClaimsAhead, PROMPT_WINDOW, Place, RoutingStats};

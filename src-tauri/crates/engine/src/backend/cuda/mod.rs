@@ -41,9 +41,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use octet_kernels::cuda::{CudaError, Gpu, Ops, Stream};
-use octet_kernels::{Pool, Precision, Scratch};
+use octet_kernels::{Pool, Precision, Rotary, Scratch};
 
-use super::rotary::Rotary;
+use super::rotary;
 use super::{Backend, BackendSession, DeviceKind, Host, Pass, PassWatch};
 use crate::checkpoint::Checkpoint;
 use crate::error::EngineError;
@@ -173,7 +173,7 @@ impl Backend for Cuda {
     fn session(self: Arc<Self>, ctx: usize) -> Result<Box<dyn BackendSession>, EngineError> {
         Ok(Box::new(CudaSession {
             kv: self.model.kv.take(ctx)?,
-            rotary: Rotary::new(self.host.spec(), 0),
+            rotary: rotary::of(self.host.spec()),
             scratch: Scratch::default(),
             logits: Vec::new(),
             cuda: self,

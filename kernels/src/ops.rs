@@ -1,18 +1,16 @@
-//! Element-wise steps of the forward pass, over f32 slices.
+//! Steps of a decoder layer over f32 slices, on the CPU: norms, softmax, activations, sums.
 
 use half::f16;
 
-use crate::spec::Activation;
-
 /// Little-endian f16 `bytes` of any alignment, as f32.
-pub(in crate::backend) fn widen(bytes: &[u8], out: &mut [f32]) {
+pub fn widen(bytes: &[u8], out: &mut [f32]) {
     for (pair, out) in bytes.chunks_exact(2).zip(out) {
         *out = f16::from_le_bytes([pair[0], pair[1]]).to_f32();
     }
 }
 
 /// `out = x / rms(x) * weight` for every row of `weight.len()` values (Zhang and Sennrich, 2019).
-pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let width = weight.len();
     for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
         let scale = inverse_rms(x, eps);
@@ -23,7 +21,7 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 }
 
 /// [`rms_norm`] in place.
-pub(super) fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
+pub fn rms_norm_in_place(x: &mut [f32], weight: &[f32], eps: f32) {
     for x in x.chunks_exact_mut(weight.len()) {
         let scale = inverse_rms(x, eps);
         for (x, w) in x.iter_mut().zip(weight) {
@@ -51,7 +49,7 @@ fn inverse_rms(x: &[f32], eps: f32) -> f32 {
 }
 
 /// `row += bias` for every row of `x`; nothing without a bias.
-pub(super) fn add_bias(x: &mut [f32], bias: &[f32]) {
+pub fn add_bias(x: &mut [f32], bias: &[f32]) {
     if !bias.is_empty() {
         for row in x.chunks_exact_mut(bias.len()) {
             add(row, bias);
@@ -60,21 +58,21 @@ pub(super) fn add_bias(x: &mut [f32], bias: &[f32]) {
 }
 
 /// `to += x`.
-pub(super) fn add(to: &mut [f32], x: &[f32]) {
+pub fn add(to: &mut [f32], x: &[f32]) {
     for (to, x) in to.iter_mut().zip(x) {
         *to += x;
     }
 }
 
 /// `to += weight * x`.
-pub(super) fn add_scaled(to: &mut [f32], weight: f32, x: &[f32]) {
+pub fn add_scaled(to: &mut [f32], weight: f32, x: &[f32]) {
     for (to, x) in to.iter_mut().zip(x) {
         *to += weight * x;
     }
 }
 
 /// Softmax in place.
-pub(super) fn softmax(x: &mut [f32]) {
+pub fn softmax(x: &mut [f32]) {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;
     for v in x.iter_mut() {
@@ -88,7 +86,7 @@ pub(super) fn softmax(x: &mut [f32]) {
 }
 
 /// Softmax in place, with one more logit that takes weight and stands for nothing.
-pub(super) fn softmax_with_sink(x: &mut [f32], sink: f32) {
+pub fn softmax_with_sink(x: &mut [f32], sink: f32) {
     let max = x.iter().copied().fold(sink, f32::max);
     let mut sum = exp(sink - max);
     for v in x.iter_mut() {
@@ -102,29 +100,25 @@ pub(super) fn softmax_with_sink(x: &mut [f32], sink: f32) {
 }
 
 /// `1 / (1 + e^-x)` in place.
-pub(super) fn sigmoid(x: &mut [f32]) {
+pub fn sigmoid(x: &mut [f32]) {
     for v in x {
         *v = 1.0 / (1.0 + exp(-*v));
     }
 }
 
-/// `gate = activation(gate, up)`.
-pub(super) fn activate(activation: Activation, gate: &mut [f32], up: &[f32]) {
-    match activation {
-        Activation::SiluMul => silu_mul(gate, up),
-        Activation::ClampedSwiglu { alpha, limit } => {
-            for (gate, up) in gate.iter_mut().zip(up) {
-                // `min` of floats would make a number of NaN.
-                let g = if *gate > limit { limit } else { *gate };
-                let u = up.clamp(-limit, limit);
-                *gate = g / (1.0 + exp(-alpha * g)) * (u + 1.0);
-            }
-        }
+/// `gate = g / (1 + e^(-alpha g)) * (u + 1)`, with `gate` clamped from above and `up` from both
+/// sides at `limit`.
+pub fn clamped_swiglu(alpha: f32, limit: f32, gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        // `min` of floats would make a number of NaN.
+        let g = if *gate > limit { limit } else { *gate };
+        let u = up.clamp(-limit, limit);
+        *gate = g / (1.0 + exp(-alpha * g)) * (u + 1.0);
     }
 }
 
 /// `gate = silu(gate) * up`, with `silu(x) = x / (1 + exp(-x))`.
-fn silu_mul(gate: &mut [f32], up: &[f32]) {
+pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate = *gate / (1.0 + exp(-*gate)) * up;
     }

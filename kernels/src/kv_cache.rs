@@ -2,14 +2,15 @@
 
 use half::f16;
 use half::vec::HalfBitsVecExt;
-use octet_kernels::half_ops;
+
+use crate::half_ops;
 
 /// The f16 key/value cache of one conversation.
 ///
 /// Per layer and kv head, `capacity` rows of `head_dim` values lie one after the other. Memory is
-/// reserved up front but touched only as positions are written. How many there are, the session
+/// reserved up front but touched only as positions are written. How many there are, the caller
 /// knows.
-pub(super) struct KvCache {
+pub struct KvCache {
     n_kv_heads: usize,
     head_dim: usize,
     capacity: usize,
@@ -23,12 +24,7 @@ struct Layer {
 
 impl KvCache {
     /// An empty cache for `capacity` positions.
-    pub(super) fn new(
-        n_layers: usize,
-        n_kv_heads: usize,
-        head_dim: usize,
-        capacity: usize,
-    ) -> Self {
+    pub fn new(n_layers: usize, n_kv_heads: usize, head_dim: usize, capacity: usize) -> Self {
         // Zeroed pages come from the system on first touch, so a long context costs nothing yet.
         let zeroed = || vec![0u16; n_kv_heads * capacity * head_dim].reinterpret_into::<f16>();
         let layers = (0..n_layers)
@@ -47,7 +43,10 @@ impl KvCache {
 
     /// Writes keys and values, each f32 `(t, n_kv_heads, head_dim)`, of the positions from `first`
     /// on.
-    pub(super) fn write(&mut self, layer: usize, first: usize, keys: &[f32], values: &[f32]) {
+    ///
+    /// # Panics
+    /// If there is no room for them.
+    pub fn write(&mut self, layer: usize, first: usize, keys: &[f32], values: &[f32]) {
         let row = self.n_kv_heads * self.head_dim;
         let layer = &mut self.layers[layer];
         for (from, to) in [(keys, &mut layer.keys), (values, &mut layer.values)] {
@@ -66,12 +65,12 @@ impl KvCache {
     }
 
     /// The first `len` keys of a head, `(len, head_dim)`.
-    pub(super) fn keys(&self, layer: usize, kv_head: usize, len: usize) -> &[f16] {
+    pub(crate) fn keys(&self, layer: usize, kv_head: usize, len: usize) -> &[f16] {
         self.rows(&self.layers[layer].keys, kv_head, len)
     }
 
     /// The first `len` values of a head, `(len, head_dim)`.
-    pub(super) fn values(&self, layer: usize, kv_head: usize, len: usize) -> &[f16] {
+    pub(crate) fn values(&self, layer: usize, kv_head: usize, len: usize) -> &[f16] {
         self.rows(&self.layers[layer].values, kv_head, len)
     }
 

@@ -2,13 +2,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::half_ops;
+use crate::kv_cache::KvCache;
+use crate::ops;
+use crate::pool::Pool;
 use candle_core::{D, Device, Tensor};
-use octet_kernels::{Pool, half_ops};
-
-use super::kv_cache::KvCache;
-use super::ops;
-use crate::error::EngineError;
-use crate::spec::ModelSpec;
 
 /// Up to this many positions attend one by one; more go through matrix products.
 const ONE_BY_ONE: usize = 4;
@@ -16,31 +14,38 @@ const ONE_BY_ONE: usize = 4;
 /// Bytes of scores that one matrix product of prefill may make.
 const SCORE_BYTES: usize = 16 << 20;
 
+/// The tensor library failed.
+#[derive(Debug, thiserror::Error)]
+#[error("attention failed: {0}")]
+pub struct AttentionError(#[from] candle_core::Error);
+
 /// The shape of one layer's attention.
-#[derive(Clone, Copy)]
-pub(super) struct Heads<'a> {
-    layer: usize,
-    n_heads: usize,
-    n_kv_heads: usize,
-    head_dim: usize,
+#[derive(Debug, Clone, Copy)]
+pub struct Heads<'a> {
+    /// Query heads, a multiple of the others.
+    pub n_heads: usize,
+    /// Key and value heads.
+    pub n_kv_heads: usize,
+    /// Values a head.
+    pub head_dim: usize,
     /// Positions a query sees, itself included.
-    window: usize,
-    /// One more logit of each head, `(n_heads)`, or none.
-    sinks: &'a [f32],
+    pub window: usize,
+    /// One more logit of each head that takes weight and stands for nothing, `(n_heads)`, or none.
+    pub sinks: &'a [f32],
 }
 
-impl<'a> Heads<'a> {
-    pub(super) fn new(c: &ModelSpec, layer: usize, sinks: &'a [f32]) -> Self {
-        Self {
-            layer,
-            n_heads: c.n_heads,
-            n_kv_heads: c.n_kv_heads,
-            head_dim: c.head_dim,
-            window: c.window(layer),
-            sinks,
-        }
-    }
+/// Where keys and values lie.
+#[derive(Clone, Copy)]
+pub struct Cached<'a> {
+    /// The cache.
+    pub kv: &'a KvCache,
+    /// The layer at work.
+    pub layer: usize,
+    /// Positions in front of the queries' own, whose keys and values are written too.
+    pub past: usize,
+}
 
+impl Heads<'_> {
     /// Query heads that share a kv head.
     fn group(&self) -> usize {
         self.n_heads / self.n_kv_heads
@@ -51,30 +56,27 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// Causal attention of the newest positions: `q` and `out` are f32 `(t, n_heads, head_dim)`; the
-/// cache holds `past` positions, and behind them this pass's own keys and values.
+/// Causal attention of the newest positions, on the CPU: `q` and `out` are f32
+/// `(t, n_heads, head_dim)`; `scores` is work space that grows with the positions.
 ///
 /// # Errors
 /// Only what the tensor library reports (it has no reason to).
-pub(super) fn attend(
+pub fn attend(
     pool: &Pool,
     heads: Heads<'_>,
-    (kv, past): (&KvCache, usize),
+    cached: Cached<'_>,
     q: &[f32],
     scores: &mut Vec<f32>,
     out: &mut [f32],
-) -> Result<(), EngineError> {
+) -> Result<(), AttentionError> {
     let width = heads.n_heads * heads.head_dim;
     let t = q.len() / width;
     if t > ONE_BY_ONE {
-        return attend_many(heads, (kv, past), q, out);
+        return attend_many(heads, cached, q, out);
     }
-    for (i, (q, out)) in q
-        .chunks_exact(width)
-        .zip(out.chunks_exact_mut(width))
-        .enumerate()
-    {
-        attend_one(pool, heads, kv, past + i + 1, q, scores, out);
+    let rows = q.chunks_exact(width).zip(out.chunks_exact_mut(width));
+    for (i, (q, out)) in rows.enumerate() {
+        attend_one(pool, heads, cached, cached.past + i + 1, q, scores, out);
     }
     Ok(())
 }
@@ -83,15 +85,13 @@ pub(super) fn attend(
 fn attend_one(
     pool: &Pool,
     heads: Heads<'_>,
-    kv: &KvCache,
+    Cached { kv, layer, .. }: Cached<'_>,
     len: usize,
     q: &[f32],
     scores: &mut Vec<f32>,
     out: &mut [f32],
 ) {
-    let Heads {
-        layer, head_dim, ..
-    } = heads;
+    let head_dim = heads.head_dim;
     let group = heads.group();
     let first = len.saturating_sub(heads.window);
     let seen = len - first;
@@ -137,15 +137,12 @@ fn attend_one(
 /// that the scores stay small.
 fn attend_many(
     heads: Heads<'_>,
-    (kv, past): (&KvCache, usize),
+    Cached { kv, layer, past }: Cached<'_>,
     q: &[f32],
     out: &mut [f32],
-) -> Result<(), EngineError> {
+) -> Result<(), AttentionError> {
     let Heads {
-        layer,
-        n_heads,
-        head_dim,
-        ..
+        n_heads, head_dim, ..
     } = heads;
     let (group, width) = (heads.group(), n_heads * head_dim);
     let t = q.len() / width;
@@ -231,7 +228,6 @@ mod tests {
     fn one_by_one_equals_matrix_products() {
         for (past, t, window) in [(0, 37, usize::MAX), (70, 19, usize::MAX), (30, 21, 9)] {
             let heads = Heads {
-                layer: 0,
                 n_heads: 6,
                 n_kv_heads: 2,
                 head_dim: 16,
@@ -241,14 +237,19 @@ mod tests {
             let mut kv = KvCache::new(1, 2, 16, past + t);
             kv.write(0, 0, &noise(past * 32, 1), &noise(past * 32, 2));
             kv.write(0, past, &noise(t * 32, 3), &noise(t * 32, 4));
+            let cached = Cached {
+                kv: &kv,
+                layer: 0,
+                past,
+            };
             let q = noise(t * 96, 5);
             let (mut many, mut single) = (vec![0.0; t * 96], vec![0.0; t * 96]);
-            attend_many(heads, (&kv, past), &q, &mut many).expect("tensors");
+            attend_many(heads, cached, &q, &mut many).expect("tensors");
             let (pool, mut scores) = (Pool::new(2), Vec::new());
             for i in 0..t {
                 let at = i * 96..(i + 1) * 96;
                 let (q, out) = (&q[at.clone()], &mut single[at]);
-                attend_one(&pool, heads, &kv, past + i + 1, q, &mut scores, out);
+                attend_one(&pool, heads, cached, past + i + 1, q, &mut scores, out);
             }
             for (a, b) in many.iter().zip(&single) {
                 assert!((a - b).abs() < 1e-5, "past {past}, t {t}: {a} against {b}");
