@@ -2,7 +2,6 @@
 
 use crate::blocks::BlockMatrix;
 use crate::layout::QMatrix;
-use crate::product;
 
 /// One weight matrix, borrowed: what [`crate::matmul`] multiplies with.
 #[derive(Debug, Clone, Copy)]
@@ -58,18 +57,6 @@ impl Matrix<'_> {
         match self {
             Self::Hqq(w) => w.bytes(),
             Self::Blocks(w) => w.bytes().len(),
-        }
-    }
-
-    /// The weights of some rows in f32, from `first_row` on: as many as `out`, `(rows, k)`
-    /// row-major, has room for.
-    ///
-    /// # Panics
-    /// If `out` is not a number of whole rows that the matrix has.
-    pub fn dequantize_rows(&self, first_row: usize, out: &mut [f32]) {
-        match self {
-            Self::Hqq(w) => product::dequantize_rows(w, first_row, out),
-            Self::Blocks(w) => w.dequantize_rows(first_row, out),
         }
     }
 }

@@ -9,10 +9,10 @@
 
 use crate::cpu::{KB_F32, KB_I16, Kernels, TILE, Units, X_MAX};
 use crate::layout::{Bits, QMatrix};
-use crate::matmul::Precision;
 use crate::matrix::Matrix;
 use crate::outliers::is_finite;
 use crate::params;
+use crate::precision::Precision;
 use crate::scratch::{Carver, Output, Space};
 
 /// The most tiles of a unit of work: the sums of all of them are kept, so that the activations of
@@ -499,6 +499,20 @@ pub fn dequantize_rows(w: &QMatrix<'_>, first_row: usize, out: &mut [f32]) {
                 zero,
                 out,
             );
+        }
+    }
+}
+
+impl Matrix<'_> {
+    /// The weights of some rows in f32, from `first_row` on: as many as `out`, `(rows, k)`
+    /// row-major, has room for.
+    ///
+    /// # Panics
+    /// If `out` is not a number of whole rows that the matrix has.
+    pub fn dequantize_rows(&self, first_row: usize, out: &mut [f32]) {
+        match self {
+            Self::Hqq(w) => dequantize_rows(w, first_row, out),
+            Self::Blocks(w) => w.dequantize_rows(first_row, out),
         }
     }
 }
