@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use octet_engine::checkpoint::Checkpoint;
-use octet_engine::engine::hardware_for;
+use octet_engine::load::hardware_for;
 use octet_engine::plan::make_plan;
-use octet_engine::{Engine, EngineError, LoadOptions, Loaded, load};
+use octet_engine::{Engine, EngineError, LoadOptions, load};
 use octet_models::Lease;
 use octet_store::settings::OffloadSettings;
 use serde::{Deserialize, Serialize};
@@ -291,7 +291,8 @@ impl Models {
                     false => ControlFlow::Continue(()),
                 }
             };
-            match Loaded::load(&dir, &options, &mut watch) {
+            let loader = Engine::builder(&dir).options(options).watch(&mut watch);
+            match loader.open() {
                 Ok(_) if cancelled.load(Ordering::Relaxed) => Ok(None),
                 Ok(loaded) if loaded.tokenizer.is_none() => Err(no_tokenizer(&dir)),
                 Ok(loaded) => Ok(Some((Engine::start(loaded), lease))),

@@ -372,7 +372,8 @@ async fn loading_and_generating_do_not_block_an_async_runtime() {
         }
     });
     let dir = model_with_tokenizer("tiny-2bit");
-    let engine = Engine::load(dir.path().to_owned(), LoadOptions::default())
+    let engine = Engine::builder(dir.path())
+        .load_async()
         .await
         .expect("loads");
     let first = engine.generate(request(Input::Messages(vec![user("hi")]), 30));
@@ -385,7 +386,7 @@ async fn loading_and_generating_do_not_block_an_async_runtime() {
 
 #[tokio::test]
 async fn a_missing_folder_says_what_is_missing() {
-    let error = Engine::load("/nowhere/at/all".into(), LoadOptions::default()).await;
+    let error = Engine::builder("/nowhere/at/all").load_async().await;
     let error = error.err().expect("refused").to_string();
     assert!(error.contains("/nowhere/at/all"), "{error}");
 }

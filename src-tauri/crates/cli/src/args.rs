@@ -1,12 +1,11 @@
 //! The command line.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use octet_engine::LoadOptions;
 use octet_engine::checkpoint::shorten;
 use octet_engine::generate::{Input, Request};
 use octet_engine::hardware::cuda_is_available;
@@ -14,14 +13,12 @@ use octet_engine::plan::{Device, Eviction, Misses, PlanRequest, Preset, parse_by
 use octet_engine::prompt::{Message, Role};
 use octet_engine::sampling::{SamplingError, SamplingParams};
 use octet_engine::tokenizer::TokenId;
-use octet_engine::{LoadOptions, Loaded};
 use octet_gguf::TensorType;
 use octet_kernels::Bits;
 use octet_models::{ModelsError, RepoName};
 
 use crate::UsageError;
 use crate::messages::read_messages;
-use crate::output::note_threads;
 
 /// Mixtral 8x7B on the machine you have.
 #[derive(Parser)]
@@ -141,48 +138,15 @@ impl EngineArgs {
         self.model.is_none()
     }
 
-    /// The model's folder.
-    pub fn model_dir(&self) -> anyhow::Result<PathBuf> {
-        match &self.model {
-            Some(dir) => crate::models::folder_or_name(dir),
-            None => Ok(octet_demo::ensure()?),
-        }
+    /// The folder, or the name of an installed model, that was given.
+    pub fn model(&self) -> Option<&Path> {
+        self.model.as_deref()
     }
 
-    /// Loads the model; on a GPU with all that the plan keeps there and in RAM, while on the CPU
-    /// files are read as they are used, and ahead of that while nothing else is to be done.
-    pub fn load(&self) -> anyhow::Result<Loaded> {
-        note_threads(self.threads);
-        let mut loaded = Loaded::open(&self.model_dir()?, &self.options())?;
-        match loaded.model.is_on_gpu() {
-            true => fill(&mut loaded)?,
-            false => loaded.model.experts_handle().read_ahead(),
-        }
-        Ok(loaded)
+    /// The number of threads that was asked for.
+    pub fn threads(&self) -> Option<u16> {
+        self.threads
     }
-
-    /// Loads the model with all that the plan keeps in memory, so that nothing is left to the
-    /// first tokens.
-    pub fn load_all(&self, options: &LoadOptions) -> anyhow::Result<Loaded> {
-        note_threads(self.threads);
-        let mut loaded = Loaded::open(&self.model_dir()?, options)?;
-        fill(&mut loaded)?;
-        Ok(loaded)
-    }
-}
-
-/// Reads what belongs in memory, with a bar where somebody watches.
-fn fill(loaded: &mut Loaded) -> anyhow::Result<()> {
-    let style = "Loading {bar:30} {decimal_bytes} of {decimal_total_bytes}";
-    // Hidden by itself where standard error is no terminal.
-    let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(style)?);
-    let done = loaded.fill(&mut |progress| {
-        bar.set_length(progress.total_bytes);
-        bar.set_position(progress.done_bytes);
-        ControlFlow::Continue(())
-    });
-    bar.finish_and_clear();
-    Ok(done?)
 }
 
 /// How tokens are chosen.

@@ -21,6 +21,7 @@ use octet_engine::{EngineError, LoadOptions, Loaded};
 use serde_json::{Value, json};
 
 use crate::args::BenchArgs;
+use crate::load::load_all;
 use crate::output::{note, stdout};
 use crate::peak_rss::peak_rss_bytes;
 use crate::peak_vram::PeakVram;
@@ -56,10 +57,11 @@ struct Report<'a> {
 
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let peak_vram = PeakVram::start();
-    let loaded = args.engine.load_all(&LoadOptions {
+    let options = LoadOptions {
         calibrate: args.calibrate,
         ..args.engine.options()
-    })?;
+    };
+    let loaded = load_all(&args.engine, options)?;
     let wanted = args.prompt_tokens + args.new_tokens;
     if wanted > loaded.plan.ctx {
         let c = loaded.model.spec();

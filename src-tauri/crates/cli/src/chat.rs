@@ -9,7 +9,9 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use crate::args::ChatArgs;
-use crate::generate::{Current, follow, summary};
+use crate::generate::{follow, summary};
+use crate::interrupt::Current;
+use crate::load::{load, model_dir};
 use crate::output::{dim, note, stdout};
 
 const HELP: &str = "\
@@ -27,9 +29,9 @@ Ctrl-C stops an answer. End a line with \\ to continue it on the next.";
 pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let mut template = args.sampling.request(Input::Messages(Vec::new()), None)?;
     template.began_at_ms = Some(now_ms());
-    let loaded = args.engine.load()?;
+    let loaded = load(&args.engine)?;
     if loaded.tokenizer.is_none() {
-        let dir = args.engine.model_dir()?;
+        let dir = model_dir(&args.engine)?;
         anyhow::bail!(
             "{} has no tokenizer.json: add the model's, or give --tokenizer FILE",
             dir.display()
@@ -159,7 +161,7 @@ fn greet(args: &ChatArgs) -> anyhow::Result<()> {
             "The real model: octet models pull, then octet chat --model NAME."
         )?;
     } else {
-        writeln!(out, "{}", args.engine.model_dir()?.display())?;
+        writeln!(out, "{}", model_dir(&args.engine)?.display())?;
     }
     Ok(writeln!(out, "/help lists the commands, Ctrl-D leaves.")?)
 }

@@ -4,10 +4,12 @@ use std::io::{self, IsTerminal, Write};
 
 use octet_engine::generate::{DoneReason, Event, Stats};
 use octet_engine::tokenizer::TokenId;
-use octet_engine::{Cancel, Engine, Generation};
+use octet_engine::{Engine, Generation};
 use serde_json::json;
 
 use crate::args::GenerateArgs;
+use crate::interrupt::on_interrupt;
+use crate::load::load;
 use crate::output::{count, dim, note, stdout, with_hint};
 use crate::prompt_bar::PromptBar;
 
@@ -27,7 +29,7 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
         .sampling
         .request(args.input.input()?, Some(MAX_NEW_TOKENS))?;
     request.began_at_ms = args.date;
-    let loaded = args.engine.load()?;
+    let loaded = load(&args.engine)?;
     let has_tokenizer = loaded.tokenizer.is_some();
     for warning in &loaded.plan.warnings {
         note(warning);
@@ -152,38 +154,4 @@ pub fn summary(stats: &Stats) -> String {
         }
     }
     line
-}
-
-/// Calls `first` on the first Ctrl-C; a second one ends the program.
-pub fn on_interrupt(first: impl Fn() + Send + 'static) -> anyhow::Result<()> {
-    let mut seen = false;
-    ctrlc::set_handler(move || {
-        if std::mem::replace(&mut seen, true) {
-            std::process::exit(130);
-        }
-        first();
-    })?;
-    Ok(())
-}
-
-/// A place for the generation that Ctrl-C is to end, for programs that make several.
-#[derive(Clone, Default)]
-pub struct Current(std::sync::Arc<std::sync::Mutex<Option<Cancel>>>);
-
-impl Current {
-    pub fn set(&self, cancel: Option<Cancel>) {
-        *self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = cancel;
-    }
-
-    /// Cancels it; whether there was one.
-    pub fn cancel(&self) -> bool {
-        let current = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        current.as_ref().inspect(|cancel| cancel.cancel()).is_some()
-    }
 }

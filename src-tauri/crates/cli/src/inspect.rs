@@ -5,17 +5,18 @@ use std::path::Path;
 
 use octet_engine::EngineError;
 use octet_engine::checkpoint::Checkpoint;
-use octet_engine::engine::{hardware_for, has_tokenizer, open_tokenizer};
 use octet_engine::hardware::GpuStatus;
+use octet_engine::load::{hardware_for, has_tokenizer, open_tokenizer};
 use octet_engine::plan::{format_bytes, make_plan};
 use octet_engine::tokenizer::Tokenizer;
 use serde_json::json;
 
 use crate::args::InspectArgs;
+use crate::load::model_dir;
 use crate::output::{count, note, stdout};
 
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
-    let dir = args.engine.model_dir()?;
+    let dir = model_dir(&args.engine)?;
     let checkpoint = Checkpoint::open(&dir)?;
     let hardware = hardware_for(&checkpoint);
     let sizes = ModelSizes::of(&checkpoint);

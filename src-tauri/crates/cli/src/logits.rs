@@ -8,9 +8,10 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::args::LogitsArgs;
+use crate::load::load;
 
 pub fn run(args: &LogitsArgs) -> anyhow::Result<()> {
-    let loaded = args.engine.load()?;
+    let loaded = load(&args.engine)?;
     let tokens = &args.tokens.0;
     let mut session = loaded.model.session(tokens.len().min(loaded.plan.ctx));
     let mut bytes = Vec::new();

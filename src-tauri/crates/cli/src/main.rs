@@ -5,6 +5,8 @@ mod bench;
 mod chat;
 mod generate;
 mod inspect;
+mod interrupt;
+mod load;
 mod logits;
 mod messages;
 mod models;

@@ -16,7 +16,7 @@ use octet_models::{
 use serde_json::json;
 
 use crate::args::ModelsCommand;
-use crate::generate::on_interrupt;
+use crate::interrupt::on_interrupt;
 use crate::output::{count, stdout};
 
 pub fn run(command: &ModelsCommand) -> anyhow::Result<()> {

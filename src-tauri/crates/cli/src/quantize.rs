@@ -10,7 +10,7 @@ use octet_engine::plan::format_bytes;
 use octet_quantize::{Observer, Options, PartOptions, PartSummary, Plan, Progress, Summary};
 
 use crate::args::QuantizeArgs;
-use crate::generate::on_interrupt;
+use crate::interrupt::on_interrupt;
 use crate::output::{count, note, note_threads, stdout};
 use crate::peak_rss::peak_rss_bytes;
 

@@ -3,188 +3,43 @@
 //! A loaded model lives on a thread of its own, which takes one request after the other; those
 //! who ask hold channels, so nothing here blocks an async runtime.
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-use octet_kernels::{Pool, Precision};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::backend::cpu;
-use crate::calibration::Calibration;
-use crate::checkpoint::Checkpoint;
 use crate::error::EngineError;
-use crate::experts::{DeviceOptions, Experts};
+use crate::experts::Experts;
 use crate::generate::{Conversation, DoneReason, Event, Generator, Request};
-use crate::hardware::{GpuStatus, Hardware};
-use crate::load::{LoadStage, Watch, report};
-use crate::model::Decoder;
-use crate::plan::{Plan, PlanRequest};
+use crate::load::{Loaded, Loader};
+use crate::plan::Plan;
 use crate::prompt::Message;
-use crate::setup::Setup;
 use crate::tokenizer::Tokenizer;
 
-/// How a model is to be loaded.
-#[derive(Clone, Default)]
-pub struct LoadOptions {
-    /// What the memory plan is asked for.
-    pub plan: PlanRequest,
-    /// Worker threads; `None`: one a physical core.
-    pub threads: Option<usize>,
-    /// f32 activations everywhere.
-    pub exact: bool,
-    /// Where the tokenizer is, if not in the model's folder.
-    pub tokenizer: Option<PathBuf>,
-    /// A device above RAM.
-    pub device: Option<DeviceOptions>,
-    /// Measure how fast misses are met even if that is known.
-    pub calibrate: bool,
-    /// Folder for what was measured, in place of the user's cache folder.
-    pub cache_dir: Option<PathBuf>,
-}
-
-/// A model in memory with what belongs to it.
-pub struct Loaded {
-    /// The model.
-    pub model: Decoder,
-    /// Its tokenizer, if the folder has one.
-    pub tokenizer: Option<Tokenizer>,
-    /// What it takes of the machine, and why.
-    pub plan: Plan,
-    /// How fast misses are met, where that was asked for or decides something.
-    pub calibration: Option<Calibration>,
-}
-
-impl Loaded {
-    /// Opens the checkpoint in `dir`, plans its memory and prepares it.
+impl Loader<'_> {
+    /// Loads the model and puts it on a thread of its own. Blocks until it is ready.
     ///
     /// # Errors
-    /// A damaged checkpoint or tokenizer, or a plan that does not fit this machine.
-    pub fn open(dir: &Path, options: &LoadOptions) -> Result<Self, EngineError> {
-        Self::open_watched(dir, options, &mut |_| ControlFlow::Continue(()))
-    }
-
-    /// [`Loaded::open`] under `watch`.
-    pub(crate) fn open_watched(
-        dir: &Path,
-        options: &LoadOptions,
-        watch: &mut Watch<'_>,
-    ) -> Result<Self, EngineError> {
-        report(watch, LoadStage::Checking, 0, 0)?;
-        octet_kernels::Level::wanted()?;
-        let checkpoint = Arc::new(Checkpoint::open(dir)?);
-        if let Some(feature) = cpu::lacks(checkpoint.spec()) {
-            return Err(EngineError::Unsupported { feature });
-        }
-        let total = checkpoint.files().bytes;
-        report(watch, LoadStage::Tokenizer, 0, total)?;
-        let tokenizer = open_tokenizer(&checkpoint, options.tokenizer.as_deref())?;
-        if let Some(tokenizer) = &tokenizer {
-            let (tokens, model) = (tokenizer.vocab_size(), checkpoint.spec().vocab_size);
-            if !tokenizer.fits(model) {
-                return Err(EngineError::TokenizerMismatch {
-                    tokenizer: tokens,
-                    model,
-                });
-            }
-        }
-        let notes: Vec<String> = checkpoint
-            .note()
-            .into_iter()
-            .chain(tokenizer.as_ref().and_then(Tokenizer::note))
-            .map(str::to_owned)
-            .collect();
-        report(watch, LoadStage::Trunk, 0, total)?;
-        checkpoint.check_trunk()?;
-        let hardware = hardware_for(&checkpoint);
-        let threads = options
-            .threads
-            .unwrap_or(hardware.cpu.physical_cores)
-            .max(1);
-        // The tensor library's products run on rayon's one pool; the first model sizes it.
-        let _ = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global();
-        let setup = Setup {
-            checkpoint,
-            hardware,
-            options,
-            pool: Pool::new(threads),
-            precision: match options.exact {
-                true => Precision::Exact,
-                false => Precision::Fast,
-            },
-        };
-        let (model, mut plan, calibration) = setup.model()?;
-        plan.warnings.extend(notes);
-        Ok(Self {
-            model,
-            tokenizer,
-            plan,
-            calibration,
-        })
+    /// See [`Loader::open`].
+    pub fn load(self) -> Result<Engine, EngineError> {
+        self.open().map(Engine::start)
     }
 }
 
-/// This machine as far as it can serve `checkpoint`.
-pub fn hardware_for(checkpoint: &Checkpoint) -> Hardware {
-    usable_by(checkpoint, Hardware::detect(checkpoint.dir()))
-}
-
-/// What of `hardware` can serve `checkpoint`: a GPU only if it computes all that the model has.
-pub fn usable_by(checkpoint: &Checkpoint, mut hardware: Hardware) -> Hardware {
-    let features = checkpoint.features();
-    if !features.is_empty() && matches!(hardware.gpu, GpuStatus::Found(_)) {
-        let names: Vec<String> = features.iter().map(ToString::to_string).collect();
-        hardware.gpu = GpuStatus::Absent {
-            reason: format!("the GPU path has no {} yet", names.join(", no ")),
-        };
-    }
-    hardware
-}
-
-/// Whether text can go in and come out.
-pub fn has_tokenizer(checkpoint: &Checkpoint) -> bool {
-    match checkpoint.gguf() {
-        Some(_) => matches!(open_tokenizer(checkpoint, None), Ok(Some(_))),
-        None => checkpoint.dir().join("tokenizer.json").is_file(),
-    }
-}
-
-/// The tokenizer at `path`, else the one beside the model, else the one in a GGUF file; `None` if
-/// there is none.
-///
-/// # Errors
-/// [`EngineError::Tokenizer`]. One beside a GGUF file that belongs to another model is passed over.
-pub fn open_tokenizer(
-    checkpoint: &Checkpoint,
-    path: Option<&Path>,
-) -> Result<Option<Tokenizer>, EngineError> {
-    if let Some(path) = path {
-        return Ok(Some(Tokenizer::open(path)?));
-    }
-    let model = checkpoint.dir();
-    let dir = match checkpoint.gguf() {
-        Some(_) if !model.is_dir() => model.parent().unwrap_or(model),
-        _ => model,
-    };
-    let file = dir.join("tokenizer.json");
-    let Some(gguf) = checkpoint.gguf() else {
-        let opened = file.is_file().then(|| Tokenizer::open(&file)).transpose();
-        return Ok(opened?);
-    };
-    if file.is_file()
-        && let Ok(beside) = Tokenizer::open(&file)
-        && beside.fits(checkpoint.spec().vocab_size)
-    {
-        return Ok(Some(beside));
-    }
-    const MODEL: &str = "tokenizer.ggml.model";
-    match gguf.metadata().get::<&str>(MODEL) {
-        Ok(None | Some("no_vocab" | "none")) => Ok(None),
-        _ => Ok(Some(Tokenizer::of_gguf(gguf)?)),
+impl Loader<'static> {
+    /// The same without blocking the caller's runtime.
+    ///
+    /// # Errors
+    /// See [`Loader::open`].
+    pub async fn load_async(self) -> Result<Engine, EngineError> {
+        let (done, loaded) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            // The caller may have gone; then the model is simply dropped.
+            let _ = done.send(self.load());
+        });
+        loaded.await.map_err(|_| EngineError::Unloaded)?
     }
 }
 
@@ -227,17 +82,9 @@ impl Cancel {
 }
 
 impl Engine {
-    /// Loads the model in `dir` on a new thread, without blocking the caller's runtime.
-    ///
-    /// # Errors
-    /// See [`Loaded::open`].
-    pub async fn load(dir: PathBuf, options: LoadOptions) -> Result<Self, EngineError> {
-        let (done, loaded) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            // The caller may have gone; then the model is simply dropped.
-            let _ = done.send(Loaded::open(&dir, &options).map(Self::start));
-        });
-        loaded.await.map_err(|_| EngineError::Unloaded)?
+    /// Where loading the model in the folder or GGUF file `path` begins.
+    pub fn builder<'a>(path: impl Into<PathBuf>) -> Loader<'a> {
+        Loader::new(path)
     }
 
     /// Puts a loaded model on its thread.

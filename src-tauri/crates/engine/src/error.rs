@@ -40,7 +40,7 @@ pub enum EngineError {
     Kernels(#[from] octet_kernels::LevelError),
     /// An expert could not be had.
     #[error(transparent)]
-    Tier(#[from] TierError),
+    Tier(TierError),
     /// Attention failed.
     #[error(transparent)]
     Attention(#[from] octet_kernels::AttentionError),
@@ -115,6 +115,17 @@ pub enum EngineError {
     /// The engine's thread is gone.
     #[error("the model is no longer loaded")]
     Unloaded,
+}
+
+impl From<TierError> for EngineError {
+    fn from(error: TierError) -> Self {
+        match error {
+            TierError::TooFewSlots { slots, least } => Self::TooFewSlots { slots, least },
+            TierError::Device { reason } => Self::Device { reason },
+            TierError::Stopped => Self::Cancelled,
+            other => Self::Tier(other),
+        }
+    }
 }
 
 impl EngineError {

@@ -199,6 +199,16 @@ impl Conversation {
     }
 }
 
+/// What is told of a prompt of `total` tokens.
+fn prefill(report: Report, total: usize) -> Event {
+    Event::Prefill {
+        done: report.done,
+        total,
+        fraction: report.fraction,
+        seconds_left: report.left.map(|left| left.as_secs_f64()),
+    }
+}
+
 /// What [`generate`] works with.
 pub struct Generator<'a> {
     /// The model.
@@ -394,7 +404,7 @@ impl Generator<'_> {
                     return ControlFlow::Break(());
                 }
                 if !is_quiet && let Some(report) = progress.take(at, pass, elapsed()) {
-                    emit(report.event(total));
+                    emit(prefill(report, total));
                 }
                 ControlFlow::Continue(())
             };
@@ -409,7 +419,7 @@ impl Generator<'_> {
             cached.extend_from_slice(chunk);
         }
         if !is_quiet {
-            (self.emit)(Report::end(total).event(total));
+            (self.emit)(prefill(Report::end(total), total));
         }
         Ok(ControlFlow::Continue(()))
     }

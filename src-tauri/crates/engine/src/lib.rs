@@ -28,12 +28,11 @@ pub mod plan;
 mod progress;
 pub mod routing_reuse;
 pub mod sampling;
-mod setup;
 
 pub use octet_checkpoint::{self as checkpoint, spec, synth};
 pub use octet_text::{prompt, stream_text, tokenizer};
 
-pub use engine::{Cancel, Engine, Generation, LoadOptions, Loaded};
+pub use engine::{Cancel, Engine, Generation};
 pub use error::EngineError;
 pub use generate::{DoneReason, Event, Input, Request, Stats};
-pub use load::{LoadProgress, LoadStage};
+pub use load::{Fill, LoadOptions, LoadProgress, LoadStage, Loaded, Loader};

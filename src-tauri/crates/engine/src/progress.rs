@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::backend::{PassProgress, experts, projections};
-use crate::generate::Event;
 use crate::spec::ModelSpec;
 
 /// Reports come at most this often.
@@ -37,15 +36,6 @@ impl Report {
             done: total,
             fraction: 1.0,
             left: None,
-        }
-    }
-
-    pub(crate) fn event(self, total: usize) -> Event {
-        Event::Prefill {
-            done: self.done,
-            total,
-            fraction: self.fraction,
-            seconds_left: self.left.map(|left| left.as_secs_f64()),
         }
     }
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use octet_engine::checkpoint::{
     CONFIG_FILE, Checkpoint, INDEX_FILE, WeightKind, parse_index, read_small,
 };
-use octet_engine::engine::{has_tokenizer, usable_by};
 use octet_engine::hardware::Hardware;
+use octet_engine::load::{has_tokenizer, usable_by};
 use octet_engine::plan::PlanRequest;
 
 use crate::cache::{self, Lock, RepoDir};

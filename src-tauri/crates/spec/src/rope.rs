@@ -8,36 +8,39 @@ use crate::{ModelSpec, RopeScaling};
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeTable {
     /// By how much each pair turns from one position to the next, in radians, (head_dim / 2).
-    pub inv_freq: Vec<f64>,
+    pub frequencies: Vec<f32>,
     /// Factor of cosine and sine.
-    pub magnitude: f64,
+    pub magnitude: f32,
 }
 
 impl ModelSpec {
-    /// The angles that base, scaling and divisors give.
+    /// The angles that base, scaling and divisors give: `rope_theta^(-2i / head_dim)` (RoFormer,
+    /// section 3.2.2), stretched as [`RopeScaling`] says.
     pub fn rope_table(&self) -> RopeTable {
-        let dim = self.head_dim as f64;
-        let plain = (0..self.head_dim / 2).map(|pair| {
-            let divisor = self.rope_divisors.get(pair).copied().map_or(1.0, f64::from);
-            self.rope_theta.powf(-2.0 * pair as f64 / dim) / divisor
-        });
-        let (inv_freq, magnitude) = match self.rope_scaling {
-            RopeScaling::None => (plain.collect(), 1.0),
-            RopeScaling::Linear { factor } => (plain.map(|freq| freq / factor).collect(), 1.0),
+        // In f32, as the reference has them: at position 30,000 it shows.
+        let theta = self.rope_theta as f32;
+        let plain = |i: usize| 1.0 / theta.powf(2.0 * i as f32 / self.head_dim as f32);
+        let (low, high) = self.yarn_ends();
+        let width = (high - low).max(1e-3);
+        let stretched = |i: usize| match self.rope_scaling {
+            RopeScaling::None => plain(i),
+            RopeScaling::Linear { factor } => plain(i) / factor as f32,
             RopeScaling::Yarn { factor, .. } => {
-                let (low, high) = self.yarn_ends();
-                let mixed = plain.enumerate().map(|(pair, freq)| {
-                    // 1 where nothing is divided.
-                    let keep =
-                        1.0 - ((pair as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
-                    freq * keep + freq / factor * (1.0 - keep)
-                });
-                (mixed.collect(), 1.0 + 0.1 * factor.ln())
+                let ramp = ((i as f64 - low) / width).clamp(0.0, 1.0) as f32;
+                plain(i) / factor as f32 * ramp + plain(i) * (1.0 - ramp)
             }
         };
+        let divided = |i| match self.rope_divisors.get(i) {
+            Some(divisor) => stretched(i) / divisor,
+            None => stretched(i),
+        };
+        let magnitude = match self.rope_scaling {
+            RopeScaling::Yarn { factor, .. } => 1.0 + 0.1 * factor.ln(),
+            RopeScaling::None | RopeScaling::Linear { .. } => 1.0,
+        };
         RopeTable {
-            inv_freq,
-            magnitude: magnitude * self.rope_magnitude,
+            frequencies: (0..self.head_dim / 2).map(divided).collect(),
+            magnitude: magnitude as f32 * self.rope_magnitude as f32,
         }
     }
 
@@ -102,13 +105,13 @@ mod tests {
             ..gpt_oss(false)
         };
         let (plain, yarn) = (plain.rope_table(), gpt_oss(false).rope_table());
-        assert_eq!((plain.magnitude, plain.inv_freq.len()), (1.0, 32));
+        assert_eq!((plain.magnitude, plain.frequencies.len()), (1.0, 32));
         assert!((yarn.magnitude - 1.346_573_6).abs() < 1e-6);
-        let ratio = |pair: usize| plain.inv_freq[pair] / yarn.inv_freq[pair];
+        let ratio = |pair: usize| plain.frequencies[pair] / yarn.frequencies[pair];
         assert!((0..=8).all(|pair| ratio(pair) == 1.0));
-        assert!((18..32).all(|pair| (ratio(pair) - 32.0).abs() < 1e-12));
+        assert!((18..32).all(|pair| (ratio(pair) - 32.0).abs() < 1e-5));
         assert!((9..17).all(|pair| ratio(pair) < ratio(pair + 1)));
-        assert!((plain.inv_freq[16] - 150_000_f64.powf(-0.5)).abs() < 1e-15);
+        assert!((plain.frequencies[16] - 150_000_f32.powf(-0.5)).abs() < 1e-9);
     }
 
     #[test]
@@ -123,8 +126,11 @@ mod tests {
         };
         let table = spec.rope_table();
         let expected = [1.0 / 4.0, 0.01 / 8.0 / 4.0];
-        let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
-        assert!(table.inv_freq.iter().zip(&expected).all(close), "{table:?}");
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-9;
+        assert!(
+            table.frequencies.iter().zip(&expected).all(close),
+            "{table:?}"
+        );
         assert_eq!(table.magnitude, 1.5);
     }
 }

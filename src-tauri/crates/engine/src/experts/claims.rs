@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use super::{Claim, TierError};
-use crate::error::EngineError;
 
 /// Experts of one layer, claimed in order: some are fetched while one is computed.
 #[derive(Default)]
@@ -32,12 +31,12 @@ impl ClaimsAhead {
     /// to go on with.
     pub fn fill(
         &mut self,
-        mut claim: impl FnMut(usize) -> Result<Claim, EngineError>,
-    ) -> Result<(), EngineError> {
+        mut claim: impl FnMut(usize) -> Result<Claim, TierError>,
+    ) -> Result<(), TierError> {
         while self.claims.len() < self.window && self.claimed < self.total {
             match claim(self.claimed) {
                 Ok(claim) => self.claims.push_back(claim),
-                Err(EngineError::Tier(TierError::NoSlot { .. })) if !self.claims.is_empty() => {
+                Err(TierError::NoSlot { .. }) if !self.claims.is_empty() => {
                     break;
                 }
                 Err(error) => return Err(error),

@@ -1,5 +1,6 @@
 //! The tier above RAM: memory with slots of its own that also computes.
 
+use std::ops::DerefMut;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -33,6 +34,27 @@ pub trait Device: Send + Sync + 'static {
     /// What the device reports.
     fn forward(&self, slot: usize, id: ExpertId, x: &[f32], y: &mut [f32]) -> Result<(), String>;
 }
+
+/// Host memory that a device reads at full speed: the system keeps it where it is.
+pub trait PinnedMemory: Send + Sync {
+    /// Takes `len` bytes; `None` where the system allows no more.
+    fn take(&self, len: usize) -> Option<Box<dyn UnfilledPinned>>;
+}
+
+/// Pinned memory that is being written for the first time.
+pub trait UnfilledPinned {
+    /// Writes `bytes` behind what was written before.
+    ///
+    /// # Panics
+    /// If there is no room for them.
+    fn append(&mut self, bytes: &[u8]);
+
+    /// The memory; what was not written is zero.
+    fn finish(self: Box<Self>) -> Box<PinnedBytes>;
+}
+
+/// Pinned memory in use.
+pub type PinnedBytes = dyn DerefMut<Target = [u8]> + Send + Sync;
 
 /// Bytes a second of the ways to meet a miss.
 #[derive(Debug, Clone, Copy, PartialEq)]

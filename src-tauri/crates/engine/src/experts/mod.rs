@@ -18,22 +18,20 @@ mod tier;
 mod trace;
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use octet_kernels::cuda::Gpu;
-
 pub use cache::ExpertCache;
 pub(crate) use claims::ClaimsAhead;
-pub use device::{Bandwidths, Device};
+pub use device::{Bandwidths, Device, PinnedBytes, PinnedMemory, UnfilledPinned};
 pub use misses::{Miss, Missing};
 pub use stats::{ExpertStats, RoutingStats, RoutingSummary, TierStats};
 pub use tier::{Lease, Memory, Tier, TierError};
 pub use trace::{Residence, Snapshot};
 
 use crate::checkpoint::{Checkpoint, ExpertId, ExpertWeights};
-use crate::error::EngineError;
 use crate::plan::{Eviction, Misses};
 use copies::{Copies, Side};
 use device::DeviceMemory;
@@ -66,9 +64,10 @@ pub struct ExpertOptions {
     pub no_core_to_spare: bool,
     /// The device tier, if any.
     pub device: Option<DeviceOptions>,
-    /// The GPU that reads RAM: experts are then never in place, but in slots that are pinned.
-    pub pinned_for: Option<Arc<Gpu>>,
-    /// How many of the RAM slots may be pinned for it; `None`: all.
+    /// Memory that the device reads fastest: experts are then never in place in the files, but in
+    /// slots of it.
+    pub pinned: Option<Arc<dyn PinnedMemory>>,
+    /// How many of the RAM slots may be of that memory; `None`: all.
     pub pinned_slots: Option<usize>,
     /// What RAM can hold once the device has failed, if not just the same.
     pub ram_alone: Option<RamAlone>,
@@ -139,9 +138,9 @@ impl Experts {
     /// Sets the tiers up; nothing is read yet.
     ///
     /// # Errors
-    /// [`EngineError::TooFewSlots`] when a tier could not hold one token's experts of a layer and
+    /// [`TierError::TooFewSlots`] when a tier could not hold one token's experts of a layer and
     /// the reads that run ahead.
-    pub fn new(checkpoint: Arc<Checkpoint>, options: ExpertOptions) -> Result<Self, EngineError> {
+    pub fn new(checkpoint: Arc<Checkpoint>, options: ExpertOptions) -> Result<Self, TierError> {
         let c = checkpoint.spec();
         let total = c.n_layers * c.n_experts;
         let device_slots = options.device.as_ref().map_or(0, |d| d.device.n_slots());
@@ -152,7 +151,7 @@ impl Experts {
         };
         let in_slots = options
             .ram_slots
-            .filter(|slots| *slots < total || options.pinned_for.is_some());
+            .filter(|slots| *slots < total || options.pinned.is_some());
         let in_memory = [in_slots.unwrap_or(total), device_slots];
         let keeps_last = device_slots > 0
             && options
@@ -163,14 +162,14 @@ impl Experts {
             Some(slots) => {
                 let least = ram_eviction.least_ram_slots(c.n_layers, c.top_k);
                 if slots < least {
-                    return Err(EngineError::TooFewSlots { slots, least });
+                    return Err(TierError::TooFewSlots { slots, least });
                 }
                 RamTier::slots(
                     Arc::clone(&checkpoint),
                     slots,
                     ram_eviction,
-                    options.pinned_for.map(|gpu| Reader {
-                        gpu,
+                    options.pinned.map(|memory| Reader {
+                        memory,
                         pinned_slots: options.pinned_slots.unwrap_or(usize::MAX),
                     }),
                     Arc::clone(&copies),
@@ -257,7 +256,7 @@ impl Experts {
     ///
     /// # Errors
     /// [`TierError::NoSlot`] if everything is in use.
-    pub fn claim(&self, id: ExpertId, rows: usize) -> Result<Claim, EngineError> {
+    pub fn claim(&self, id: ExpertId, rows: usize) -> Result<Claim, TierError> {
         if rows == 1 {
             let now_ms = self.opened.elapsed().as_millis() as u64;
             self.last_claim_ms.store(now_ms + 1, Ordering::Relaxed);
@@ -302,9 +301,9 @@ impl Experts {
     }
 
     /// The expert on the device, fetched if it is not there.
-    pub(crate) fn demand_on_device(&self, id: ExpertId) -> Result<Claim, EngineError> {
+    pub(crate) fn demand_on_device(&self, id: ExpertId) -> Result<Claim, TierError> {
         let Some((tier, _)) = self.device() else {
-            return Err(EngineError::Device {
+            return Err(TierError::Device {
                 reason: "it was given up".to_owned(),
             });
         };
@@ -312,7 +311,7 @@ impl Experts {
     }
 
     /// The expert in RAM, to be computed there though there is a device.
-    pub(crate) fn on_cpu(&self, id: ExpertId) -> Result<Claim, EngineError> {
+    pub(crate) fn on_cpu(&self, id: ExpertId) -> Result<Claim, TierError> {
         if let Some((tier, _)) = self.device() {
             tier.count_miss();
         }
@@ -495,11 +494,8 @@ impl Experts {
     /// nothing else needs the slot. `moved` is told of the bytes as they come.
     ///
     /// # Errors
-    /// A read or copy that failed, or what `moved` gave.
-    pub fn fill(
-        &self,
-        moved: &mut dyn FnMut(u64) -> Result<(), EngineError>,
-    ) -> Result<(), EngineError> {
+    /// A read or copy that failed; [`TierError::Stopped`] after a break of `moved`.
+    pub fn fill(&self, moved: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<(), TierError> {
         let c = self.checkpoint.spec();
         let by_rank = (0..c.n_experts).flat_map(|expert| {
             (0..c.n_layers).map(move |layer| ExpertId {
@@ -517,12 +513,12 @@ impl Experts {
                     && let Some(lease) = coming.pop_front()
                 {
                     lease.ready()?;
-                    moved(self.checkpoint.expert_bytes() as u64)?;
+                    proceed(moved(self.checkpoint.expert_bytes() as u64))?;
                 }
             }
             for lease in coming {
                 lease.ready()?;
-                moved(self.checkpoint.expert_bytes() as u64)?;
+                proceed(moved(self.checkpoint.expert_bytes() as u64))?;
             }
         }
         if on_device == 0 {
@@ -601,6 +597,14 @@ impl Experts {
     }
 }
 
+/// The error of a break.
+fn proceed(flow: ControlFlow<()>) -> Result<(), TierError> {
+    match flow {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(TierError::Stopped),
+    }
+}
+
 impl Claim {
     /// Which expert.
     pub fn id(&self) -> ExpertId {
@@ -629,16 +633,16 @@ impl Claim {
     /// Waits until the expert is there.
     ///
     /// # Errors
-    /// [`EngineError::Tier`] if its fetch failed, [`EngineError::Device`] if the device did.
-    pub fn wait(&mut self) -> Result<Place<'_>, EngineError> {
+    /// [`TierError::Fetch`] if its fetch failed, [`TierError::Device`] if the device did.
+    pub fn wait(&mut self) -> Result<Place<'_>, TierError> {
         match &mut self.0 {
             ClaimIn::Device(lease) => {
                 if let Err(error) = lease.ready() {
                     return Err(match lease.memory().failure.get() {
-                        Some(reason) => EngineError::Device {
+                        Some(reason) => TierError::Device {
                             reason: reason.clone(),
                         },
-                        None => error.into(),
+                        None => error,
                     });
                 }
                 Ok(Place::Device(&*lease.memory().device, lease.slot()))

@@ -1,19 +1,18 @@
 //! The RAM tier: experts in place in the mapped checkpoint, or in slots within a byte budget.
 
 use std::collections::VecDeque;
-use std::ops::{Deref, DerefMut};
+use std::ops::{ControlFlow, Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use octet_kernels::cuda::{Gpu, Pinned, Unfilled};
-
 use super::cache::ExpertCache;
 use super::copies::{Copies, Side};
+use super::device::{PinnedBytes, PinnedMemory, UnfilledPinned};
+use super::proceed;
 use super::read_source::ReadSource;
 use super::stats::TierStats;
 use super::tier::{Lease, Memory, Tier, TierError};
 use crate::checkpoint::{Checkpoint, CheckpointError, ExpertId, ExpertWeights};
-use crate::error::EngineError;
 use crate::plan::Eviction;
 
 /// Threads that read experts from disk; a third brought nothing on the drives tried.
@@ -63,7 +62,7 @@ pub(super) struct RamSlots {
 
 /// A GPU that slots are copied to.
 pub(super) struct Reader {
-    pub(super) gpu: Arc<Gpu>,
+    pub(super) memory: Arc<dyn PinnedMemory>,
     /// Slots that may be pinned for it: what goes beyond some systems refuse, and others pay for
     /// elsewhere.
     pub(super) pinned_slots: usize,
@@ -79,7 +78,7 @@ pub(super) struct Held {
 enum SlotBytes {
     Plain(Vec<u8>),
     /// A GPU reads it at full speed.
-    Pinned(Pinned),
+    Pinned(Box<PinnedBytes>),
 }
 
 impl Default for SlotBytes {
@@ -117,13 +116,13 @@ impl RamSlots {
 
     /// Pinned memory for a slot, nothing in it yet; `None` where it has to be plain. After one
     /// refusal no more is pinned: the system is at its limit.
-    fn pin(&self, slot: usize, len: usize) -> Option<Unfilled> {
+    fn pin(&self, slot: usize, len: usize) -> Option<Box<dyn UnfilledPinned>> {
         let reader = self.reader.as_ref()?;
         let is_refused = self.refused.load(Ordering::Relaxed) > 0;
         let may_pin =
             self.pinned.fetch_add(1, Ordering::Relaxed) < self.pin_limit.load(Ordering::Relaxed);
         let pinned = match may_pin && !is_refused {
-            true => Unfilled::new(&reader.gpu, len).ok(),
+            true => reader.memory.take(len),
             false => None,
         };
         if pinned.is_none() {
@@ -427,15 +426,15 @@ impl RamTier {
     pub(super) fn fill(
         &self,
         ids: impl Iterator<Item = ExpertId>,
-        read: &mut dyn FnMut(u64) -> Result<(), EngineError>,
-    ) -> Result<(), EngineError> {
+        read: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<(), TierError> {
         match self {
             Self::Mapped(mapped) => {
                 for id in ids {
                     mapped.touch(id);
                     let mut at = 0;
                     while let Some(end) = mapped.read_piece(id, at) {
-                        read((end - at) as u64)?;
+                        proceed(read((end - at) as u64))?;
                         at = end;
                     }
                 }
@@ -449,12 +448,12 @@ impl RamTier {
                         && let Some(lease) = coming.pop_front()
                     {
                         lease.ready()?;
-                        read(checkpoint.expert_bytes() as u64)?;
+                        proceed(read(checkpoint.expert_bytes() as u64))?;
                     }
                 }
                 for lease in coming {
                     lease.ready()?;
-                    read(checkpoint.expert_bytes() as u64)?;
+                    proceed(read(checkpoint.expert_bytes() as u64))?;
                 }
             }
         }

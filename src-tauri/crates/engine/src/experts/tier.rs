@@ -50,6 +50,23 @@ pub enum TierError {
         /// The layer that asked.
         layer: u16,
     },
+    /// There are too few slots to work with.
+    #[error("{slots} expert slots are too few: at least {least} are needed")]
+    TooFewSlots {
+        /// Slots there would be.
+        slots: usize,
+        /// Slots needed.
+        least: usize,
+    },
+    /// The device failed.
+    #[error("the device failed: {reason}")]
+    Device {
+        /// What it reported.
+        reason: String,
+    },
+    /// Whoever was told of the progress asked for the end.
+    #[error("stopped")]
+    Stopped,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

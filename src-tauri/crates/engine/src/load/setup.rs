@@ -7,13 +7,15 @@ use std::time::Instant;
 use octet_kernels::cuda::{CudaError, Unfilled};
 use octet_kernels::{Pool, Precision};
 
+use super::LoadOptions;
 use crate::backend::Host;
-use crate::backend::cuda::{Cuda, GpuModel, OpenGpu, Slots};
+use crate::backend::cuda::{Cuda, GpuModel, GpuPinned, OpenGpu, Slots};
 use crate::calibration::{self, Calibration, CalibrationCache, Machine, Upload, Uploads};
 use crate::checkpoint::{Checkpoint, ExpertId};
-use crate::engine::LoadOptions;
 use crate::error::EngineError;
-use crate::experts::{Bandwidths, Device as _, DeviceOptions, ExpertOptions, Experts, RamAlone};
+use crate::experts::{
+    Bandwidths, Device as _, DeviceOptions, ExpertOptions, Experts, PinnedMemory, RamAlone,
+};
 
 use crate::hardware::{Gpu, Hardware};
 use crate::model::Decoder;
@@ -64,6 +66,11 @@ fn reason(error: &EngineError) -> String {
         EngineError::Device { reason } => reason.clone(),
         other => other.to_string(),
     }
+}
+
+/// RAM that the GPU reads fastest.
+fn pinned_for(on_gpu: &OnGpu) -> Arc<dyn PinnedMemory> {
+    Arc::new(GpuPinned(Arc::clone(on_gpu.gpu.gpu())))
 }
 
 impl Setup<'_> {
@@ -221,7 +228,7 @@ impl Setup<'_> {
                         cpu: 1.0,
                     }),
             }),
-            None => self.options.device.clone(),
+            None => None,
         };
         let experts = Experts::new(
             Arc::clone(&self.checkpoint),
@@ -233,7 +240,7 @@ impl Setup<'_> {
                 no_core_to_spare: self.options.plan.prefetch.is_none()
                     && self.pool.threads() >= self.hardware.cpu.logical_cores,
                 device,
-                pinned_for: on_gpu.as_ref().map(|on| Arc::clone(on.gpu.gpu())),
+                pinned: on_gpu.as_ref().map(pinned_for),
                 pinned_slots: Some(plan.pinned_slots),
                 ram_alone: on_gpu.as_ref().and_then(|_| self.ram_alone(&plan)),
             },

@@ -9,7 +9,8 @@ use thiserror::Error;
 #[cfg(doc)]
 use super::Plan;
 use super::PlanError;
-use crate::spec::ModelSpec;
+use octet_checkpoint::{Checkpoint, WeightBytes};
+use octet_spec::ModelSpec;
 
 /// The sizes of a model that decide what it needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

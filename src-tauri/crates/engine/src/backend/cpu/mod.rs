@@ -14,6 +14,7 @@ use super::rotary;
 use super::{Backend, BackendSession, DeviceKind, Host, Logits, Pass, PassMeter, PassWatch};
 use crate::checkpoint::Table;
 use crate::error::EngineError;
+use crate::plan::ModelSizes;
 use crate::plan::Needs;
 use crate::plan::needs::CpuBuffers;
 use crate::spec::{Feature, ModelSpec, QkNorm};
@@ -84,7 +85,10 @@ impl Backend for Cpu {
         Ok(Box::new(CpuSession {
             kv: KvCache::new(c.n_layers, c.n_kv_heads, c.head_dim, ctx),
             scratch: Scratch::default(),
-            buffers: Buffers::new(c, &CpuBuffers::new(&ModelSizes::of(&self.host.checkpoint), ctx)),
+            buffers: Buffers::new(
+                c,
+                &CpuBuffers::new(&ModelSizes::of(&self.host.checkpoint), ctx),
+            ),
             cpu: self,
         }))
     }
@@ -370,6 +374,18 @@ mod tests {
         let all = all.into_iter().chain(buffers.moe.counted());
         all.map(|buffer| (buffer.as_ptr(), buffer.capacity()))
             .collect()
+    }
+
+    #[test]
+    fn what_the_cpu_lacks_is_named() {
+        let plain = ModelSpec::mixtral();
+        assert_eq!(lacks(&plain), None);
+        let spec = ModelSpec {
+            sliding_window: Some(4096),
+            shared_expert_size: 512,
+            ..plain
+        };
+        assert_eq!(lacks(&spec), Some(Feature::SharedExpert));
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod decode;
 mod forward;
 mod graphs;
 mod in_use;
+mod pinned;
 mod prefill;
 mod slots;
 mod staging;
@@ -47,8 +48,10 @@ use super::rotary;
 use super::{Backend, BackendSession, DeviceKind, Host, Pass, PassWatch};
 use crate::checkpoint::Checkpoint;
 use crate::error::EngineError;
+use crate::plan::ModelSizes;
 use crate::plan::Needs;
 
+pub use pinned::GpuPinned;
 pub use slots::Slots;
 
 use weights::Trunk;
