@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use octet_kernels::cuda::{
-    Buffer, CudaError, DeviceExpert, Gpu, Ops, Picks, Pinned, Placement, Rows, Stream, is_available,
+    Buffer, CudaError, DeviceExpert, Gpu, Ops, PickedExperts, Picks, Pinned, Placement, RmsNorm,
+    Rows, Stream, is_available,
 };
 use octet_kernels::{Bits, GroupParam, QMatrix};
 
@@ -192,8 +193,18 @@ impl Bench {
             let clock = Instant::now();
             for _ in 0..LAUNCHES {
                 let (y, eps) = (x, 1e-5);
-                self.ops
-                    .rms_norm(&self.stream, 1, x, x, eps, y, None, None)?;
+                self.ops.rms_norm(
+                    &self.stream,
+                    RmsNorm {
+                        t: 1,
+                        x,
+                        w: x,
+                        eps,
+                        y,
+                        amax: None,
+                        clear: None,
+                    },
+                )?;
             }
             queued.push(clock.elapsed().as_secs_f64());
             Ok(())
@@ -232,11 +243,13 @@ impl Bench {
             pairs().try_for_each(|pair| {
                 self.ops.expert_gate_up(
                     s,
-                    &like,
-                    self.table.slice(),
-                    &picks(pair),
-                    ids.slice(),
-                    ids.slice(),
+                    PickedExperts {
+                        like,
+                        table: self.table.slice(),
+                        picks: &picks(pair),
+                        ids: ids.slice(),
+                        places: ids.slice(),
+                    },
                     (x.slice(), amax.part(0, 1)),
                     (h.slice(), amax.part(1, 2)),
                 )
@@ -246,11 +259,14 @@ impl Bench {
             pairs().try_for_each(|pair| {
                 self.ops.expert_down(
                     s,
-                    &like,
-                    self.table.slice(),
-                    &picks(pair),
-                    (ids.slice(), weights.slice()),
-                    ids.slice(),
+                    PickedExperts {
+                        like,
+                        table: self.table.slice(),
+                        picks: &picks(pair),
+                        ids: ids.slice(),
+                        places: ids.slice(),
+                    },
+                    weights.slice(),
                     (h.slice(), amax.part(1, 2)),
                     y.slice(),
                 )

@@ -7,7 +7,10 @@ mod support;
 
 use gpu::TestGpu;
 use half::f16;
-use octet_kernels::cuda::{AttentionShape, Buffer, DeviceExpert, DeviceMatrix, Picks, Reuse, Rows};
+use octet_kernels::cuda::{
+    AttentionShape, Buffer, DeviceExpert, DeviceMatrix, PickedExperts, Picks, Reuse, RmsNorm,
+    RopeAppend, Rows, SplitAttention,
+};
 use octet_kernels::{Bits, QMatrix};
 use support::{Packed, Rng, assert_close, halves, largest, loud, rms, value};
 
@@ -300,11 +303,13 @@ fn experts_of_random_shapes() {
         gpu.ops
             .expert_gate_up(
                 &gpu.stream,
-                &slots.experts[0],
-                slots.table.slice(),
-                &picks,
-                ids.slice(),
-                place.slice(),
+                PickedExperts {
+                    like: slots.experts[0],
+                    table: slots.table.slice(),
+                    picks: &picks,
+                    ids: ids.slice(),
+                    places: place.slice(),
+                },
                 (x_there.slice(), amax.slice()),
                 (h.slice(), h_amax.slice()),
             )
@@ -338,11 +343,14 @@ fn experts_of_random_shapes() {
             gpu.ops
                 .expert_down(
                     &gpu.stream,
-                    &slots.experts[0],
-                    slots.table.slice(),
-                    &picks,
-                    (ids.slice(), weights_there.slice()),
-                    place.slice(),
+                    PickedExperts {
+                        like: slots.experts[0],
+                        table: slots.table.slice(),
+                        picks: &picks,
+                        ids: ids.slice(),
+                        places: place.slice(),
+                    },
+                    weights_there.slice(),
                     (h.slice(), h_amax.slice()),
                     y.slice(),
                 )
@@ -401,13 +409,15 @@ fn norms_and_what_they_clear() {
         gpu.ops
             .rms_norm(
                 &gpu.stream,
-                t,
-                there.slice(),
-                w_there.slice().part(skip, width),
-                1e-5,
-                there.slice(),
-                Some(amax.slice()),
-                Some(clear.slice().part(0, 299)),
+                RmsNorm {
+                    t,
+                    x: there.slice(),
+                    w: w_there.slice().part(skip, width),
+                    eps: 1e-5,
+                    y: there.slice(),
+                    amax: Some(amax.slice()),
+                    clear: Some(clear.slice().part(0, 299)),
+                },
             )
             .expect("a launch");
         let y = gpu.read_f32(&there);
@@ -445,13 +455,15 @@ fn a_norm_that_does_not_exist_is_nan_and_raises_nothing() {
         gpu.ops
             .rms_norm(
                 &gpu.stream,
-                2,
-                there.slice(),
-                w.slice(),
-                1e-5,
-                there.slice(),
-                Some(amax.slice()),
-                None,
+                RmsNorm {
+                    t: 2,
+                    x: there.slice(),
+                    w: w.slice(),
+                    eps: 1e-5,
+                    y: there.slice(),
+                    amax: Some(amax.slice()),
+                    clear: None,
+                },
             )
             .expect("a launch");
         let y = gpu.read_f32(&there);
@@ -540,12 +552,14 @@ fn positions_turn_queries_and_keys() {
         gpu.ops
             .rope_append(
                 &gpu.stream,
-                shape,
-                t,
-                gpu.moment(first, Reuse::default()).slice(),
-                (q_there.slice(), k_there.slice(), v_there.slice()),
-                angles_there.slice(),
-                (keys.slice(), values.slice()),
+                RopeAppend {
+                    shape,
+                    t,
+                    moment: gpu.moment(first, Reuse::default()).slice(),
+                    qkv: (q_there.slice(), k_there.slice(), v_there.slice()),
+                    angles: angles_there.slice(),
+                    cache: (keys.slice(), values.slice()),
+                },
             )
             .expect("a launch");
 
@@ -603,12 +617,14 @@ fn keys_and_values_beyond_f16_are_stored_as_nan() {
         gpu.ops
             .rope_append(
                 &gpu.stream,
-                shape,
-                1,
-                gpu.moment(0, Reuse::default()).slice(),
-                (q.slice(), k.slice(), v.slice()),
-                gpu.f32(&angles).slice(),
-                (keys.slice(), values.slice()),
+                RopeAppend {
+                    shape,
+                    t: 1,
+                    moment: gpu.moment(0, Reuse::default()).slice(),
+                    qkv: (q.slice(), k.slice(), v.slice()),
+                    angles: gpu.f32(&angles).slice(),
+                    cache: (keys.slice(), values.slice()),
+                },
             )
             .expect("a launch");
         for stored in [gpu.read_u16(&keys), gpu.read_u16(&values)] {
@@ -675,14 +691,18 @@ fn attention_of_random_shapes() {
         gpu.ops
             .attention(
                 &gpu.stream,
-                shape,
-                t,
-                (moment.slice(), first - started, reach),
-                q_there.slice(),
-                (k_there.slice(), v_there.slice()),
-                partial.slice(),
-                out.slice(),
-                Some(amax.slice()),
+                SplitAttention {
+                    shape,
+                    t,
+                    moment: moment.slice(),
+                    first: first - started,
+                    reach,
+                    q: q_there.slice(),
+                    cache: (k_there.slice(), v_there.slice()),
+                    partial: partial.slice(),
+                    out: out.slice(),
+                    amax: Some(amax.slice()),
+                },
             )
             .expect("a launch");
         let (out, amax) = (gpu.read_f32(&out), gpu.read_f32(&amax));

@@ -8,7 +8,9 @@ mod support;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gpu::TestGpu;
-use octet_kernels::cuda::{AttentionShape, Buffer, CudaError, Graph, Moment, Reuse};
+use octet_kernels::cuda::{
+    AttentionShape, Buffer, CudaError, Graph, Moment, Reuse, RopeAppend, SplitAttention,
+};
 use support::Rng;
 
 const SHAPE: AttentionShape = AttentionShape {
@@ -59,23 +61,29 @@ impl Attention {
         let cache = (self.cache[0].slice(), self.cache[1].slice());
         ops.rope_append(
             s,
-            SHAPE,
-            1,
-            self.moment.slice(),
-            (q.slice(), k.slice(), v.slice()),
-            self.angles.slice(),
-            cache,
+            RopeAppend {
+                shape: SHAPE,
+                t: 1,
+                moment: self.moment.slice(),
+                qkv: (q.slice(), k.slice(), v.slice()),
+                angles: self.angles.slice(),
+                cache,
+            },
         )?;
         ops.attention(
             s,
-            SHAPE,
-            1,
-            (self.moment.slice(), 0, SHAPE.capacity),
-            q.slice(),
-            cache,
-            self.partial.slice(),
-            self.out.slice(),
-            None,
+            SplitAttention {
+                shape: SHAPE,
+                t: 1,
+                moment: self.moment.slice(),
+                first: 0,
+                reach: SHAPE.capacity,
+                q: q.slice(),
+                cache,
+                partial: self.partial.slice(),
+                out: self.out.slice(),
+                amax: None,
+            },
         )
     }
 

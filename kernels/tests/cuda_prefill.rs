@@ -12,7 +12,7 @@ use cudarc::driver::{result, sys};
 use gpu::TestGpu;
 use half::f16;
 use octet_kernels::Bits;
-use octet_kernels::cuda::{AttentionShape, Buffer, DeviceMatrix, Rows};
+use octet_kernels::cuda::{AttentionShape, Buffer, DeviceMatrix, FlashAttention, Rows};
 use support::{Packed, Rng, product, rms, value};
 
 /// Half a unit in an f16's last place, relative.
@@ -84,12 +84,9 @@ fn gate_and_up_become_halves() {
         gpu.ops
             .silu_mul_rows(
                 &gpu.stream,
-                t,
-                width,
-                a.slice(),
-                b.slice(),
-                h.slice(),
-                scale.slice(),
+                (t, width),
+                (a.slice(), b.slice()),
+                (h.slice(), scale.slice()),
             )
             .expect("a launch");
         let (h, scale) = (gpu.read_u16(&h), gpu.read_f32(&scale));
@@ -316,12 +313,14 @@ fn attention_of_non_finite_queries_is_nan() {
             .ops
             .flash(
                 &gpu.stream,
-                shape,
-                4,
-                0,
-                q.slice(),
-                (keys.slice(), values.slice()),
-                out.slice(),
+                FlashAttention {
+                    shape,
+                    t: 4,
+                    first: 0,
+                    q: q.slice(),
+                    cache: (keys.slice(), values.slice()),
+                    out: out.slice(),
+                },
             )
             .expect("a launch");
         assert!(ran);
@@ -378,12 +377,14 @@ fn attention_of_random_shapes() {
             .ops
             .flash(
                 &gpu.stream,
-                shape,
-                t,
-                first,
-                q_there.slice(),
-                (k_there.slice(), v_there.slice()),
-                out.slice(),
+                FlashAttention {
+                    shape,
+                    t,
+                    first,
+                    q: q_there.slice(),
+                    cache: (k_there.slice(), v_there.slice()),
+                    out: out.slice(),
+                },
             )
             .expect("a launch");
         assert!(ran);

@@ -7,7 +7,7 @@ mod support;
 
 use gpu::TestGpu;
 use half::f16;
-use octet_kernels::cuda::{Buffer, Moment, Reuse, RouterJob, Slice};
+use octet_kernels::cuda::{Buffer, Moment, Reuse, RouterJob, Routing, Slice};
 use support::{Rng, assert_close, halves, largest, loud, value};
 
 /// One router's launch for the `t` rows of `x`.
@@ -21,7 +21,17 @@ fn route(
 ) {
     let (s, jobs) = (&gpu.stream, [Some(job), None]);
     gpu.ops
-        .router(s, t, x.slice(), 1e-5, top_k, jobs, moment)
+        .router(
+            s,
+            Routing {
+                t,
+                hidden: x.slice(),
+                eps: 1e-5,
+                top_k,
+                jobs,
+                moment,
+            },
+        )
         .expect("a launch");
 }
 
@@ -97,12 +107,14 @@ fn routers_choose_the_best() {
         gpu.ops
             .router(
                 &gpu.stream,
-                t,
-                x_there.slice(),
-                1e-5,
-                top_k,
-                [Some(job(0)), two.then(|| job(1))],
-                None,
+                Routing {
+                    t,
+                    hidden: x_there.slice(),
+                    eps: 1e-5,
+                    top_k,
+                    jobs: [Some(job(0)), two.then(|| job(1))],
+                    moment: None,
+                },
             )
             .expect("a launch");
 

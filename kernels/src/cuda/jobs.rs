@@ -2,6 +2,7 @@
 //! as its source says.
 
 use super::device::{Plain, Slice};
+use super::matrix::DeviceExpert;
 
 /// The largest number of experts that one token may use on the GPU.
 pub const MAX_TOP_K: usize = MAX_PICKS;
@@ -167,6 +168,119 @@ impl AttentionShape {
     pub fn partial_len(&self, len: usize) -> usize {
         self.n_heads * Self::splits(len) * (self.head_dim + 2)
     }
+}
+
+/// Rows' root mean square norm: `y = x / rms(x) * w`.
+#[derive(Clone, Copy)]
+pub struct RmsNorm<'a> {
+    /// Rows.
+    pub t: usize,
+    /// `(t, width)`.
+    pub x: Slice<'a, f32>,
+    /// `(width)`.
+    pub w: Slice<'a, f32>,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// `(t, width)`; may be `x`.
+    pub y: Slice<'a, f32>,
+    /// Takes the largest magnitude of each row of `y`, `(t)`.
+    pub amax: Option<Slice<'a, f32>>,
+    /// Is set to zero.
+    pub clear: Option<Slice<'a, f32>>,
+}
+
+/// Keys and values of a layer, f16 `(n_kv_heads, capacity, head_dim)` each.
+pub type Cache<'a> = (Slice<'a, u16>, Slice<'a, u16>);
+
+/// Tokens whose queries and keys are rotated, and whose keys and values enter the cache.
+#[derive(Clone, Copy)]
+pub struct RopeAppend<'a> {
+    /// Heads and cache.
+    pub shape: AttentionShape,
+    /// Tokens.
+    pub t: usize,
+    /// Where the first one goes; there must be room for all.
+    pub moment: Slice<'a, Moment>,
+    /// Queries `(t, n_heads * head_dim)`, keys and values `(t, n_kv_heads * head_dim)`.
+    pub qkv: (Slice<'a, f32>, Slice<'a, f32>, Slice<'a, f32>),
+    /// Cosine and sine by pair, `(t, head_dim / 2, 2)`.
+    pub angles: Slice<'a, f32>,
+    /// Takes keys and values.
+    pub cache: Cache<'a>,
+}
+
+/// Attention of few tokens over splits of the cache.
+#[derive(Clone, Copy)]
+pub struct SplitAttention<'a> {
+    /// Heads and cache.
+    pub shape: AttentionShape,
+    /// Tokens.
+    pub t: usize,
+    /// The position that `first` counts from.
+    pub moment: Slice<'a, Moment>,
+    /// Position of the first token behind that of `moment`.
+    pub first: usize,
+    /// The launches serve as long as the last token's position is below.
+    pub reach: usize,
+    /// Queries, `(t, n_heads * head_dim)`.
+    pub q: Slice<'a, f32>,
+    /// Keys and values.
+    pub cache: Cache<'a>,
+    /// Room for [`AttentionShape::partial_len`] values of `reach` a token.
+    pub partial: Slice<'a, f32>,
+    /// `(t, n_heads * head_dim)`.
+    pub out: Slice<'a, f32>,
+    /// Is raised to the largest magnitude of each row of `out`, `(t)`.
+    pub amax: Option<Slice<'a, f32>>,
+}
+
+/// Attention of many tokens by tensor cores.
+#[derive(Clone, Copy)]
+pub struct FlashAttention<'a> {
+    /// Heads and cache.
+    pub shape: AttentionShape,
+    /// Tokens.
+    pub t: usize,
+    /// Position of the first one.
+    pub first: usize,
+    /// Queries, `(t, n_heads * head_dim)`.
+    pub q: Slice<'a, f32>,
+    /// Keys and values.
+    pub cache: Cache<'a>,
+    /// `(t, n_heads * head_dim)`.
+    pub out: Slice<'a, f32>,
+}
+
+/// Tokens that one or two routers choose experts for.
+#[derive(Clone, Copy)]
+pub struct Routing<'a> {
+    /// Tokens.
+    pub t: usize,
+    /// `(t, width)`.
+    pub hidden: Slice<'a, f32>,
+    /// Of the norms in front of the routers.
+    pub eps: f32,
+    /// Experts a token.
+    pub top_k: usize,
+    /// The routers.
+    pub jobs: [Option<RouterJob<'a>>; 2],
+    /// Needed by a job with experts of the token before.
+    pub moment: Option<Slice<'a, Moment>>,
+}
+
+/// The experts of a token's product, all of one shape and one number of bits.
+#[derive(Clone, Copy)]
+pub struct PickedExperts<'a> {
+    /// One of them.
+    pub like: DeviceExpert,
+    /// All slots.
+    pub table: Slice<'a, DeviceExpert>,
+    /// Those to compute.
+    pub picks: &'a Picks,
+    /// The router's choice, `(top_k)`.
+    pub ids: Slice<'a, i32>,
+    /// The slot of each expert of the layer, `(n_experts)`.
+    pub places: Slice<'a, i32>,
 }
 
 /// Which rows of a batch a product takes and gives, and how.

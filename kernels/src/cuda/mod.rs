@@ -28,7 +28,10 @@ mod ops;
 pub use device::{Buffer, Event, Gpu, Pinned, Slice, Stream, Unfilled};
 pub use error::CudaError;
 pub use graph::Graph;
-pub use jobs::{AttentionShape, MAX_PICKS, MAX_TOP_K, Moment, Picks, Reuse, RouterJob, Rows};
+pub use jobs::{
+    AttentionShape, Cache, FlashAttention, MAX_PICKS, MAX_TOP_K, Moment, PickedExperts, Picks,
+    Reuse, RmsNorm, RopeAppend, RouterJob, Routing, Rows, SplitAttention,
+};
 pub use list::{Listed, list, memory_of, supported_version};
 pub use matrix::{DeviceExpert, DeviceMatrix, Placement};
 pub use ops::Ops;

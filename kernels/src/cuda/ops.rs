@@ -11,8 +11,11 @@ use cudarc::driver::sys;
 
 use super::device::{Gpu, Slice, Stream};
 use super::error::CudaError;
-use super::jobs::{AttentionShape, Moment, Picks, RawRouterJob, RouterJob, Rows};
-use super::matrix::{DeviceExpert, DeviceMatrix};
+use super::jobs::{
+    AttentionShape, FlashAttention, PickedExperts, RawRouterJob, RmsNorm, RopeAppend, Routing,
+    Rows, SplitAttention,
+};
+use super::matrix::DeviceMatrix;
 use crate::layout::Bits;
 
 /// Threads of a block, unless a kernel says otherwise.
@@ -145,26 +148,23 @@ impl Ops {
         })
     }
 
-    /// Rows' root mean square norm: `y = x / rms(x) * w`, `(t, width)`; the largest magnitude of
-    /// each row into `amax`. Also sets `clear` to zero.
+    /// Norms rows.
     ///
     /// # Errors
     /// What the driver reports; so for all kernels.
     ///
     /// # Panics
     /// If a slice is too short; so do all kernels.
-    #[allow(clippy::too_many_arguments)]
-    pub fn rms_norm(
-        &self,
-        stream: &Stream,
-        t: usize,
-        x: Slice<'_, f32>,
-        w: Slice<'_, f32>,
-        eps: f32,
-        y: Slice<'_, f32>,
-        amax: Option<Slice<'_, f32>>,
-        clear: Option<Slice<'_, f32>>,
-    ) -> Result<(), CudaError> {
+    pub fn rms_norm(&self, stream: &Stream, norm: RmsNorm<'_>) -> Result<(), CudaError> {
+        let RmsNorm {
+            t,
+            x,
+            w,
+            eps,
+            y,
+            amax,
+            clear,
+        } = norm;
         let width = w.len();
         let (x, y) = (x.at_least(t * width), y.at_least(t * width));
         let n_clear = clear.map_or(0, |c| c.len()) as i32;
@@ -269,19 +269,16 @@ impl Ops {
     }
 
     /// Rotates queries in place and keys on their way into the cache, where values go too, from the
-    /// position of `moment` on, where there must be room. `angles` holds `(t, head_dim / 2)` pairs of
-    /// cosine and sine.
-    #[allow(clippy::too_many_arguments)]
-    pub fn rope_append(
-        &self,
-        stream: &Stream,
-        shape: AttentionShape,
-        t: usize,
-        moment: Slice<'_, Moment>,
-        (q, k, v): (Slice<'_, f32>, Slice<'_, f32>, Slice<'_, f32>),
-        angles: Slice<'_, f32>,
-        (keys, values): (Slice<'_, u16>, Slice<'_, u16>),
-    ) -> Result<(), CudaError> {
+    /// position of `moment` on.
+    pub fn rope_append(&self, stream: &Stream, tokens: RopeAppend<'_>) -> Result<(), CudaError> {
+        let RopeAppend {
+            shape,
+            t,
+            moment,
+            qkv: (q, k, v),
+            angles,
+            cache: (keys, values),
+        } = tokens;
         let (q_len, kv_len) = (
             t * shape.n_heads * shape.head_dim,
             t * shape.n_kv_heads * shape.head_dim,
@@ -309,23 +306,20 @@ impl Ops {
         )
     }
 
-    /// Attention of `t` tokens, the first one `first` positions behind that of `moment`, over splits of
-    /// the cache; its launches serve as long as the last one's position is below `reach`. `partial`
-    /// is as long as [`AttentionShape::partial_len`] says of `reach`. Largest magnitudes are raised
-    /// in `amax`, `(t)`.
-    #[allow(clippy::too_many_arguments)]
-    pub fn attention(
-        &self,
-        stream: &Stream,
-        shape: AttentionShape,
-        t: usize,
-        (moment, first, reach): (Slice<'_, Moment>, usize, usize),
-        q: Slice<'_, f32>,
-        (keys, values): (Slice<'_, u16>, Slice<'_, u16>),
-        partial: Slice<'_, f32>,
-        out: Slice<'_, f32>,
-        amax: Option<Slice<'_, f32>>,
-    ) -> Result<(), CudaError> {
+    /// Attention of few tokens.
+    pub fn attention(&self, stream: &Stream, job: SplitAttention<'_>) -> Result<(), CudaError> {
+        let SplitAttention {
+            shape,
+            t,
+            moment,
+            first,
+            reach,
+            q,
+            cache: (keys, values),
+            partial,
+            out,
+            amax,
+        } = job;
         let len = t * shape.n_heads * shape.head_dim;
         let splits = AttentionShape::splits(reach);
         let partial = partial.at_least(t * shape.partial_len(reach));
@@ -369,19 +363,17 @@ impl Ops {
         )
     }
 
-    /// Attention of many tokens by tensor cores, for heads of 64 or 128 values; `false` where
-    /// there is none for this shape.
-    #[allow(clippy::too_many_arguments)]
-    pub fn flash(
-        &self,
-        stream: &Stream,
-        shape: AttentionShape,
-        t: usize,
-        first: usize,
-        q: Slice<'_, f32>,
-        (keys, values): (Slice<'_, u16>, Slice<'_, u16>),
-        out: Slice<'_, f32>,
-    ) -> Result<bool, CudaError> {
+    /// Attention of many tokens, for heads of 64 or 128 values; `false` where there is none for
+    /// this shape.
+    pub fn flash(&self, stream: &Stream, job: FlashAttention<'_>) -> Result<bool, CudaError> {
+        let FlashAttention {
+            shape,
+            t,
+            first,
+            q,
+            cache: (keys, values),
+            out,
+        } = job;
         let function = match shape.head_dim {
             64 => self.functions.flash_64,
             128 => self.functions.flash_128,
@@ -409,19 +401,16 @@ impl Ops {
         Ok(true)
     }
 
-    /// Routes `t` tokens by one or two routers: norm, product, softmax, the `top_k` best with
-    /// weights of sum 1. A job with experts of the token before needs `moment`.
-    #[allow(clippy::too_many_arguments)]
-    pub fn router(
-        &self,
-        stream: &Stream,
-        t: usize,
-        hidden: Slice<'_, f32>,
-        eps: f32,
-        top_k: usize,
-        jobs: [Option<RouterJob<'_>>; 2],
-        moment: Option<Slice<'_, Moment>>,
-    ) -> Result<(), CudaError> {
+    /// Routes tokens: norm, product, softmax, the `top_k` best with weights of sum 1.
+    pub fn router(&self, stream: &Stream, routing: Routing<'_>) -> Result<(), CudaError> {
+        let Routing {
+            t,
+            hidden,
+            eps,
+            top_k,
+            jobs,
+            moment,
+        } = routing;
         let mut raw = [RawRouterJob::default(); 2];
         let (mut width, mut n_experts, mut n_jobs) = (0, 0, 0);
         for (raw, job) in raw.iter_mut().zip(jobs.into_iter().flatten()) {
@@ -466,20 +455,22 @@ impl Ops {
         )
     }
 
-    /// `h = silu(w1 x) * (w3 x)` of one token for the picked experts, all of the shape and bits of
-    /// `like`: `(picks, intermediate)`; largest magnitudes are raised in `h_amax`, `(picks)`.
-    #[allow(clippy::too_many_arguments)]
+    /// `h = silu(w1 x) * (w3 x)` of one token, `(picks, intermediate)`; largest magnitudes are
+    /// raised in `h_amax`, `(picks)`.
     pub fn expert_gate_up(
         &self,
         stream: &Stream,
-        like: &DeviceExpert,
-        experts: Slice<'_, DeviceExpert>,
-        picks: &Picks,
-        ids: Slice<'_, i32>,
-        places: Slice<'_, i32>,
+        experts: PickedExperts<'_>,
         (x, amax): (Slice<'_, f32>, Slice<'_, f32>),
         (h, h_amax): (Slice<'_, f32>, Slice<'_, f32>),
     ) -> Result<(), CudaError> {
+        let PickedExperts {
+            like,
+            table,
+            picks,
+            ids,
+            places,
+        } = experts;
         let w = like.w1;
         let function = by_bits!(
             self.functions,
@@ -495,7 +486,7 @@ impl Ops {
             (w.tiles(), picks.len() as u32, 1),
             BLOCK,
             args![
-                experts.address(),
+                table.address(),
                 *picks,
                 ids.address(),
                 places.address(),
@@ -508,19 +499,23 @@ impl Ops {
         )
     }
 
-    /// `y += weight * w2 h` of one token for the picked experts, in their order.
-    #[allow(clippy::too_many_arguments)]
+    /// `y += weight * w2 h` of one token, in the experts' order; `weights` are the router's,
+    /// `(top_k)`.
     pub fn expert_down(
         &self,
         stream: &Stream,
-        like: &DeviceExpert,
-        experts: Slice<'_, DeviceExpert>,
-        picks: &Picks,
-        (ids, weights): (Slice<'_, i32>, Slice<'_, f32>),
-        places: Slice<'_, i32>,
+        experts: PickedExperts<'_>,
+        weights: Slice<'_, f32>,
         (h, h_amax): (Slice<'_, f32>, Slice<'_, f32>),
         y: Slice<'_, f32>,
     ) -> Result<(), CudaError> {
+        let PickedExperts {
+            like,
+            table,
+            picks,
+            ids,
+            places,
+        } = experts;
         let w = like.w2;
         let function = by_bits!(
             self.functions,
@@ -536,7 +531,7 @@ impl Ops {
             (w.tiles(), 1, 1),
             BLOCK,
             args![
-                experts.address(),
+                table.address(),
                 *picks,
                 ids.address(),
                 places.address(),
@@ -663,16 +658,12 @@ impl Ops {
     }
 
     /// `silu(gate) * up` as [`rows_to_f16`](Self::rows_to_f16) gives it.
-    #[allow(clippy::too_many_arguments)]
     pub fn silu_mul_rows(
         &self,
         stream: &Stream,
-        t: usize,
-        width: usize,
-        gate: Slice<'_, f32>,
-        up: Slice<'_, f32>,
-        h: Slice<'_, u16>,
-        scale: Slice<'_, f32>,
+        (t, width): (usize, usize),
+        (gate, up): (Slice<'_, f32>, Slice<'_, f32>),
+        (h, scale): (Slice<'_, u16>, Slice<'_, f32>),
     ) -> Result<(), CudaError> {
         launch(
             stream,

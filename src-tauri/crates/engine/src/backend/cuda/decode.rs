@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use octet_kernels::Scratch;
-use octet_kernels::cuda::{CudaError, DeviceExpert, Picks, RouterJob, Rows, Slice};
+use octet_kernels::cuda::{
+    CudaError, DeviceExpert, PickedExperts, Picks, RouterJob, Routing, Rows, Slice,
+};
 
 use super::GpuModel;
 use super::forward::Pass;
@@ -215,12 +217,14 @@ impl GpuModel {
         let (hidden, eps) = (work.hidden(), c.rms_norm_eps as f32);
         self.ops.router(
             &self.compute,
-            1,
-            hidden,
-            eps,
-            top_k,
-            [Some(job), guess],
-            Some(work.moment()),
+            Routing {
+                t: 1,
+                hidden,
+                eps,
+                top_k,
+                jobs: [Some(job), guess],
+                moment: Some(work.moment()),
+            },
         )
     }
 
@@ -272,9 +276,32 @@ impl GpuModel {
         let h = (work.gate.slice(), work.h_amax().part(done, picks.len()));
         let x = (work.normed(), work.normed_amax());
         let experts = self.slots.experts();
-        ops.expert_gate_up(s, &like, experts, picks, ids, places, x, h)?;
+        ops.expert_gate_up(
+            s,
+            PickedExperts {
+                like,
+                table: experts,
+                picks,
+                ids,
+                places,
+            },
+            x,
+            h,
+        )?;
         let choice = (ids, weights);
-        ops.expert_down(s, &like, experts, picks, choice, places, h, hidden)
+        ops.expert_down(
+            s,
+            PickedExperts {
+                like,
+                table: experts,
+                picks,
+                ids: choice.0,
+                places,
+            },
+            choice.1,
+            h,
+            hidden,
+        )
     }
 
     /// One expert of any layout, in f32.

@@ -1,7 +1,10 @@
 //! A pass over the layers: input, attention, logits. The experts' share is in `decode` and
 //! `prefill`.
 
-use octet_kernels::cuda::{CudaError, DeviceMatrix, Moment, Reuse, Rows, Slice};
+use octet_kernels::cuda::{
+    CudaError, DeviceMatrix, FlashAttention, Moment, Reuse, RmsNorm, RopeAppend, Rows, Slice,
+    SplitAttention,
+};
 
 use super::decode::Conversing;
 use super::work::{self, Kv, Work};
@@ -166,13 +169,15 @@ impl GpuModel {
         let attended_amax = (t == 1).then(|| work.attended_amax().part(0, 1));
         ops.rms_norm(
             s,
-            t,
-            hidden,
-            trunk.input_norm(),
-            c.rms_norm_eps as f32,
-            normed,
-            Some(work.normed_amax()),
-            attended_amax,
+            RmsNorm {
+                t,
+                x: hidden,
+                w: trunk.input_norm(),
+                eps: c.rms_norm_eps as f32,
+                y: normed,
+                amax: Some(work.normed_amax()),
+                clear: attended_amax,
+            },
         )?;
         let (q, k, v) = (work.q.slice(), work.k.slice(), work.v.slice());
         let products = [(trunk.q, q), (trunk.k, k), (trunk.v, v)];
@@ -181,10 +186,32 @@ impl GpuModel {
         let shape = work::shape(c, pass.kv.capacity());
         let (cache, moment, first) = (pass.kv.layer(layer), work.moment(), pass.first);
         let angles = work.angles(t);
-        ops.rope_append(s, shape, t, moment, (q, k, v), angles, cache)?;
+        ops.rope_append(
+            s,
+            RopeAppend {
+                shape,
+                t,
+                moment,
+                qkv: (q, k, v),
+                angles,
+                cache,
+            },
+        )?;
         let attended = work.attended.slice::<f32>();
         let tensor_cores = t > FEW_TOKENS && !self.exact;
-        if !(tensor_cores && ops.flash(s, shape, t, first, q, cache, attended)?) {
+        if !(tensor_cores
+            && ops.flash(
+                s,
+                FlashAttention {
+                    shape,
+                    t,
+                    first,
+                    q,
+                    cache,
+                    out: attended,
+                },
+            )?)
+        {
             let partial = work.partial.slice::<f32>();
             let q_width = c.n_heads * c.head_dim;
             let mut done = 0;
@@ -192,14 +219,18 @@ impl GpuModel {
                 let rows = (partial.len() / shape.partial_len(pass.reach)).clamp(1, t - done);
                 ops.attention(
                     s,
-                    shape,
-                    rows,
-                    (moment, done, pass.reach),
-                    q.part(done * q_width, rows * q_width),
-                    cache,
-                    partial,
-                    attended.part(done * q_width, rows * q_width),
-                    attended_amax,
+                    SplitAttention {
+                        shape,
+                        t: rows,
+                        moment,
+                        first: done,
+                        reach: pass.reach,
+                        q: q.part(done * q_width, rows * q_width),
+                        cache,
+                        partial,
+                        out: attended.part(done * q_width, rows * q_width),
+                        amax: attended_amax,
+                    },
                 )?;
                 done += rows;
             }
@@ -288,8 +319,18 @@ impl GpuModel {
         let hidden = work.hidden().part(start * width, n * width);
         let normed = work.normed();
         let norm = self.trunk.final_norm();
-        self.ops
-            .rms_norm(s, n, hidden, norm, eps, normed, None, None)?;
+        self.ops.rms_norm(
+            s,
+            RmsNorm {
+                t: n,
+                x: hidden,
+                w: norm,
+                eps,
+                y: normed,
+                amax: None,
+                clear: None,
+            },
+        )?;
         let logits = work.logits.slice();
         self.trunk.logits(&self.ops, s, n, normed, logits)?;
         let to = work.staging.logits.values_mut::<f32>(0, n * vocab);

@@ -1,7 +1,7 @@
 //! The experts of a chunk of tokens: layer by layer, each expert once for all its tokens, the next
 //! ones' copies under the work of this one.
 
-use octet_kernels::cuda::{CudaError, DeviceExpert, RouterJob, Rows, Slice};
+use octet_kernels::cuda::{CudaError, DeviceExpert, RouterJob, Routing, Rows, Slice};
 
 use super::GpuModel;
 use super::forward::Pass;
@@ -84,7 +84,17 @@ impl GpuModel {
         };
         let (hidden, eps) = (work.hidden(), c.rms_norm_eps as f32);
         let jobs = [Some(job), None];
-        self.ops.router(s, t, hidden, eps, top_k, jobs, None)?;
+        self.ops.router(
+            s,
+            Routing {
+                t,
+                hidden,
+                eps,
+                top_k,
+                jobs,
+                moment: None,
+            },
+        )?;
         let all = t * top_k;
         let staging = &mut work.staging;
         // SAFETY: nobody touches the staging before the wait.
@@ -165,7 +175,7 @@ impl GpuModel {
         ops.gemm(s, expert.w1, x, gate, gather)?;
         ops.gemm(s, expert.w3, x, up, gather)?;
         let h = (work.h16.slice(), work.h_scale.slice());
-        ops.silu_mul_rows(s, t, inner, gate, up, h.0, h.1)?;
+        ops.silu_mul_rows(s, (t, inner), (gate, up), (h.0, h.1))?;
         ops.gemm(s, expert.w2, h, hidden, scatter)
     }
 
