@@ -102,6 +102,18 @@ struct CpuSession {
     buffers: Buffers,
 }
 
+/// One layer of a pass.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    layer: usize,
+    /// The position of the first token.
+    first: usize,
+    /// Tokens.
+    t: usize,
+    /// Changes the choice of a decoded token.
+    hook: Option<HookAt<'a>>,
+}
+
 /// Activations, reused from pass to pass; each is f32 and row-major.
 struct Buffers {
     /// The residual stream, `(t, hidden)`.
@@ -179,8 +191,14 @@ impl BackendSession for CpuSession {
         let mut meter = PassMeter::new(c, watch);
         for layer in 0..c.n_layers {
             meter.layer(layer)?;
-            cpu.attention(layer, first, t, kv, scratch, buffers)?;
-            cpu.moe(layer, t, pass.routing, hook, scratch, buffers, &mut meter)?;
+            let step = Step {
+                layer,
+                first,
+                t,
+                hook,
+            };
+            cpu.attention(step, kv, scratch, buffers)?;
+            cpu.moe(step, pass.routing, scratch, buffers, &mut meter)?;
         }
         if t == 1 {
             host.experts.publish(pass.routing);
@@ -195,17 +213,17 @@ impl BackendSession for CpuSession {
 }
 
 impl Cpu {
-    /// The attention block: `hidden += o_proj(attention(norm(hidden)))`, with keys and values of
-    /// the positions from `first` on cached.
+    /// The attention block: `hidden += o_proj(attention(norm(hidden)))`, keys and values cached.
     fn attention(
         &self,
-        layer: usize,
-        first: usize,
-        t: usize,
+        step: Step<'_>,
         kv: &mut KvCache,
         scratch: &mut Scratch,
         buffers: &mut Buffers,
     ) -> Result<(), EngineError> {
+        let Step {
+            layer, first, t, ..
+        } = step;
         let Host {
             pool, precision, ..
         } = &*self.host;
@@ -394,13 +412,17 @@ mod tests {
         let c = host.spec().clone();
         let ctx = PREFILL_CHUNK + 1;
         let bytes = CpuBuffers::new(&ModelSizes::of(&host.checkpoint), ctx);
+        let cpu = Arc::new(Cpu::new(host));
         let mut session = CpuSession {
             kv: KvCache::new(c.n_layers, c.n_kv_heads, c.head_dim, ctx),
             scratch: Scratch::default(),
             buffers: Buffers::new(&c, &bytes),
-            cpu: Arc::new(Cpu::new(host)),
+            cpu: Arc::clone(&cpu),
         };
         let before = places(&session.buffers);
+        let allocated: usize = before.iter().map(|(_, values)| 4 * values).sum();
+        let others = bytes.angles + bytes.products;
+        assert_eq!(allocated as u64 + others, cpu.needs(ctx).working);
         let mut routing = RoutingStats::new(c.n_layers, c.n_experts);
         // Many of one token go to one expert.
         let tokens = [TokenId(7); PREFILL_CHUNK];

@@ -2,8 +2,7 @@
 
 use octet_kernels::{Precision, Scratch, ops};
 
-use super::super::hook::HookAt;
-use super::{Cpu, PassMeter, expert_forward, sized, values};
+use super::{Cpu, PassMeter, Step, expert_forward, sized, values};
 use crate::checkpoint::ExpertId;
 use crate::error::EngineError;
 use crate::experts::{Claim, ClaimsAhead, PROMPT_WINDOW, Place, RoutingStats};
@@ -136,20 +135,15 @@ impl Buffers {
 
 impl Cpu {
     /// The sparse block of `layer`: `hidden += sum of weight * expert(norm(hidden))`.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a pass works with, field by field"
-    )]
     pub(super) fn moe(
         &self,
-        layer: usize,
-        t: usize,
+        step: Step<'_>,
         routing: &mut RoutingStats,
-        hook: Option<HookAt<'_>>,
         scratch: &mut Scratch,
         buffers: &mut super::Buffers,
         meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
+        let Step { layer, t, hook, .. } = step;
         let (experts, c) = (&*self.host.experts, self.host.spec());
         let trunk = self.host.checkpoint.layer(layer);
         let super::Buffers {
@@ -192,7 +186,7 @@ impl Cpu {
         moe.order
             .sort_by_key(|&expert| !experts.contains(expert_id(layer, expert)));
 
-        self.run_experts(layer, hidden, normed, hook, scratch, moe, meter)
+        self.run_experts(step, hidden, normed, scratch, moe, meter)
     }
 
     /// The router's logits, f32 `(t, n_experts)`. Never rounded: that flips choices.
@@ -207,22 +201,17 @@ impl Cpu {
     ///
     /// Demands go first, then the guess for the next layer: reads of what is needed now must not
     /// wait for reads of what may be.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a pass works with, field by field"
-    )]
     fn run_experts(
         &self,
-        layer: usize,
+        step: Step<'_>,
         hidden: &mut [f32],
         normed: &[f32],
-        hook: Option<HookAt<'_>>,
         scratch: &mut Scratch,
         moe: &mut Buffers,
         meter: &mut PassMeter<'_>,
     ) -> Result<(), EngineError> {
+        let Step { layer, t, .. } = step;
         let (experts, c) = (&*self.host.experts, self.host.spec());
-        let t = hidden.len() / c.hidden_size;
         let window = if t == 1 { c.top_k } else { PROMPT_WINDOW };
         // Left empty after an error: claims are given back when they are dropped.
         let mut claims = std::mem::take(&mut moe.claims);
@@ -235,7 +224,7 @@ impl Cpu {
                 experts.claim(expert_id(layer, expert), moe.rows(expert))
             })?;
             if claims.claimed() <= window {
-                self.prefetch_next(layer, t, hidden, hook, scratch, moe);
+                self.prefetch_next(step, hidden, scratch, moe);
             }
             let Some(mut claim) = claims.pop() else {
                 moe.claims = claims;
@@ -309,13 +298,12 @@ impl Cpu {
     /// layer's own norm and router (arXiv 2312.17238, section 3.2), and starts their fetches.
     fn prefetch_next(
         &self,
-        layer: usize,
-        t: usize,
+        step: Step<'_>,
         hidden: &[f32],
-        hook: Option<HookAt<'_>>,
         scratch: &mut Scratch,
         moe: &mut Buffers,
     ) {
+        let Step { layer, t, hook, .. } = step;
         let (experts, c) = (&*self.host.experts, self.host.spec());
         let wanted = experts.prefetch_count();
         if wanted == 0 || t > 1 || layer + 1 == c.n_layers {
