@@ -86,7 +86,8 @@ ptx:
 # With the page in the app, so that `make smoke` finds it built.
 unit: page
 	@if cargo nextest --version >/dev/null 2>&1; then \
-	    set -x; cargo nextest run --workspace --locked --features octet-app/custom-protocol; \
+	    set -x; cargo nextest run --workspace --locked --features octet-app/custom-protocol && \
+	    cargo test --doc --locked -p octet-engine -p octet-kernels; \
 	else \
 	    set -x; cargo test --workspace --locked --features octet-app/custom-protocol; \
 	fi

@@ -59,6 +59,20 @@ pub struct Request {
     pub began_at_ms: Option<i64>,
 }
 
+impl Request {
+    /// An answer to `input`, as long as the model makes it, with the default sampling.
+    pub fn new(input: Input) -> Self {
+        Self {
+            input,
+            sampling: SamplingParams::default(),
+            max_new_tokens: None,
+            stop: Vec::new(),
+            ignore_eos: false,
+            began_at_ms: None,
+        }
+    }
+}
+
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

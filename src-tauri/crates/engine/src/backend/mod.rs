@@ -5,8 +5,8 @@
 //! its experts and the CPU's threads. [`Decoder`](crate::model::Decoder) stands above them and
 //! takes the fastest one that has not failed.
 
-pub mod cpu;
-pub mod cuda;
+pub(crate) mod cpu;
+pub(crate) mod cuda;
 mod hook;
 mod host;
 mod progress;

@@ -8,7 +8,7 @@ mod cache;
 mod claims;
 mod copies;
 mod device;
-pub mod misses;
+mod misses;
 mod ram;
 mod read_ahead;
 mod read_source;
@@ -23,12 +23,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-pub use cache::ExpertCache;
+use cache::ExpertCache;
 pub(crate) use claims::ClaimsAhead;
 pub use device::{Bandwidths, Device, PinnedBytes, PinnedMemory, UnfilledPinned};
-pub use misses::{Miss, Missing};
+pub(crate) use misses::Miss;
+use misses::Missing;
 pub use stats::{ExpertStats, RoutingStats, RoutingSummary, TierStats};
-pub use tier::{Lease, Memory, Tier, TierError};
+pub use tier::TierError;
+use tier::{Lease, Tier};
 pub use trace::{Residence, Snapshot};
 
 use crate::checkpoint::{Checkpoint, ExpertId, ExpertWeights};
