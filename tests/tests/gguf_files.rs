@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use octet_engine::checkpoint::{Checkpoint, ExpertId};
-use octet_engine::engine::open_tokenizer;
 use octet_engine::experts::{ExpertOptions, Experts};
+use octet_engine::load::open_tokenizer;
 use octet_engine::model::{Decoder, Logits};
 use octet_engine::tokenizer::{TokenId, Tokenizer};
 use octet_kernels::{Pool, Precision};

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use octet_engine::EngineError;
 use octet_engine::checkpoint::{Checkpoint, ExpertId};
-use octet_engine::experts::{Bandwidths, Device, DeviceOptions, ExpertOptions, Experts, TierStats};
+use octet_engine::experts::{
+    Bandwidths, Device, DeviceOptions, ExpertOptions, Experts, TierError, TierStats,
+};
 use octet_engine::model::{Decoder, Logits, expert_forward};
 use octet_engine::plan::{Eviction, Misses};
 use octet_engine::routing_reuse::RoutingReuse;
@@ -101,7 +102,7 @@ fn too_few_slots_are_refused_with_the_number_needed() {
     };
     let error = Experts::new(checkpoint(), options).err().expect("refused");
     assert!(
-        matches!(error, EngineError::TooFewSlots { slots: 2, least: 3 }),
+        matches!(error, TierError::TooFewSlots { slots: 2, least: 3 }),
         "{error}"
     );
 }
