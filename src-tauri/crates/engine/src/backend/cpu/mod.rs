@@ -345,6 +345,8 @@ mod tests {
 
     use octet_kernels::Pool;
 
+    use crate::spec::RopePairs;
+
     use super::*;
     use crate::checkpoint::Checkpoint;
     use crate::experts::{ExpertOptions, Experts, RoutingStats};
@@ -392,6 +394,20 @@ mod tests {
         let all = all.into_iter().chain(buffers.moe.counted());
         all.map(|buffer| (buffer.as_ptr(), buffer.capacity()))
             .collect()
+    }
+
+    #[test]
+    fn the_one_feature_that_is_lacking_is_named() {
+        let adjacent = ModelSpec {
+            rope_pairs: RopePairs::Adjacent,
+            ..ModelSpec::mixtral()
+        };
+        assert_eq!(lacks(&adjacent), None);
+        let shared = ModelSpec {
+            shared_expert_size: 512,
+            ..adjacent
+        };
+        assert_eq!(lacks(&shared), Some(Feature::SharedExpert));
     }
 
     #[test]
