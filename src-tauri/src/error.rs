@@ -1,13 +1,11 @@
 //! What every command rejects with: a code to branch on, what happened, and the next step.
 
 use octet_engine::EngineError;
-use octet_engine::plan::{PlanError, format_bytes};
+use octet_engine::plan::PlanError;
 use octet_models::{ModelsError, Problem, ProblemCode};
 use octet_store::StoreError;
 use serde::Serialize;
 use specta::Type;
-
-use crate::wording::{sentence, settings_names};
 
 /// With [`ApiError`] unless said otherwise.
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -23,6 +21,8 @@ pub struct ApiError {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
+    /// Why the model does not fit, which the page puts into words itself.
+    pub plan: Option<PlanError>,
 }
 
 /// The kinds of failure.
@@ -98,6 +98,7 @@ impl ApiError {
             code,
             message: sentence(&message.into()),
             hint: None,
+            plan: None,
         }
     }
 
@@ -175,7 +176,7 @@ impl ApiError {
                 "Reload the model. If that fails too, check the disk it is on.",
             ),
         };
-        Self::new(code, settings_names(message)).hint(hint)
+        Self::new(code, message).hint(hint)
     }
 }
 
@@ -196,31 +197,15 @@ impl From<octet_engine::checkpoint::CheckpointError> for ApiError {
 
 impl From<PlanError> for ApiError {
     fn from(error: PlanError) -> Self {
-        match &error {
-            PlanError::TooBig {
-                memory,
-                needed_bytes,
-                limit_bytes,
-                remedy,
-            } => Self::new(
-                ErrorCode::Memory,
-                format!(
-                    "The model needs {} of {memory}, {} more than the limit of {}.",
-                    format_bytes(*needed_bytes),
-                    format_bytes(needed_bytes.saturating_sub(*limit_bytes)),
-                    format_bytes(*limit_bytes)
-                ),
-            )
-            .hint(format!("{}; or load it anyway.", settings_names(remedy))),
-            PlanError::OutOfRange { .. } | PlanError::Contradiction { .. } => {
-                Self::new(ErrorCode::Invalid, settings_names(&error.to_string()))
-                    .hint("Change the offloading settings, then load again.")
+        let code = match &error {
+            PlanError::OutOfRange { .. } | PlanError::Contradiction { .. } => ErrorCode::Invalid,
+            PlanError::BadSizes { .. } | PlanError::NoGpu { .. } | PlanError::TooBig(_) => {
+                ErrorCode::Memory
             }
-            PlanError::NoGpu { .. } => {
-                Self::new(ErrorCode::Memory, settings_names(&error.to_string()))
-                    .hint("Choose the preset Automatic or CPU only, then load again.")
-            }
-            _ => Self::from_event("memory", &error.to_string()),
+        };
+        Self {
+            plan: Some(error.clone()),
+            ..Self::new(code, error.to_string())
         }
     }
 }
@@ -290,12 +275,32 @@ impl From<ModelsError> for ApiError {
             code,
             message,
             hint: Some(hint),
+            plan: None,
         }
     }
 }
 
+/// `text` with a capital at its beginning and a full stop at its end.
+pub(crate) fn sentence(text: &str) -> String {
+    let text = text.trim();
+    // A path or an identifier stays as it is.
+    let first_word = text.split_whitespace().next().unwrap_or_default();
+    let plain = first_word.chars().all(char::is_alphabetic);
+    let mut characters = text.chars();
+    let mut sentence = match characters.next() {
+        Some(first) if plain => first.to_uppercase().chain(characters).collect(),
+        _ => text.to_owned(),
+    };
+    if !sentence.is_empty() && !sentence.ends_with(['.', '!', '?']) {
+        sentence.push('.');
+    }
+    sentence
+}
+
 #[cfg(test)]
 mod tests {
+    use octet_engine::plan::{Memory, Remedy, Shortage};
+
     use super::*;
 
     #[test]
@@ -309,12 +314,7 @@ mod tests {
             },
             EngineError::Unloaded,
             EngineError::TooFewSlots { slots: 1, least: 3 },
-            EngineError::Plan(PlanError::TooBig {
-                memory: octet_engine::plan::Memory::Ram,
-                needed_bytes: 20_000_000_000,
-                limit_bytes: 8_000_000_000,
-                remedy: "lower --ctx to 4096, or raise --ram to 12GB".into(),
-            }),
+            EngineError::Cancelled,
         ];
         for error in errors {
             let error = ApiError::from(error);
@@ -327,21 +327,35 @@ mod tests {
 
     #[test]
     fn too_little_memory_says_how_much_and_what_to_do() {
-        let error = ApiError::from(PlanError::TooBig {
-            memory: octet_engine::plan::Memory::Ram,
+        let shortage = Shortage {
+            memory: Memory::Ram,
             needed_bytes: 20_000_000_000,
             limit_bytes: 8_000_000_000,
-            remedy: "lower --ctx to 4096, or raise --ram to 12GB".into(),
-        });
+            remedies: vec![
+                Remedy::LowerCtx { tokens: 4096 },
+                Remedy::RaiseRam {
+                    bytes: 12_000_000_000,
+                },
+            ],
+        };
+        let plan = PlanError::TooBig(shortage);
+        let error = ApiError::from(EngineError::Plan(plan.clone()));
         assert_eq!(error.code, ErrorCode::Memory);
-        assert!(error.message.contains("20") && error.message.contains("12"));
-        assert_eq!(
-            error.hint.as_deref(),
-            Some(
-                "Lower the context length to 4096, or raise the RAM budget to 12GB; or load it \
-                 anyway."
-            )
-        );
+        assert!(error.message.contains("20.0 GB of RAM") && error.message.contains("12.0 GB more"));
+        assert_eq!(error.plan, Some(plan));
+        let json = serde_json::to_value(&error).unwrap();
+        assert_eq!(json["plan"]["kind"], "tooBig");
+        assert_eq!(json["plan"]["neededBytes"], 20_000_000_000_u64);
+        assert_eq!(json["plan"]["remedies"][0]["kind"], "lowerCtx");
+        assert_eq!(json["plan"]["remedies"][0]["tokens"], 4096);
+    }
+
+    #[test]
+    fn sentences_begin_and_end_like_sentences() {
+        assert_eq!(sentence("cancelled"), "Cancelled.");
+        assert_eq!(sentence("/models/x has no file"), "/models/x has no file.");
+        assert_eq!(sentence("Done."), "Done.");
+        assert_eq!(sentence(""), "");
     }
 
     #[test]

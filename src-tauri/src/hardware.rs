@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use octet_engine::hardware::{Gpu, GpuStatus, Hardware, cuda_is_available};
+use octet_engine::hardware::{
+    Gpu, GpuProblem, GpuStatus, Hardware, NoGpu, UnusableGpu, cuda_is_available,
+};
 use serde::Serialize;
 use specta::Type;
 
@@ -13,7 +15,7 @@ pub struct HardwareInfo {
     /// The GPU that is, or would be, used.
     pub gpu: Option<GpuInfo>,
     /// Why no GPU is used.
-    pub gpu_reason: Option<String>,
+    pub gpu_reason: Option<NoGpu>,
     /// Installed RAM.
     #[specta(type = u32)]
     pub ram_total_bytes: u64,
@@ -52,7 +54,7 @@ pub struct GpuInfo {
     /// Version of the driver.
     pub driver: String,
     /// Why it cannot be used.
-    pub problem: Option<String>,
+    pub problem: Option<GpuProblem>,
 }
 
 impl HardwareInfo {
@@ -68,15 +70,13 @@ impl From<Hardware> for HardwareInfo {
             GpuStatus::Found(gpus) => hardware.gpu.best().or(gpus.first()),
             GpuStatus::Absent { .. } => None,
         };
-        let gpu_reason = match (&hardware.gpu, gpu) {
-            (GpuStatus::Absent { reason }, _) => Some(reason.clone()),
-            (_, Some(gpu)) if gpu.problem.is_some() => gpu.problem.clone(),
-            _ if cuda_is_available() => None,
-            _ => Some("the CUDA library of the NVIDIA driver cannot be loaded".to_owned()),
+        let gpu_reason = match &hardware.gpu {
+            GpuStatus::Absent { reason } => Some(reason.clone()),
+            GpuStatus::Found(gpus) => why_unused(gpu, gpus),
         };
         Self {
             gpu: gpu.map(GpuInfo::from),
-            gpu_reason: gpu_reason.as_deref().map(crate::wording::sentence),
+            gpu_reason,
             ram_total_bytes: hardware.ram_total_bytes,
             ram_free_bytes: hardware.ram_available_bytes,
             cpu_name: hardware.cpu.brand,
@@ -86,6 +86,26 @@ impl From<Hardware> for HardwareInfo {
             disk_total_bytes: hardware.disk.as_ref().map(|disk| disk.total_bytes),
         }
     }
+}
+
+/// Why `gpu`, the best of `gpus`, is not used, if so.
+fn why_unused(gpu: Option<&Gpu>, gpus: &[Gpu]) -> Option<NoGpu> {
+    let gpu = gpu?;
+    if gpu.problem.is_some() {
+        let unusable = gpus.iter().filter_map(|gpu| {
+            Some(UnusableGpu {
+                name: gpu.name.clone(),
+                problem: gpu.problem.clone()?,
+            })
+        });
+        return Some(NoGpu::Unusable {
+            gpus: unusable.collect(),
+        });
+    }
+    (!cuda_is_available()).then(|| NoGpu::NoCuda {
+        gpu: gpu.name.clone(),
+        free_bytes: gpu.vram_free_bytes,
+    })
 }
 
 impl From<&Gpu> for GpuInfo {

@@ -30,7 +30,6 @@ pub mod settings;
 pub mod task;
 pub mod web_view;
 pub mod window;
-pub mod wording;
 
 use std::path::PathBuf;
 

@@ -214,7 +214,7 @@ fn demo_entry(demo: &DemoSource) -> ModelEntry {
         Err(error) => return faulty(error.message, Path::new("")),
     };
     match Checkpoint::open(&path) {
-        Err(error) => faulty(crate::wording::sentence(&error.to_string()), &path),
+        Err(error) => faulty(crate::error::sentence(&error.to_string()), &path),
         Ok(checkpoint) => {
             let c = checkpoint.spec();
             let kinds = checkpoint.quant_summary();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use octet_engine::checkpoint::Checkpoint;
 use octet_engine::load::hardware_for;
-use octet_engine::plan::make_plan;
+use octet_engine::plan::{ModelSizes, Placement, make_plan};
 use octet_engine::{Engine, EngineError, LoadOptions, load};
 use octet_models::Lease;
 use octet_store::settings::OffloadSettings;
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::error::{ApiError, Result};
 use crate::model_list::{ModelEntry, ModelKind, ModelList};
-use crate::plan_view::{PlanDevice, PlanView, plan_request};
+use crate::plan_view::{PlanView, plan_request};
 use crate::task::blocking;
 
 /// Progress is told at most this often: 20 times a second.
@@ -304,10 +304,10 @@ impl Models {
     }
 
     /// Says that the loaded model computes on the CPU from now on, since the GPU failed.
-    pub fn lose_gpu(&self, why: &str) {
+    pub fn lose_gpu(&self) {
         self.state.send_if_modified(|state| match state {
-            ModelState::Ready { plan, .. } if plan.device == PlanDevice::Gpu => {
-                plan.lose_gpu(why);
+            ModelState::Ready { plan, .. } if plan.device != Placement::Cpu => {
+                plan.lose_gpu();
                 true
             }
             _ => false,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use octet_engine::error::EngineError;
 use octet_engine::generate::{Conversation, Generator};
 use octet_engine::model::{Logits, PassProgress, Session};
-use octet_engine::plan::{Device, Misses, PlanRequest};
+use octet_engine::plan::{Device, Loss, Misses, Plan, PlanRequest, Warning};
 use octet_engine::routing_reuse::RoutingReuse;
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{DoneReason, Event, LoadOptions, Loaded, Request};
@@ -537,8 +537,14 @@ fn ram_that_cannot_be_pinned_is_used_as_it_is_and_that_is_said() {
     fake.set("PINNED_LIMIT", needed - 300_000);
     let gpu = on_gpu("tiny-2bit", setting);
     assert!(gpu.model.experts().unpinned_slots() > 0);
-    let said = gpu.plan.warnings.iter().any(|w| w.contains("pin"));
-    assert!(said, "{:?}", gpu.plan.warnings);
+    let unpinned = Warning::Unpinned {
+        experts: gpu.model.experts().unpinned_slots(),
+    };
+    assert!(
+        gpu.plan.warnings.contains(&unpinned),
+        "{:?}",
+        gpu.plan.warnings
+    );
     let vocab = cpu.model.spec().vocab_size;
     let (median, _) = distance(&expected, &logits(&gpu, 12, 3), vocab);
     assert!(median < 1.5e-2, "{median}");
@@ -562,8 +568,15 @@ fn a_gpu_with_less_room_than_planned_holds_fewer_experts_and_that_is_said() {
         "{}",
         gpu.plan.total_gpu_slots
     );
-    let said = gpu.plan.warnings.iter().any(|w| w.contains("fewer"));
-    assert!(said, "{:?}", gpu.plan.warnings);
+    let fewer = [Loss::Experts {
+        held: gpu.plan.total_gpu_slots,
+        planned: total,
+    }];
+    let said = |plan: &Plan, losses: &[Loss]| {
+        let is_it = |warning: &Warning| matches!(warning, Warning::LessVram { losses: l, .. } if l == losses);
+        plan.warnings.iter().any(is_it)
+    };
+    assert!(said(&gpu.plan, &fewer), "{:?}", gpu.plan.warnings);
     logits(&gpu, 20, 3);
     drop(gpu);
 
@@ -575,8 +588,8 @@ fn a_gpu_with_less_room_than_planned_holds_fewer_experts_and_that_is_said() {
     };
     let loaded = load(&fixture("tiny-2bit"), auto, false);
     assert!(!loaded.model.is_on_gpu());
-    let said = loaded.plan.warnings.iter().any(|w| w.contains("GPU"));
-    assert!(said, "{:?}", loaded.plan.warnings);
+    let warnings = &loaded.plan.warnings;
+    assert!(said(&loaded.plan, &[Loss::Gpu]), "{warnings:?}");
     let options = LoadOptions {
         plan: request(RESIDENT),
         ..LoadOptions::default()

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use octet_engine::backend::DeviceKind;
 use octet_engine::checkpoint::ExpertId;
 use octet_engine::error::EngineError;
-use octet_engine::hardware::{Gpu, GpuStatus, Hardware};
+use octet_engine::hardware::{Gpu, GpuProblem, GpuStatus, Hardware, NoGpu};
 use octet_engine::model::{Logits, PassProgress, PassWatch, Session};
-use octet_engine::plan::{Device, Misses, Placement, PlanRequest, make_plan};
+use octet_engine::plan::{Device, Misses, Placement, PlanRequest, Reason, Warning, make_plan};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
 use octet_tests::fixture;
@@ -36,7 +36,8 @@ fn gpus() -> Vec<Gpu> {
 
 fn problem(gpus: &[Gpu], name: &str) -> Option<String> {
     let gpu = gpus.iter().find(|gpu| gpu.name == name);
-    gpu.expect("it is listed").problem.clone()
+    let problem = &gpu.expect("it is listed").problem;
+    problem.as_ref().map(ToString::to_string)
 }
 
 fn request() -> PlanRequest {
@@ -114,8 +115,14 @@ fn a_gpu_that_the_process_may_not_see_is_not_taken_and_that_is_said() {
     fake.set("VISIBLE", "");
     let on_cpu = loaded();
     assert_eq!(name(&on_cpu), None);
-    let why = &on_cpu.plan.reasons[0];
-    assert!(why.contains("Small") && why.contains("Large"), "{why}");
+    let Reason::NoGpu {
+        why: NoGpu::Unusable { gpus },
+    } = &on_cpu.plan.reasons[0]
+    else {
+        panic!("{:?}", on_cpu.plan.reasons);
+    };
+    let names: Vec<&str> = gpus.iter().map(|gpu| gpu.name.as_str()).collect();
+    assert_eq!(names, ["Small", "Large"]);
     let insisted = PlanRequest {
         device: Device::Cuda,
         ..request()
@@ -177,7 +184,7 @@ fn a_gpu_whose_memory_only_cuda_knows_is_taken() {
         assert_eq!(name(&loaded()).as_deref(), Some("Large"), "{code}");
     }
     fake.set("CUDA", "11.8");
-    let problem = gpus().remove(0).problem.expect("too old");
+    let problem = gpus().remove(0).problem.expect("too old").to_string();
     assert!(
         problem.contains("11.8") && problem.contains("525"),
         "{problem}"
@@ -188,7 +195,15 @@ fn a_gpu_whose_memory_only_cuda_knows_is_taken() {
     let GpuStatus::Absent { reason } = Hardware::detect(Path::new(".")).gpu else {
         panic!("taken with driver 470");
     };
-    assert!(reason.contains("470.1"), "{reason}");
+    let version = "470.1".to_owned();
+    let min_driver = 525;
+    assert_eq!(
+        reason,
+        NoGpu::DriverTooOld {
+            version,
+            min_driver
+        }
+    );
 }
 
 #[test]
@@ -197,27 +212,37 @@ fn a_gpu_that_does_not_open_is_passed_over_for_the_next_one() {
     fake.set("OPEN_ERROR_1", 46);
     let on_small = loaded();
     assert_eq!(name(&on_small).as_deref(), Some("Small"));
-    let warned = |loaded: &Loaded, words: &str| {
+    let is_busy = |problem: &GpuProblem| matches!(problem, GpuProblem::Failed { detail } if detail.contains("busy"));
+    let passed_over = |loaded: &Loaded| {
+        let is_large = |warning: &Warning| match warning {
+            Warning::GpuPassedOver { name, problem } => name == "Large" && is_busy(problem),
+            _ => false,
+        };
         let warnings = &loaded.plan.warnings;
-        let said = warnings
-            .iter()
-            .any(|w| w.contains(words) && w.contains("busy"));
-        assert!(said, "{warnings:?}");
+        assert!(warnings.iter().any(is_large), "{warnings:?}");
     };
-    warned(&on_small, "Large");
+    passed_over(&on_small);
     drop(on_small);
     fake.set("OPEN_ERROR_0", 46);
     let on_cpu = loaded();
     assert_eq!(name(&on_cpu), None);
-    warned(&on_cpu, "Large");
-    warned(&on_cpu, "on the CPU");
+    passed_over(&on_cpu);
+    let is_failure = |warning: &Warning| match warning {
+        Warning::GpuFailed { problem } => is_busy(problem),
+        _ => false,
+    };
+    let warnings = &on_cpu.plan.warnings;
+    assert!(warnings.iter().any(is_failure), "{warnings:?}");
     let insisted = PlanRequest {
         device: Device::Cuda,
         ..request()
     };
     let error = load(&fixture("tiny-2bit"), insisted, false).err();
     let error = error.expect("refused").to_string();
-    assert!(error.contains("Large is not used"), "{error}");
+    assert!(
+        error.contains("Large: ") && error.contains("Small: "),
+        "{error}"
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use octet_engine::calibration::{Calibration, CalibrationCache, Machine};
 use octet_engine::experts::TierStats;
 use octet_engine::hardware::Hardware;
 use octet_engine::model::Logits;
-use octet_engine::plan::{Device, Misses, PlanRequest};
+use octet_engine::plan::{Device, Misses, PlanRequest, Reason, Warning};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
 use octet_kernels::Precision;
@@ -102,9 +102,18 @@ fn no_more_ram_is_pinned_than_may_be_and_the_rest_is_used_as_it_is() {
     assert_eq!(some.model.experts().unpinned_slots(), total - 9);
     assert_eq!(fake.counters().pinned - beside_experts, 9 * expert_bytes);
     assert!(decoded(&some, 6) == expected);
-    let said = |words: &str| some.plan.reasons.iter().any(|r| r.contains(words));
-    assert!(said("9 of"), "{:?}", some.plan.reasons);
-    assert!(some.plan.warnings.iter().all(|w| !w.contains("pin")));
+    let limit = Reason::PinLimit {
+        pinned: 9,
+        in_ram: total,
+        limit_bytes: budget,
+    };
+    assert!(
+        some.plan.reasons.contains(&limit),
+        "{:?}",
+        some.plan.reasons
+    );
+    let is_unpinned = |warning: &Warning| matches!(warning, Warning::Unpinned { .. });
+    assert!(!some.plan.warnings.iter().any(is_unpinned));
 }
 
 #[test]

@@ -166,8 +166,8 @@ fn the_disk_is_read_once_at_loading_and_garbage_in_it_later_is_not_seen() {
             let dir = copy_of("tiny-2bit");
             let loaded = load(dir.path(), setting);
             let plan = &loaded.plan;
-            assert!(plan.ram_slots.is_some_and(|slots| slots < 32), "{plan}");
-            assert_eq!(plan.fits, Fit::Fits, "{setting:?}\n{plan}");
+            assert!(plan.ram_slots.is_some_and(|slots| slots < 32), "{plan:#?}");
+            assert_eq!(plan.fits, Fit::Fits, "{setting:?}\n{plan:#?}");
             let each = loaded.model.checkpoint().expert_bytes() as u64;
             let at_loading = ram(&loaded);
             // Plain memory is not counted, and there is none: nothing says that pinning failed.
@@ -227,7 +227,7 @@ fn with_less_memory_duplicates_go_before_last_copies() {
         tokens(&all, 30, None)
     };
     let loaded = load(&fixture("tiny-2bit"), few);
-    assert_eq!(loaded.plan.fits, Fit::Tight, "{}", loaded.plan);
+    assert_eq!(loaded.plan.fits, Fit::Tight, "{:#?}", loaded.plan);
     assert_eq!(tokens(&loaded, 30, None), expected);
     let each = loaded.model.checkpoint().expert_bytes() as u64;
     let slots = loaded.plan.total_gpu_slots + loaded.plan.gpu_fetch_slots + 12;

@@ -219,7 +219,7 @@ impl Answering<'_> {
                 Event::Error { code, message, .. } => {
                     let error = ApiError::from_event(&code, &message);
                     if error.code == ErrorCode::Gpu {
-                        self.generations.models.lose_gpu(&error.message);
+                        self.generations.models.lose_gpu();
                     }
                     return Err(error);
                 }

@@ -9,7 +9,7 @@ use octet_engine::LoadOptions;
 use octet_engine::checkpoint::shorten;
 use octet_engine::generate::{Input, Request};
 use octet_engine::hardware::cuda_is_available;
-use octet_engine::plan::{Device, Eviction, Misses, PlanRequest, Preset, parse_bytes};
+use octet_engine::plan::{Device, Eviction, Misses, OffloadPreset, PlanRequest, parse_bytes};
 use octet_engine::prompt::{Message, Role};
 use octet_engine::sampling::{SamplingError, SamplingParams};
 use octet_engine::tokenizer::TokenId;
@@ -62,7 +62,7 @@ pub struct EngineArgs {
     device: Device,
     /// Memory settings by size of the GPU: auto, 16gb, 12gb, cpu
     #[arg(long, default_value_t)]
-    preset: Preset,
+    preset: OffloadPreset,
     /// VRAM to take at most, as in 12GB
     #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true)]
     vram: Option<u64>,

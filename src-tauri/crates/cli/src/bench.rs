@@ -25,6 +25,7 @@ use crate::load::load_all;
 use crate::output::{note, stdout};
 use crate::peak_rss::peak_rss_bytes;
 use crate::peak_vram::PeakVram;
+use crate::{plan_report, plan_text};
 
 /// Tokens run first and not counted: they bring pages and threads in.
 const WARM_UP: usize = 16;
@@ -281,7 +282,7 @@ impl Report<'_> {
             "threads": loaded.model.pool().threads(),
             "kernels": octet_kernels::features(),
             "ram_slots": plan.ram_slots,
-            "warnings": plan.warnings,
+            "warnings": plan_report::warnings_json(plan),
         });
         if let (Value::Object(report), Value::Object(rest)) = (&mut report, rest) {
             report.extend(rest);
@@ -293,7 +294,7 @@ impl Report<'_> {
         let Self { args, loaded, .. } = self;
         let plan = &loaded.plan;
         let threads = loaded.model.pool().threads();
-        writeln!(out, "Device     {}", plan.device)?;
+        writeln!(out, "Device     {}", plan_text::device(&plan.device))?;
         writeln!(out, "Threads    {threads} ({})", octet_kernels::features())?;
         if plan.gpu.is_some() {
             writeln!(
@@ -338,7 +339,7 @@ impl Report<'_> {
             writeln!(out, "Peak RSS   {}", format_bytes(peak))?;
         }
         for warning in &plan.warnings {
-            writeln!(out, "Note       {warning}")?;
+            writeln!(out, "Note       {}", plan_text::warning(warning))?;
         }
         Ok(())
     }

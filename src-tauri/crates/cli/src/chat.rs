@@ -13,6 +13,7 @@ use crate::generate::{follow, summary};
 use crate::interrupt::Current;
 use crate::load::{load, model_dir};
 use crate::output::{dim, note, stdout};
+use crate::{plan_report, plan_text};
 
 const HELP: &str = "\
 /help              this list
@@ -39,7 +40,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     }
     let engine = Engine::start(loaded);
     for warning in &engine.plan().warnings {
-        note(warning);
+        note(&plan_text::warning(warning));
     }
     if io::stdout().is_terminal() {
         greet(&args)?;
@@ -94,7 +95,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
                 None => say("There is nothing to retry.")?,
             },
             ("/stats", _) => say(chat.stats.as_deref().unwrap_or("No answer yet."))?,
-            ("/plan", _) => say(&engine.plan().to_string())?,
+            ("/plan", _) => say(&plan_report::table(engine.plan()))?,
             ("", question) => {
                 chat.turns.push(Message::new(Role::User, question));
                 true

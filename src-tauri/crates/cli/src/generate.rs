@@ -11,6 +11,7 @@ use crate::args::GenerateArgs;
 use crate::interrupt::on_interrupt;
 use crate::load::load;
 use crate::output::{count, dim, note, stdout, with_hint};
+use crate::plan_text;
 use crate::prompt_bar::PromptBar;
 
 /// New tokens where the user sets no limit: random weights, and some models, never end.
@@ -32,7 +33,7 @@ pub fn run(args: GenerateArgs) -> anyhow::Result<()> {
     let loaded = load(&args.engine)?;
     let has_tokenizer = loaded.tokenizer.is_some();
     for warning in &loaded.plan.warnings {
-        note(warning);
+        note(&plan_text::warning(warning));
     }
     let most = request.max_new_tokens.unwrap_or(MAX_NEW_TOKENS);
     let engine = Engine::start(loaded);

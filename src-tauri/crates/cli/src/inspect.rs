@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::args::InspectArgs;
 use crate::load::model_dir;
 use crate::output::{count, note, stdout};
+use crate::{plan_report, plan_text};
 
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let dir = model_dir(&args.engine)?;
@@ -50,9 +51,9 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
                 "kv_bytes_per_token": sizes.kv_bytes_per_token,
             },
             "tokenizer": has_tokenizer,
-            "hardware": hardware,
-            "plan": plan.as_ref().ok(),
-            "plan_error": plan.as_ref().err().map(ToString::to_string),
+            "hardware": plan_report::hardware_json(&hardware),
+            "plan": plan.as_ref().ok().map(plan_report::json),
+            "plan_error": plan.as_ref().err().map(plan_text::error),
         });
         writeln!(out, "{report:#}")?;
         return Ok(());
@@ -127,15 +128,18 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
         GpuStatus::Absent { reason } => writeln!(out, "GPU        none: {reason}")?,
         GpuStatus::Found(gpus) => {
             for gpu in gpus {
-                let note = gpu.problem.as_deref().unwrap_or("usable");
+                let note = match &gpu.problem {
+                    Some(problem) => problem.to_string(),
+                    None => "usable".to_owned(),
+                };
                 let free = format_bytes(gpu.vram_free_bytes);
                 writeln!(out, "GPU        {}, {free} free: {note}", gpu.name)?;
             }
         }
     }
     match plan {
-        Ok(plan) => writeln!(out, "\n{plan}")?,
-        Err(error) => writeln!(out, "\nNo plan: {error}")?,
+        Ok(plan) => writeln!(out, "\n{}", plan_report::table(&plan))?,
+        Err(error) => writeln!(out, "\nNo plan: {}", plan_text::error(&error))?,
     }
     Ok(())
 }

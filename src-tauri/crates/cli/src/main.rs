@@ -13,6 +13,8 @@ mod models;
 mod output;
 mod peak_rss;
 mod peak_vram;
+mod plan_report;
+mod plan_text;
 mod prompt_bar;
 mod quantize;
 mod synth;
@@ -73,7 +75,7 @@ fn main() -> ExitCode {
             let code = if error.is::<UsageError>() { USAGE } else { 1 };
             // Messages name their causes themselves.
             complain(&output::with_hint(
-                &error.to_string(),
+                &message_of(&error),
                 hint_of(&error).as_deref(),
             ));
             ExitCode::from(code)
@@ -86,6 +88,14 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .chain()
         .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(broken))
+}
+
+/// What went wrong. A plan that is refused names the options that would help.
+fn message_of(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<EngineError>() {
+        Some(EngineError::Plan(error)) => plan_text::error(error),
+        _ => error.to_string(),
+    }
 }
 
 /// What the engine advises.

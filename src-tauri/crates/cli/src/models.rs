@@ -9,15 +9,16 @@ use anyhow::Context;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use octet_engine::plan::{PlanRequest, format_bytes};
 use octet_models::{
-    Download, DownloadEnd, DownloadState, Health, ImportHow, InstalledModel, Lease, Manager,
-    ModelSource, ModelsError, Offer, OfferStatus, Options, ProblemCode, TransferOptions,
+    Download, DownloadEnd, DownloadState, FitView, Health, ImportHow, InstalledModel, Lease,
+    Manager, ModelSource, ModelsError, Offer, OfferStatus, Options, ProblemCode, TransferOptions,
     VerifyReport,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::ModelsCommand;
 use crate::interrupt::on_interrupt;
 use crate::output::{count, stdout};
+use crate::{plan_report, plan_text};
 
 pub fn run(command: &ModelsCommand) -> anyhow::Result<()> {
     let manager = open()?;
@@ -108,6 +109,14 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
     let state = manager.state();
     let mut out = stdout();
     if as_json {
+        let installed: Vec<Value> = installed
+            .iter()
+            .map(|model| with_fit(json!(model), model.fit.as_ref()))
+            .collect();
+        let offers: Vec<Value> = offers
+            .iter()
+            .map(|offer| with_fit(json!(offer), Some(&offer.fit)))
+            .collect();
         let report = json!({
             "installed": installed,
             "downloads": state.downloads,
@@ -150,7 +159,7 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
             },
             format_bytes(offer.size_bytes),
             offer.license.as_deref().unwrap_or("licence unknown"),
-            offer.fit.summary,
+            plan_text::summary(&offer.fit),
             match offer.disk.is_enough {
                 true => "",
                 false => "; not enough free disk space",
@@ -159,6 +168,12 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// `model` with its fit in sentences.
+fn with_fit(mut model: Value, fit: Option<&FitView>) -> Value {
+    model["fit"] = json!(fit.map(plan_report::fit_json));
+    model
 }
 
 fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
@@ -213,7 +228,7 @@ fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
             };
             writeln!(out, "    DAMAGED: {message}{repair}")?;
         }
-        (_, Some(fit)) => writeln!(out, "    {}", fit.summary)?,
+        (_, Some(fit)) => writeln!(out, "    {}", plan_text::summary(fit))?,
         _ => {}
     }
     if !model.has_tokenizer {
@@ -254,7 +269,7 @@ async fn offer(manager: &Manager, name: &str) -> anyhow::Result<()> {
         )?,
         from => writeln!(out, "Tokenizer  from {}", from.join(", or "))?,
     }
-    writeln!(out, "Fit        {}", offer.fit.summary)?;
+    writeln!(out, "Fit        {}", plan_text::summary(&offer.fit))?;
     let free = offer
         .disk
         .free_bytes

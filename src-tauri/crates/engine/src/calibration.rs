@@ -506,6 +506,38 @@ mod tests {
         assert_eq!(cache.get(&machine(MAX_ENTRIES)), Some(MEASURED));
     }
 
+    /// As version 0.1 writes it: the names in it are those on disk.
+    #[test]
+    fn a_file_of_version_0_1_is_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let text = r#"{
+  "format": 1,
+  "entries": [
+    {
+      "machine": {
+        "cpu": "Test CPU",
+        "kernels": "AVX2",
+        "threads": 4,
+        "exact": false,
+        "gpu": {
+          "uuid": "GPU-1",
+          "driver_version": "550.54"
+        },
+        "expert_bytes_class": 67108864
+      },
+      "calibration": {
+        "cpu_bytes_per_sec": 35000000000.0,
+        "upload_bytes_per_sec": 22500000000.0,
+        "staged_bytes_per_sec": 8500000000.0
+      }
+    }
+  ]
+}"#;
+        fs::write(dir.path().join(FILE_NAME), text).expect("written");
+        let cache = CalibrationCache::in_dir(dir.path());
+        assert_eq!(cache.get(&machine(4)), Some(MEASURED));
+    }
+
     #[test]
     fn a_file_of_before_copies_of_plain_ram_were_measured_is_read() {
         let dir = tempfile::tempdir().expect("a folder");

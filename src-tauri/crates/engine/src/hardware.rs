@@ -1,7 +1,7 @@
 //! What this machine has to offer: GPUs, memory, processor, disk.
 //!
 //! Detection never fails. What could not be found out is absent from the result or carries a
-//! reason in words, so that a person can be told what was probed and what came of it. Free
+//! reason, so that a person can be told what was probed and what came of it. Free
 //! figures (VRAM, RAM, disk) are those of the moment of the call.
 
 #[cfg(any(target_os = "linux", test))]
@@ -9,6 +9,7 @@ mod cgroup;
 mod cpu;
 mod disk;
 mod gpu;
+mod no_gpu;
 mod vram;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ use sysinfo::{MemoryRefreshKind, System};
 pub use cpu::Cpu;
 pub use disk::Disk;
 pub use gpu::{Gpu, GpuStatus};
+pub use no_gpu::{GpuProblem, KernelLimit, NoGpu, UnusableGpu};
 pub use vram::VramMeter;
 
 /// The machine as found by [`Hardware::detect`].
@@ -120,7 +122,7 @@ mod tests {
         assert!(hardware.ram_total_bytes > 0);
         assert!(hardware.ram_available_bytes <= hardware.ram_total_bytes);
         if let GpuStatus::Absent { reason } = &hardware.gpu {
-            assert!(!reason.is_empty());
+            assert!(!reason.to_string().is_empty());
         }
     }
 }

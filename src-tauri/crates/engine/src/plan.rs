@@ -38,24 +38,29 @@
 mod eviction;
 pub mod needs;
 mod pool;
+mod reason;
 mod refusal;
-mod report;
+mod remedy;
 mod request;
 mod share;
 mod solve;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, NoGpu};
 
 pub use needs::Needs;
 pub use octet_checkpoint::WeightBytes;
 pub use octet_files::bytes::{ParseBytesError, format_bytes, parse_bytes};
+pub use reason::{GpuOption, Loss, Reason, Warning};
+pub use remedy::{Remedy, Shortage};
 pub use request::{
-    Device, Eviction, MeasuredVram, Misses, ModelSizes, PlanRequest, Preset, UnknownChoice,
+    Device, Eviction, MeasuredVram, Misses, ModelSizes, OffloadPreset, PlanRequest, UnknownChoice,
 };
 pub use solve::make_plan;
 
@@ -81,8 +86,8 @@ pub const PROGRAM_BYTES: u64 = 150_000_000;
 /// RAM that the CUDA driver takes in a process that uses a GPU.
 pub const CUDA_HOST_BYTES: u64 = 250_000_000;
 
-/// What a model gets on a machine. Made by [`make_plan`]; its `Display` is a table for people.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// What a model gets on a machine. Made by [`make_plan`].
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Where the trunk and the experts in the fastest tier compute.
     pub device: Placement,
@@ -115,10 +120,10 @@ pub struct Plan {
     pub ram: TierPlan,
     /// How well it fits.
     pub fits: Fit,
-    /// Why the plan is as it is: sentences with numbers.
-    pub reasons: Vec<String>,
-    /// What a person should know before loading.
-    pub warnings: Vec<String>,
+    /// Why the plan is as it is.
+    pub reasons: Vec<Reason>,
+    /// What a person should know about it.
+    pub warnings: Vec<Warning>,
 }
 
 impl Plan {
@@ -168,39 +173,39 @@ impl Plan {
             ..request.clone()
         };
         let mut plan = make_plan(sizes, hardware, &request)?;
-        let (had, has) = (self.total_gpu_slots, plan.total_gpu_slots);
-        let mut lost = Vec::new();
-        if plan.device != self.device {
-            lost.push("it computes on the CPU".to_owned());
-        } else if has < had {
-            let fewer = had - has;
-            lost.push(format!(
-                "{fewer} fewer experts are held in VRAM, {has} and not {had}"
-            ));
-        }
-        if plan.ctx < self.ctx {
-            lost.push(format!(
-                "the context is {} tokens, not {}",
-                plan.ctx, self.ctx
-            ));
-        }
-        if !lost.is_empty() {
-            let context = format_bytes(measured.context_bytes);
-            let free = format_bytes(measured.free_bytes);
-            let why = if measured.context_bytes > CUDA_CONTEXT_BYTES {
-                let expected = format_bytes(CUDA_CONTEXT_BYTES);
-                format!(
-                    "The driver takes {context} of VRAM for itself, not {expected} as expected, and \
-                     {free} are free beside that"
-                )
-            } else {
-                format!(
-                    "The GPU has {free} free beside its context of {context}, less than planned"
-                )
-            };
-            plan.warnings.push(format!("{why}: {}", lost.join(", ")));
+        let losses = self.losses(&plan);
+        if !losses.is_empty() {
+            plan.warnings.push(Warning::LessVram {
+                context_bytes: measured.context_bytes,
+                expected_context_bytes: CUDA_CONTEXT_BYTES,
+                free_bytes: measured.free_bytes,
+                losses,
+            });
         }
         Ok(plan)
+    }
+
+    /// What `plan`, made in place of this one, gave up.
+    fn losses(&self, plan: &Self) -> Vec<Loss> {
+        let is_on_cpu = plan.device != self.device;
+        let experts = Loss::Experts {
+            held: plan.total_gpu_slots,
+            planned: self.total_gpu_slots,
+        };
+        let context = Loss::Context {
+            tokens: plan.ctx,
+            planned: self.ctx,
+        };
+        let losses = [
+            (is_on_cpu, Loss::Gpu),
+            (
+                !is_on_cpu && plan.total_gpu_slots < self.total_gpu_slots,
+                experts,
+            ),
+            (plan.ctx < self.ctx, context),
+        ];
+        let lost = losses.into_iter().filter(|(is_lost, _)| *is_lost);
+        lost.map(|(_, loss)| loss).collect()
     }
 
     /// Whether VRAM and RAM together hold every expert, so that nothing is read from disk once
@@ -229,6 +234,7 @@ impl Plan {
 
 /// Where a plan computes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Placement {
     /// On the processor.
@@ -246,29 +252,94 @@ pub enum Placement {
 
 /// What a plan takes of one kind of memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
 pub struct TierPlan {
     /// What takes memory; nothing of zero bytes.
     pub items: Vec<PlanItem>,
     /// Sum of the items.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
     pub used_bytes: u64,
     /// What the plan may take. Not exceeded unless [`PlanRequest::force`] was set.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
     pub limit_bytes: u64,
     /// What the machine has free.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
     pub free_bytes: u64,
 }
 
 /// One line of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
 pub struct PlanItem {
-    /// What it is, for a person to read.
-    pub name: String,
-    /// What it takes.
+    /// What takes memory.
+    pub what: MemoryUse,
+    /// How much.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
     pub bytes: u64,
+}
+
+/// What takes memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum MemoryUse {
+    /// The trunk.
+    Trunk,
+    /// The trunk, as a GPU holds it.
+    TrunkWithoutEmbeddings,
+    /// The embeddings, which stay in RAM.
+    Embeddings,
+    /// The KV cache.
+    KvCache {
+        /// Length of the context.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
+        tokens: usize,
+    },
+    /// Intermediate values of a forward pass.
+    WorkingBuffers,
+    /// Slots in VRAM that fetched experts pass through.
+    FetchBuffers,
+    /// Slots in RAM that experts pass through on their way to VRAM.
+    TransitBuffers,
+    /// Some of the experts.
+    SomeExperts {
+        /// Held here.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
+        held: usize,
+        /// Of the model.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
+        total: usize,
+    },
+    /// All experts, in place in the mapped checkpoint.
+    ExpertsInPlace {
+        /// Of the model.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
+        total: usize,
+    },
+    /// All experts, in slots that are pinned for a GPU.
+    ExpertsPinned {
+        /// Of the model.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
+        total: usize,
+    },
+    /// The CUDA context and the kernels.
+    CudaContext,
+    /// The CUDA driver's part of the program.
+    CudaDriver,
+    /// The program.
+    Program,
 }
 
 /// How well a plan fits the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
 pub enum Fit {
     /// Fits, and nothing is read from disk once loaded.
     Fits,
@@ -279,9 +350,14 @@ pub enum Fit {
     TooBig,
 }
 
-/// Why there is no plan.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
+/// Why there is no plan. The message names no option of the command line: the fields do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Error)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
 pub enum PlanError {
     /// The sizes are not those of a model.
     #[error("model sizes make no sense: {field} is {value}")]
@@ -289,59 +365,82 @@ pub enum PlanError {
         /// Field of [`ModelSizes`].
         field: &'static str,
         /// Its value.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
         value: u64,
     },
     /// A value of the request is out of its range.
     #[error("{option} is {value}, but this model allows {min} to {max}")]
     OutOfRange {
-        /// Command-line name of the value.
-        option: &'static str,
+        /// Which value.
+        option: RangedOption,
         /// What was asked for.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
         value: usize,
         /// Least allowed.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
         min: usize,
         /// Most allowed.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
         max: usize,
     },
-    /// Two values of the request exclude each other.
-    #[error("{first} and {second} cannot be combined: drop one of them")]
+    /// The device and the preset of the request exclude each other.
+    #[error("device {device} and preset {preset} cannot be combined")]
     Contradiction {
-        /// One of them.
-        first: String,
-        /// The other.
-        second: String,
+        /// The device.
+        device: Device,
+        /// The preset.
+        preset: OffloadPreset,
     },
-    /// A GPU was asked for by name, and there is none to use.
-    #[error("--device cuda cannot be used: {reason}")]
+    /// A GPU was asked for, and there is none to use.
+    #[error("cannot compute on a GPU: {why}")]
     NoGpu {
         /// Why not.
-        reason: String,
+        why: NoGpu,
     },
     /// It does not fit.
-    #[error(
-        "the model needs {} of {memory}, {} more than the limit of {}: {remedy}",
-        format_bytes(*.needed_bytes),
-        format_bytes(.needed_bytes.saturating_sub(*.limit_bytes)),
-        format_bytes(*.limit_bytes)
-    )]
-    TooBig {
-        /// VRAM or RAM.
-        memory: Memory,
-        /// The least the request needs.
-        needed_bytes: u64,
-        /// What may be taken.
-        limit_bytes: u64,
-        /// What would make it fit.
-        remedy: String,
-    },
+    #[error("{0}")]
+    TooBig(Shortage),
+}
+
+/// A number of a request that has a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum RangedOption {
+    /// [`PlanRequest::ctx`].
+    Ctx,
+    /// [`PlanRequest::experts_on_gpu`].
+    ExpertsOnGpu,
+    /// [`PlanRequest::prefetch`].
+    Prefetch,
+}
+
+impl fmt::Display for RangedOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ctx => "the context length",
+            Self::ExpertsOnGpu => "the number of experts per layer on the GPU",
+            Self::Prefetch => "the prefetch",
+        })
+    }
 }
 
 /// A kind of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
 #[serde(rename_all = "snake_case")]
 pub enum Memory {
     /// Of the GPU.
     Vram,
     /// Of the machine.
     Ram,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vram => "VRAM",
+            Self::Ram => "RAM",
+        })
+    }
 }

@@ -1,7 +1,9 @@
 //! Which model of the catalogue suits this machine best, and what the others are beside it.
 
+use octet_engine::plan::Fit;
+
 use crate::catalogue::CatalogueItem;
-use crate::{Comparison, FitBadge, Offer, OfferStatus};
+use crate::{Comparison, Offer, OfferStatus};
 
 /// Marks the best of the offers that runs here without reading experts from disk, or else the one
 /// that takes the least, and compares those that differ in their quality.
@@ -14,7 +16,7 @@ pub(crate) fn recommend(
 ) {
     let has_room = |offer: &Offer| offer.disk.is_enough || offer.status != OfferStatus::Available;
     let to_be_had = || (0..offers.len()).filter(|i| !is_gone(&catalogue[*i]));
-    let runs_well = |i: &usize| offers[*i].fit.badge == FitBadge::Fits && has_room(&offers[*i]);
+    let runs_well = |i: &usize| offers[*i].fit.badge == Some(Fit::Fits) && has_room(&offers[*i]);
     let best = to_be_had()
         .filter(runs_well)
         .max_by_key(|i| catalogue[*i].quality)
@@ -43,7 +45,7 @@ fn nearest(catalogue: &[CatalogueItem], i: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use octet_engine::hardware::{GpuStatus, Hardware};
+    use octet_engine::hardware::{GpuStatus, Hardware, NoGpu};
     use octet_engine::plan::PlanRequest;
 
     use super::*;
@@ -55,7 +57,7 @@ mod tests {
     fn offers(ram_gb: u64, disk_gb: u64, gone: &str) -> Vec<Offer> {
         let mut hardware = Hardware::detect(std::path::Path::new("."));
         hardware.gpu = GpuStatus::Absent {
-            reason: "a test".to_owned(),
+            reason: NoGpu::Macos,
         };
         hardware.ram_total_bytes = ram_gb * 1_000_000_000;
         hardware.ram_available_bytes = hardware.ram_total_bytes;

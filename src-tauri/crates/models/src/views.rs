@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use octet_engine::plan::{Fit, PlanError};
 use serde::{Deserialize, Serialize};
 
 /// Everything that changes by itself, as [`crate::Manager::watch`] gives it.
@@ -211,12 +212,10 @@ pub enum OfferStatus {
 #[cfg_attr(feature = "specta", derive(specta::Type))]
 #[serde(rename_all = "camelCase")]
 pub struct FitView {
-    /// In a word.
-    pub badge: FitBadge,
-    /// In a line: `fits (auto plan: 6 experts a layer on the GPU)`.
-    pub summary: String,
-    /// Why it does not fit, or why that is not known; none where it fits.
-    pub reason: Option<String>,
+    /// How well it fits; none where no plan can be made.
+    pub badge: Option<Fit>,
+    /// Why it does not fit, or why no plan can be made; none where it fits.
+    pub problem: Option<PlanError>,
     /// Experts a layer that the plan keeps on the GPU; none on the CPU.
     pub experts_on_gpu: Option<f64>,
     /// Experts that it keeps in RAM; 0 where it has no plan.
@@ -229,21 +228,6 @@ pub struct FitView {
     /// VRAM that the plan takes; none on the CPU.
     #[cfg_attr(feature = "specta", specta(type = Option<u32>))]
     pub vram_bytes: Option<u64>,
-}
-
-/// How well a model fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "specta", derive(specta::Type))]
-#[serde(rename_all = "camelCase")]
-pub enum FitBadge {
-    /// Nothing is read from disk once loaded.
-    Fits,
-    /// Experts are read from disk meanwhile, or the context is short.
-    Tight,
-    /// It does not.
-    TooBig,
-    /// Its sizes are not known yet.
-    Unknown,
 }
 
 /// Room on the disk that holds the models folder.

@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use octet_engine::plan::PlanRequest;
+use octet_engine::plan::{Fit, PlanRequest};
 use octet_models::{
     DownloadEnd, DownloadState, FolderFrom, Health, Manager, OfferStatus, PauseReason, ProblemCode,
     TokenPlace,
@@ -389,7 +389,7 @@ async fn offers_tell_fit_disk_and_what_is_here() {
         published.values().map(|f| f.len() as u64).sum::<u64>()
     );
     assert_eq!(offer.files as usize, published.len());
-    assert!(offer.fit.summary.starts_with("fits ("), "{offer:?}");
+    assert_eq!(offer.fit.badge, Some(Fit::Fits), "{offer:?}");
     assert!(offer.disk.is_enough && offer.disk.needed_bytes == offer.size_bytes);
     assert_eq!(offer.tokenizer_from, [MODEL]);
     bench.options.transfer.disk_reserve_bytes = u64::MAX / 2;

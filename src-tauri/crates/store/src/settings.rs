@@ -7,6 +7,7 @@
 mod file;
 mod limits;
 
+use octet_engine::plan::{Misses, OffloadPreset};
 use serde::{Deserialize, Serialize};
 
 pub use file::{Loaded, SettingsFile, SettingsNotice};
@@ -145,36 +146,6 @@ pub fn builtin_presets() -> Vec<Preset> {
     ]
 }
 
-/// How much the offloading takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "specta", derive(specta::Type))]
-#[serde(rename_all = "lowercase")]
-pub enum OffloadPreset {
-    /// What fits.
-    #[default]
-    Auto,
-    /// For a GPU of 16 GB.
-    Gpu16,
-    /// For a GPU of 12 GB.
-    Gpu12,
-    /// No GPU.
-    Cpu,
-}
-
-/// What to do with an expert that is not in VRAM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "specta", derive(specta::Type))]
-#[serde(rename_all = "lowercase")]
-pub enum MissPolicy {
-    /// Whatever is sooner.
-    #[default]
-    Auto,
-    /// Move it to VRAM.
-    Fetch,
-    /// Compute it on the CPU.
-    Cpu,
-}
-
 /// What goes where in memory. None leaves it to the plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "specta", derive(specta::Type))]
@@ -185,7 +156,7 @@ pub struct OffloadSettings {
     /// 0 to 64; the plan takes no more than the model has.
     pub experts_per_layer_on_gpu: Option<u8>,
     /// What to do with an expert that is not in VRAM.
-    pub misses: MissPolicy,
+    pub misses: Misses,
     /// Experts of the next layer to fetch ahead, 0 to 2.
     pub prefetch: Option<u8>,
     /// VRAM that the program may take in all, in bytes.

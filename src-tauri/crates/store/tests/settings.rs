@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use octet_engine::plan::{Misses, OffloadPreset};
 use octet_store::settings::{
-    MissPolicy, OffloadPreset, Preset, SamplingSettings, Settings, SettingsFile, Theme,
-    builtin_presets,
+    Preset, SamplingSettings, Settings, SettingsFile, Theme, builtin_presets,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ fn settings_come_back_as_they_were_saved() {
     });
     settings.active_preset = Some("Mine".to_owned());
     settings.offload.preset = OffloadPreset::Gpu12;
-    settings.offload.misses = MissPolicy::Fetch;
+    settings.offload.misses = Misses::Fetch;
     settings.offload.vram_budget_bytes = Some(11.5e9);
     settings.appearance.theme = Theme::Dark;
     settings.last_model = Some("demo".to_owned());
@@ -56,6 +56,66 @@ fn settings_come_back_as_they_were_saved() {
     assert!(text.contains("\"temperature\": 0.3,"), "{text}");
     assert!(text.contains("\"preset\": \"gpu12\""), "{text}");
     assert_eq!(names(&path), ["settings.json"]);
+}
+
+/// As version 0.1 wrote it, before the names of these choices were those of the memory plan.
+#[test]
+fn settings_of_an_earlier_version_are_read_as_they_were_meant() {
+    let (_folder, path) = scratch();
+    for (preset, misses, expected) in [
+        ("auto", "auto", (OffloadPreset::Auto, Misses::Auto)),
+        ("gpu16", "fetch", (OffloadPreset::Gpu16, Misses::Fetch)),
+        ("gpu12", "cpu", (OffloadPreset::Gpu12, Misses::Cpu)),
+        ("cpu", "auto", (OffloadPreset::Cpu, Misses::Auto)),
+    ] {
+        let text = format!(
+            r#"{{
+  "activePreset": "Mine",
+  "appearance": {{
+    "language": "de", "reduceMotion": "system", "textSize": 15, "theme": "dark", "zoom": 100
+  }},
+  "lastModel": "demo",
+  "loadLastModelOnStart": true,
+  "offload": {{
+    "contextLength": 4096,
+    "expertsPerLayerOnGpu": 3,
+    "misses": "{misses}",
+    "prefetch": 1,
+    "preset": "{preset}",
+    "ramBudgetBytes": 12000000000.0,
+    "threads": 8,
+    "vramBudgetBytes": 11500000000.0
+  }},
+  "paneOpen": true,
+  "presets": [
+    {{
+      "name": "Mine",
+      "sampling": {{
+        "maxTokens": null, "minP": 0.0, "repetitionPenalty": 1.0, "seed": null, "stop": [],
+        "systemPrompt": "", "temperature": 0.3, "topK": 0, "topP": 0.95
+      }}
+    }}
+  ],
+  "sampling": {{
+    "maxTokens": null, "minP": 0.0, "repetitionPenalty": 1.0, "seed": null, "stop": [],
+    "systemPrompt": "", "temperature": 0.3, "topK": 0, "topP": 0.95
+  }},
+  "sidebarOpen": true,
+  "version": 1
+}}"#
+        );
+        fs::write(&path, &text).unwrap();
+        let (file, loaded) = SettingsFile::open(&path);
+        assert!(loaded.notice.is_none(), "{:?}", loaded.notice);
+        let offload = &loaded.settings.offload;
+        assert_eq!((offload.preset, offload.misses), expected);
+        assert_eq!(offload.experts_per_layer_on_gpu, Some(3));
+        assert_eq!(loaded.settings.presets[0].sampling.temperature, 0.3);
+        // It is written with the same names, which the earlier version reads.
+        file.save(&loaded.settings).unwrap();
+        let written: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(written, serde_json::from_str::<Value>(&text).unwrap());
+    }
 }
 
 #[test]

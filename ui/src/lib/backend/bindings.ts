@@ -189,6 +189,8 @@ export type ApiError = {
 	message: string,
 	/**  What to do next. */
 	hint: string | null,
+	/**  Why the model does not fit, which the page puts into words itself. */
+	plan: PlanError | null,
 };
 
 /**  What the page shows about the app. */
@@ -356,6 +358,15 @@ id: ChatId } |
 { type: "messages"; 
 /**  What takes it back. */
 token: UndoToken };
+
+/**  Where to compute. */
+export type Device = 
+/**  On a GPU if one can be used, else on the CPU. */
+"auto" | 
+/**  On the CPU. */
+"cpu" | 
+/**  On a GPU, or not at all. */
+"cuda";
 
 /**  Room on the disk that holds the models folder. */
 export type DiskNeed = {
@@ -548,25 +559,24 @@ export type ExportFormat =
 /**  Something was dropped on the window. */
 export type FilesDropped = Dropped[];
 
-/**  How well a model fits. */
-export type FitBadge = 
-/**  Nothing is read from disk once loaded. */
+/**  How well a plan fits the machine. */
+export type Fit = 
+/**  Fits, and nothing is read from disk once loaded. */
 "fits" | 
-/**  Experts are read from disk meanwhile, or the context is short. */
+/**
+ *  Fits, but experts are read from disk while tokens are made, or the context had to be
+ *  cut below [`BASE_CTX`].
+ */
 "tight" | 
-/**  It does not. */
-"tooBig" | 
-/**  Its sizes are not known yet. */
-"unknown";
+/**  Does not fit; planned only because [`PlanRequest::force`] was set. */
+"tooBig";
 
 /**  How a model would run on this machine. */
 export type FitView = {
-	/**  In a word. */
-	badge: FitBadge,
-	/**  In a line: `fits (auto plan: 6 experts a layer on the GPU)`. */
-	summary: string,
-	/**  Why it does not fit, or why that is not known; none where it fits. */
-	reason: string | null,
+	/**  How well it fits; none where no plan can be made. */
+	badge: Fit | null,
+	/**  Why it does not fit, or why no plan can be made; none where it fits. */
+	problem: PlanError | null,
 	/**  Experts a layer that the plan keeps on the GPU; none on the CPU. */
 	expertsOnGpu: number | null,
 	/**  Experts that it keeps in RAM; 0 where it has no plan. */
@@ -660,15 +670,73 @@ export type GpuInfo = {
 	/**  Version of the driver. */
 	driver: string,
 	/**  Why it cannot be used. */
-	problem: string | null,
+	problem: GpuProblem | null,
 };
+
+/**  An option of a request that only concerns a GPU. */
+export type GpuOption = 
+/**  [`PlanRequest::preset`](super::PlanRequest), one for a size of GPU. */
+{ kind: "preset"; 
+/**  Its value. */
+preset: OffloadPreset } | 
+/**  [`PlanRequest::vram_budget`](super::PlanRequest). */
+{ kind: "vramBudget" } | 
+/**  [`PlanRequest::experts_on_gpu`](super::PlanRequest). */
+{ kind: "expertsOnGpu"; 
+/**  Its value. */
+perLayer: number } | 
+/**  [`Misses::Fetch`](super::Misses). */
+{ kind: "fetchMisses" };
+
+/**  Why one GPU cannot be used. */
+export type GpuProblem = 
+/**  The kernels are not compiled for it. */
+{ kind: "tooOld"; 
+/**  Its compute capability, as `6.1`. */
+capability: string; 
+/**  The oldest one that works. */
+needed: string } | 
+/**  The driver does not tell its name, capability or memory. */
+{ kind: "unreadable"; 
+/**  What the driver says. */
+detail: string } | 
+/**  CUDA answers with an error. */
+{ kind: "noCuda"; 
+/**  What it says. */
+detail: string } | 
+/**  It is split into MIG instances; CUDA computes in one of those. */
+{ kind: "mig" } | 
+/**  An environment variable hides it. */
+{ kind: "hidden"; 
+/**  Name of the variable. */
+variable: string } | 
+/**  CUDA does not list it. */
+{ kind: "notListed" } | 
+/**  Its memory is not known. */
+{ kind: "noMemoryFigure"; 
+/**  What CUDA says. */
+detail: string } | 
+/**  Its driver cannot load the kernels. */
+{ kind: "driverTooOld"; 
+/**  The CUDA version of the driver, as `11.8`. */
+supported: string; 
+/**  The oldest CUDA version that works. */
+needed: string; 
+/**  The oldest driver that works. */
+minDriver: number } | 
+/**  Once open, it has too little free VRAM. */
+{ kind: "noRoom" } | 
+/**  It, or its driver, failed while the model was loaded. */
+{ kind: "failed"; 
+/**  What was reported. */
+detail: string };
 
 /**  The machine. */
 export type HardwareInfo = {
 	/**  The GPU that is, or would be, used. */
 	gpu: GpuInfo | null,
 	/**  Why no GPU is used. */
-	gpuReason: string | null,
+	gpuReason: NoGpu | null,
 	/**  Installed RAM. */
 	ramTotalBytes: number,
 	/**  RAM that can be taken now. */
@@ -715,6 +783,37 @@ export type ImportResult = {
 	messages: number,
 };
 
+/**  A limit of the GPU kernels that a model's shape is beyond. */
+export type KernelLimit = 
+/**  Experts that a token uses in each layer. */
+{ kind: "expertsPerToken"; 
+/**  Of the model. */
+has: number; 
+/**  Of the kernels. */
+most: number } | 
+/**  Experts of a layer. */
+{ kind: "expertsPerLayer"; 
+/**  Of the model. */
+has: number; 
+/**  Of the kernels. */
+most: number } | 
+/**  Width of an attention head. */
+{ kind: "headDim"; 
+/**  Of the model. */
+has: number; 
+/**  Of the kernels. */
+most: number } | 
+/**  Query heads that share a key head. */
+{ kind: "headsPerKeyHead"; 
+/**  Of the model. */
+has: number; 
+/**  Of the kernels. */
+most: number } | 
+/**  An odd width of an attention head. */
+{ kind: "oddHeadDim"; 
+/**  Of the model. */
+has: number };
+
 /**  How far loading is. */
 export type LoadProgress = {
 	/**  What is being done. */
@@ -738,25 +837,68 @@ export type LoadStage =
 /**  A first token is computed. */
 "warming";
 
-/**  One line of it. */
-export type MemoryItem = {
-	/**  What it is. */
-	name: string,
-	/**  What it takes. */
-	bytes: number,
-};
+/**  What a plan gives up when a GPU has less VRAM than was thought. */
+export type Loss = 
+/**  The GPU: the CPU computes. */
+{ kind: "gpu" } | 
+/**  Experts in VRAM. */
+{ kind: "experts"; 
+/**  Experts in VRAM now. */
+held: number; 
+/**  As planned before. */
+planned: number } | 
+/**  Length of the context. */
+{ kind: "context"; 
+/**  Tokens now. */
+tokens: number; 
+/**  As planned before. */
+planned: number };
 
-/**  What a plan takes of one kind of memory. */
-export type MemoryView = {
-	/**  What takes memory. */
-	items: MemoryItem[],
-	/**  Their sum. */
-	usedBytes: number,
-	/**  What may be taken. */
-	limitBytes: number,
-	/**  What the machine has free. */
-	freeBytes: number,
-};
+/**  A kind of memory. */
+export type Memory = 
+/**  Of the GPU. */
+"vram" | 
+/**  Of the machine. */
+"ram";
+
+/**  What takes memory. */
+export type MemoryUse = 
+/**  The trunk. */
+{ kind: "trunk" } | 
+/**  The trunk, as a GPU holds it. */
+{ kind: "trunkWithoutEmbeddings" } | 
+/**  The embeddings, which stay in RAM. */
+{ kind: "embeddings" } | 
+/**  The KV cache. */
+{ kind: "kvCache"; 
+/**  Length of the context. */
+tokens: number } | 
+/**  Intermediate values of a forward pass. */
+{ kind: "workingBuffers" } | 
+/**  Slots in VRAM that fetched experts pass through. */
+{ kind: "fetchBuffers" } | 
+/**  Slots in RAM that experts pass through on their way to VRAM. */
+{ kind: "transitBuffers" } | 
+/**  Some of the experts. */
+{ kind: "someExperts"; 
+/**  Held here. */
+held: number; 
+/**  Of the model. */
+total: number } | 
+/**  All experts, in place in the mapped checkpoint. */
+{ kind: "expertsInPlace"; 
+/**  Of the model. */
+total: number } | 
+/**  All experts, in slots that are pinned for a GPU. */
+{ kind: "expertsPinned"; 
+/**  Of the model. */
+total: number } | 
+/**  The CUDA context and the kernels. */
+{ kind: "cudaContext" } | 
+/**  The CUDA driver's part of the program. */
+{ kind: "cudaDriver" } | 
+/**  The program. */
+{ kind: "program" };
 
 /**  A message of a chat. */
 export type Message = {
@@ -800,11 +942,11 @@ export type MessageState =
 /**  The engine failed; [`Message::error`] says how. */
 "error";
 
-/**  What to do with an expert that is not in VRAM. */
-export type MissPolicy = 
-/**  Whatever is sooner. */
+/**  What to do with an expert that a token needs and VRAM does not hold. */
+export type Misses = 
+/**  Whichever ends the layer sooner by measured bandwidths. */
 "auto" | 
-/**  Move it to VRAM. */
+/**  Copy it to VRAM. */
 "fetch" | 
 /**  Compute it on the CPU. */
 "cpu";
@@ -918,6 +1060,63 @@ export type ModelsState = {
 	settings: ModelsSettings,
 };
 
+/**  Why no GPU is used. */
+export type NoGpu = 
+/**  The driver's library is not there. */
+{ kind: "noDriver"; 
+/**  File name of the library. */
+library: string; 
+/**  The oldest driver that works. */
+minDriver: number } | 
+/**  The driver's library is there and cannot be loaded. */
+{ kind: "badLibrary"; 
+/**  What the system's loader says. */
+detail: string; 
+/**  The oldest driver that works. */
+minDriver: number } | 
+/**  macOS has no driver for NVIDIA GPUs. */
+{ kind: "macos" } | 
+/**  The library is there, the driver itself is not. */
+{ kind: "driverNotLoaded" } | 
+/**  The driver was updated and not loaded again since. */
+{ kind: "driverMismatch" } | 
+/**  The driver cannot load the kernels. */
+{ kind: "driverTooOld"; 
+/**  Of the driver. */
+version: string; 
+/**  The oldest driver that works. */
+minDriver: number } | 
+/**  A driver without a GPU. */
+{ kind: "noDevice"; 
+/**  Of the driver. */
+version: string } | 
+/**  The driver answers with an error. */
+{ kind: "driverFailed"; 
+/**  What it was asked for. */
+call: string; 
+/**  What it says. */
+detail: string } | 
+/**  There are GPUs, each with a problem. */
+{ kind: "unusable"; 
+/**  All of them. */
+gpus: UnusableGpu[] } | 
+/**  CUDA cannot be called. */
+{ kind: "noCuda"; 
+/**  Product name of the GPU that would be used. */
+gpu: string; 
+/**  Its free VRAM. */
+freeBytes: number } | 
+/**  The GPU path does not compute something that the model has. */
+{ kind: "unsupported"; 
+/**  What the model has, in English. */
+features: string[] } | 
+/**  The model's shape is beyond the GPU kernels. */
+{ kind: "kernelLimit"; 
+/**  Product name of the GPU that would be used. */
+gpu: string; 
+/**  Which limit. */
+limit: KernelLimit };
+
 /**  Something that happened at the start. */
 export type Notice = {
 	/**  What kind. */
@@ -982,14 +1181,21 @@ export type OfferStatus =
 /**  It is installed, and damaged. */
 "damaged";
 
-/**  How much the offloading takes. */
+/**
+ *  Settings by size of GPU. The figures are those of the seed system (dvmazur/mixtral-offloading):
+ *  `offload_per_layer` experts of each layer stay off the GPU.
+ */
 export type OffloadPreset = 
-/**  What fits. */
+/**  Fill what free VRAM allows. */
 "auto" | 
-/**  For a GPU of 16 GB. */
+/**  For 16 GB: `offload_per_layer` 4. */
 "gpu16" | 
-/**  For a GPU of 12 GB. */
+/**  For 16 GB: `offload_per_layer` 4. */
+"16gb" | 
+/**  For 12 GB: `offload_per_layer` 5. */
 "gpu12" | 
+/**  For 12 GB: `offload_per_layer` 5. */
+"12gb" | 
 /**  No GPU. */
 "cpu";
 
@@ -1000,7 +1206,7 @@ export type OffloadSettings = {
 	/**  0 to 64; the plan takes no more than the model has. */
 	expertsPerLayerOnGpu: number | null,
 	/**  What to do with an expert that is not in VRAM. */
-	misses: MissPolicy,
+	misses: Misses,
 	/**  Experts of the next layer to fetch ahead, 0 to 2. */
 	prefetch: number | null,
 	/**  VRAM that the program may take in all, in bytes. */
@@ -1021,27 +1227,201 @@ export type PauseReason =
 "interrupted";
 
 /**  Where a plan computes. */
-export type PlanDevice = 
+export type Placement = 
 /**  On the processor. */
-"cpu" | 
-/**  On a GPU. */
-"gpu";
+{ kind: "cpu" } | 
+/**  On an NVIDIA GPU. */
+{ kind: "cuda"; 
+/**  As in [`Gpu::index`](crate::hardware::Gpu). */
+index: number; 
+/**  As in [`Gpu::uuid`](crate::hardware::Gpu). */
+uuid: string; 
+/**  Product name. */
+name: string };
 
-/**  How well a plan fits. */
-export type PlanFit = 
-/**  Nothing is read from disk once loaded. */
-"fits" | 
-/**  Experts are read from disk meanwhile, or the context is short. */
-"tight" | 
-/**  It does not. */
-"tooBig";
+/**  Why there is no plan. The message names no option of the command line: the fields do. */
+export type PlanError = 
+/**  The sizes are not those of a model. */
+({ kind: "badSizes"; 
+/**  Field of [`ModelSizes`]. */
+field: string; 
+/**  Its value. */
+value: number }) & { device?: never; max?: never; min?: never; option?: never; preset?: never; why?: never } | 
+/**  A value of the request is out of its range. */
+({ kind: "outOfRange"; 
+/**  Which value. */
+option: RangedOption; 
+/**  What was asked for. */
+value: number; 
+/**  Least allowed. */
+min: number; 
+/**  Most allowed. */
+max: number }) & { device?: never; field?: never; preset?: never; why?: never } | 
+/**  The device and the preset of the request exclude each other. */
+({ kind: "contradiction"; 
+/**  The device. */
+device: Device; 
+/**  The preset. */
+preset: OffloadPreset }) & { field?: never; max?: never; min?: never; option?: never; value?: never; why?: never } | 
+/**  A GPU was asked for, and there is none to use. */
+({ kind: "noGpu"; 
+/**  Why not. */
+why: NoGpu }) & { device?: never; field?: never; max?: never; min?: never; option?: never; preset?: never; value?: never } | 
+/**  It does not fit. */
+{
+	kind: "tooBig",
+} & Shortage;
+
+/**  One line of a plan. */
+export type PlanItem = {
+	/**  What takes memory. */
+	what: MemoryUse,
+	/**  How much. */
+	bytes: number,
+};
+
+/**  Why a plan is as it is. */
+export type PlanReason = 
+/**  The request asks for the CPU. */
+{ kind: "cpuAsked" } | 
+/**  Computes on the CPU, because no GPU can be used. */
+{ kind: "noGpu"; 
+/**  Why not. */
+why: NoGpu } | 
+/**  Computes on the CPU, because the GPU cannot hold the trunk and the shortest context. */
+{ kind: "gpuTooSmall"; 
+/**  Product name. */
+gpu: string; 
+/**  VRAM that the model needs without any expert. */
+neededBytes: number; 
+/**  VRAM within the limit. */
+limitBytes: number } | 
+/**  Computes on a GPU. */
+{ kind: "gpu"; 
+/**  As in [`Gpu::index`](crate::hardware::Gpu). */
+index: number; 
+/**  Product name. */
+name: string; 
+/**  Free VRAM. */
+freeBytes: number; 
+/**  Installed VRAM. */
+totalBytes: number } | 
+/**  A number of experts was asked for, in place of the one of a preset. */
+{ kind: "presetOverridden"; 
+/**  Experts per layer that were asked for. */
+askedPerLayer: number; 
+/**  Experts per layer of the preset. */
+presetPerLayer: number; 
+/**  The preset. */
+preset: OffloadPreset } | 
+/**  VRAM holds as many experts as were asked for. */
+{ kind: "gpuExpertsAsked"; 
+/**  Experts in VRAM. */
+experts: number; 
+/**  Experts of the model. */
+total: number; 
+/**  Experts in VRAM per layer, on average. */
+perLayer: number } | 
+/**  VRAM holds all experts. */
+{ kind: "gpuExpertsAll"; 
+/**  Experts of the model. */
+total: number } | 
+/**  VRAM holds the experts that fit beside trunk, context and buffers. */
+{ kind: "gpuExpertsRest"; 
+/**  Experts in VRAM. */
+experts: number; 
+/**  Experts of the model. */
+total: number; 
+/**  Experts in VRAM per layer, on average. */
+perLayer: number; 
+/**  VRAM within the limit. */
+limitBytes: number } | 
+/**  Some VRAM is left to the system, which uses this GPU too. */
+{ kind: "vramReserve"; 
+/**  How much. */
+bytes: number } | 
+/**  Some RAM is left to the system. */
+{ kind: "ramReserve"; 
+/**  How much. */
+bytes: number; 
+/**  Of this much that is available. */
+availableBytes: number } | 
+/**  VRAM and RAM together hold all experts, though neither does alone. */
+{ kind: "allInVramAndRam"; 
+/**  Experts of the model. */
+total: number; 
+/**  Expert slots in VRAM, with those that fetched experts pass through. */
+onGpu: number; 
+/**  Expert slots in RAM. */
+inRam: number; 
+/**  Their size. */
+inRamBytes: number } | 
+/**  RAM holds all experts. */
+{ kind: "allInRam"; 
+/**  Experts of the model. */
+total: number; 
+/**  Their size. */
+bytes: number; 
+/**  Held in slots for a GPU to copy from, not used in place. */
+forGpu: boolean } | 
+/**  RAM holds some of the experts. */
+{ kind: "someInRam"; 
+/**  Experts in RAM. */
+experts: number; 
+/**  Their size. */
+bytes: number; 
+/**  Experts of the model. */
+total: number; 
+/**  Their size. */
+totalBytes: number } | 
+/**
+ *  Some of the experts in RAM are pinned for the GPU, as many as may be. The others are copied
+ *  through buffers, which is slower.
+ */
+{ kind: "pinLimit"; 
+/**  Pinned experts. */
+pinned: number; 
+/**  Experts in RAM. */
+inRam: number; 
+/**  RAM that may be pinned. */
+limitBytes: number } | 
+/**  The context was asked for. */
+{ kind: "contextAsked"; 
+/**  Its length. */
+tokens: number; 
+/**  Its KV cache. */
+kvBytes: number } | 
+/**  The context is the default one. */
+{ kind: "contextDefault"; 
+/**  Its length. */
+tokens: number; 
+/**  Its KV cache. */
+kvBytes: number } | 
+/**  The context is longer than the default, because all experts fit beside it. */
+{ kind: "contextGrown"; 
+/**  Its length. */
+tokens: number; 
+/**  Its KV cache. */
+kvBytes: number; 
+/**  Where. */
+memory: Memory } | 
+/**  The context is shorter than the default, which does not fit. */
+{ kind: "contextCut"; 
+/**  Its length. */
+tokens: number; 
+/**  Its KV cache. */
+kvBytes: number; 
+/**  The default length. */
+defaultTokens: number; 
+/**  Where it does not fit. */
+memory: Memory; 
+/**  Bytes of it within the limit. */
+limitBytes: number };
 
 /**  What a model takes of the machine, and why. */
 export type PlanView = {
 	/**  Where the trunk computes. */
-	device: PlanDevice,
-	/**  Its name. */
-	deviceName: string,
+	device: Placement,
 	/**  Tokens. */
 	contextLength: number,
 	/**  On average. */
@@ -1057,16 +1437,82 @@ export type PlanView = {
 	/**  Experts of the next layer fetched ahead. */
 	prefetch: number,
 	/**  VRAM item by item. */
-	gpu: MemoryView | null,
+	gpu: TierPlan | null,
 	/**  RAM item by item. */
-	ram: MemoryView,
+	ram: TierPlan,
 	/**  How well it fits. */
-	fit: PlanFit,
+	fit: Fit,
 	/**  Why the plan is as it is. */
-	reasons: string[],
-	/**  What to know before loading. */
-	warnings: string[],
+	reasons: PlanReason[],
+	/**  What to know about it. */
+	warnings: PlanWarning[],
 };
+
+/**  What a person should know before or after loading. */
+export type PlanWarning = 
+/**  More VRAM was asked for than is free. The plan keeps to what is. */
+({ kind: "vramBudgetOverFree"; 
+/**  The budget. */
+budgetBytes: number; 
+/**  Free, less the reserve. */
+freeBytes: number; 
+/**  Left to the system, which uses this GPU too; 0 if it does not. */
+reserveBytes: number }) & { askedBytes?: never; availableBytes?: never; contextBytes?: never; detail?: never; expectedContextBytes?: never; experts?: never; losses?: never; name?: never; options?: never; problem?: never; token?: never } | 
+/**
+ *  The RAM budget, with what comes on top of it, is more than is available. The plan keeps to
+ *  what is.
+ */
+({ kind: "ramBudgetOverFree"; 
+/**  The budget and what comes on top. */
+askedBytes: number; 
+/**  Available. */
+availableBytes: number }) & { budgetBytes?: never; contextBytes?: never; detail?: never; expectedContextBytes?: never; experts?: never; freeBytes?: never; losses?: never; name?: never; options?: never; problem?: never; reserveBytes?: never; token?: never } | 
+/**  Experts are read from disk during answers. */
+({ kind: "readsFromDisk" }) & { askedBytes?: never; availableBytes?: never; budgetBytes?: never; contextBytes?: never; detail?: never; expectedContextBytes?: never; experts?: never; freeBytes?: never; losses?: never; name?: never; options?: never; problem?: never; reserveBytes?: never; token?: never } | 
+/**  Options of the request that only concern a GPU, in a plan for the CPU. */
+({ kind: "noEffectOnCpu"; 
+/**  Which. */
+options: GpuOption[] }) & { askedBytes?: never; availableBytes?: never; budgetBytes?: never; contextBytes?: never; detail?: never; expectedContextBytes?: never; experts?: never; freeBytes?: never; losses?: never; name?: never; problem?: never; reserveBytes?: never; token?: never } | 
+/**  Planned because [`PlanRequest::force`](super::PlanRequest) was set: it does not fit. */
+{
+	kind: "tooBig",
+} & Shortage | 
+/**  The GPU, once open, has less VRAM than was planned with. */
+({ kind: "lessVram"; 
+/**  What the driver takes for itself. */
+contextBytes: number; 
+/**  What it was expected to take. */
+expectedContextBytes: number; 
+/**  Free beside it. */
+freeBytes: number; 
+/**  What the plan gave up for it. */
+losses: Loss[] }) & { askedBytes?: never; availableBytes?: never; budgetBytes?: never; detail?: never; experts?: never; name?: never; options?: never; problem?: never; reserveBytes?: never; token?: never } | 
+/**  A GPU was not used, but another one. */
+({ kind: "gpuPassedOver"; 
+/**  Product name. */
+name: string; 
+/**  Why not. */
+problem: GpuProblem }) & { askedBytes?: never; availableBytes?: never; budgetBytes?: never; contextBytes?: never; detail?: never; expectedContextBytes?: never; experts?: never; freeBytes?: never; losses?: never; options?: never; reserveBytes?: never; token?: never } | 
+/**  Computes on the CPU, because the last GPU could not be used in the end. */
+({ kind: "gpuFailed"; 
+/**  Why not. */
+problem: GpuProblem }) & { askedBytes?: never; availableBytes?: never; budgetBytes?: never; contextBytes?: never; detail?: never; expectedContextBytes?: never; experts?: never; freeBytes?: never; losses?: never; name?: never; options?: never; reserveBytes?: never; token?: never } | 
+/**  The GPU failed after loading. The CPU computes since then. */
+({ kind: "gpuLost" }) & { askedBytes?: never; availableBytes?: never; budgetBytes?: never; contextBytes?: never; detail?: never; expectedContextBytes?: never; experts?: never; freeBytes?: never; losses?: never; name?: never; options?: never; problem?: never; reserveBytes?: never; token?: never } | 
+/**  The system did not pin some experts' RAM for the GPU: their copies are slower. */
+({ kind: "unpinned"; 
+/**  How many. */
+experts: number }) & { askedBytes?: never; availableBytes?: never; budgetBytes?: never; contextBytes?: never; detail?: never; expectedContextBytes?: never; freeBytes?: never; losses?: never; name?: never; options?: never; problem?: never; reserveBytes?: never; token?: never } | 
+/**  The model's `generation_config.json` cannot be used, so answers may run past their end. */
+({ kind: "generationConfigIgnored"; 
+/**  Which file, and what is wrong with it. */
+detail: string }) & { askedBytes?: never; availableBytes?: never; budgetBytes?: never; contextBytes?: never; expectedContextBytes?: never; experts?: never; freeBytes?: never; losses?: never; name?: never; options?: never; problem?: never; reserveBytes?: never; token?: never } | 
+/**  The tokenizer does not name its token for the beginning of a text. `config.json` does. */
+({ kind: "bosFromConfig"; 
+/**  The token's id. */
+token: number; 
+/**  Which file, and what the token is. */
+detail: string }) & { askedBytes?: never; availableBytes?: never; budgetBytes?: never; contextBytes?: never; expectedContextBytes?: never; experts?: never; freeBytes?: never; losses?: never; name?: never; options?: never; problem?: never; reserveBytes?: never };
 
 /**  Sampling settings with a name. */
 export type Preset = {
@@ -1128,6 +1574,15 @@ export type QueueReason =
 /**  Another answer. */
 "busy";
 
+/**  A number of a request that has a range. */
+export type RangedOption = 
+/**  [`PlanRequest::ctx`]. */
+"ctx" | 
+/**  [`PlanRequest::experts_on_gpu`]. */
+"expertsOnGpu" | 
+/**  [`PlanRequest::prefetch`]. */
+"prefetch";
+
 /**  Less movement on the screen. */
 export type ReduceMotion = 
 /**  As the system's. */
@@ -1136,6 +1591,52 @@ export type ReduceMotion =
 "on" | 
 /**  Things may move. */
 "off";
+
+/**  A way to make a model fit. */
+export type Remedy = 
+/**  Raise [`PlanRequest::vram_budget`](super::PlanRequest). */
+{ kind: "raiseVram"; 
+/**  To this, three digits rounded up. */
+bytes: number } | 
+/**  Raise [`PlanRequest::ram_budget`](super::PlanRequest). */
+{ kind: "raiseRam"; 
+/**  To this, three digits rounded up. */
+bytes: number } | 
+/**
+ *  Set [`PlanRequest::ram_budget`](super::PlanRequest), which takes some of what is otherwise left
+ *  to the system.
+ */
+{ kind: "useRamReserve"; 
+/**  To this, three digits rounded up. */
+bytes: number } | 
+/**  Shorten [`PlanRequest::ctx`](super::PlanRequest). */
+{ kind: "lowerCtx"; 
+/**  To this. */
+tokens: number } | 
+/**  Lower [`PlanRequest::experts_on_gpu`](super::PlanRequest). */
+{ kind: "lowerExpertsOnGpu"; 
+/**  To this. */
+perLayer: number } | 
+/**  Close other programs that use the GPU. */
+{ kind: "closeGpuPrograms"; 
+/**  VRAM to free. */
+bytes: number } | 
+/**  Compute on the CPU. */
+{ kind: "useCpu" } | 
+/**  Share the slots between all layers: [`Eviction::Global`](super::Eviction). */
+{ kind: "globalEviction" } | 
+/**  Close other programs. */
+{ kind: "closePrograms"; 
+/**  RAM to free. */
+bytes: number } | 
+/**  Raise the memory limit of the container or service that this process is in. */
+{ kind: "raiseContainerLimit"; 
+/**  By this. */
+bytes: number } | 
+/**  Choose a smaller model: this machine has too little RAM. */
+{ kind: "smallerModel"; 
+/**  Its RAM. */
+totalBytes: number };
 
 /**  What deleting did. */
 export type Removed = {
@@ -1229,6 +1730,18 @@ export type Settings = {
 	paneOpen: boolean,
 };
 
+/**  Memory that is short. [`fmt::Display`] gives the numbers, without the remedies. */
+export type Shortage = {
+	/**  Which memory. */
+	memory: Memory,
+	/**  The least that the request needs. */
+	neededBytes: number,
+	/**  The limit. */
+	limitBytes: number,
+	/**  What would make it fit: one or two ways, the best first. */
+	remedies: Remedy[],
+};
+
 /**  A piece of text with what matches in it. */
 export type Snippet = {
 	/**  The text; `…` where something was left out. */
@@ -1295,6 +1808,18 @@ export type Theme =
 /**  Light on dark. */
 "dark";
 
+/**  What a plan takes of one kind of memory. */
+export type TierPlan = {
+	/**  What takes memory; nothing of zero bytes. */
+	items: PlanItem[],
+	/**  Sum of the items. */
+	usedBytes: number,
+	/**  What the plan may take. Not exceeded unless [`PlanRequest::force`] was set. */
+	limitBytes: number,
+	/**  What the machine has free. */
+	freeBytes: number,
+};
+
 /**  Counters of a tier since loading. */
 export type TierTotals = {
 	/**  Demands that found the expert there, by prefetch too. */
@@ -1333,6 +1858,14 @@ export type TokenPlace =
  *  A version 7 UUID: later ones are greater. Text in JSON, 16 bytes in the database.
  */
 export type UndoToken = string;
+
+/**  A GPU that cannot be used. */
+export type UnusableGpu = {
+	/**  Product name. */
+	name: string,
+	/**  Why not. */
+	problem: GpuProblem,
+};
 
 /**  What verifying found. */
 export type VerifyReport = {

@@ -5,7 +5,7 @@ import { beforeEach, describe, expect, it, vi } from 'vitest';
 import { useBackend } from '$lib/backend';
 import { createFake } from '$lib/backend/fake';
 import { makePlan, MIXTRAL } from '$lib/backend/fake/models';
-import { readOptions } from '$lib/backend/fake/options';
+import { apiError, readOptions } from '$lib/backend/fake/options';
 import { i18n } from '$lib/i18n/index.svelte';
 import { announcer } from '$lib/state/announcer.svelte';
 import { models } from '$lib/state/models.svelte';
@@ -205,9 +205,7 @@ describe('the offload settings', () => {
     await start('gpu=0');
     render(OffloadSection);
     expect(screen.getByRole('slider', { name: 'Experts per layer on the GPU' })).toHaveAttribute('aria-disabled', 'true');
-    const reason = screen.getByText(/No NVIDIA driver was found/);
-    expect(reason).toHaveAttribute('lang', 'en');
-    expect(reason.parentElement).toHaveTextContent(/^No GPU is used: No NVIDIA driver was found/);
+    expect(screen.getByText(/No NVIDIA driver was found/)).toHaveTextContent(/^No GPU is used: No NVIDIA driver was found/);
     expect(screen.queryByRole('slider', { name: 'VRAM budget' })).toBeNull();
     expect(screen.getByRole('radio', { name: '16 GB' })).toBeDisabled();
   });
@@ -231,5 +229,14 @@ describe('an error', () => {
     expect(alert).toHaveTextContent('There is not enough memory.');
     expect(alert).toHaveTextContent('18.9 GB');
     expect(alert).toHaveTextContent('Shorten the context');
+  });
+
+  it('about memory names the settings that help, in the language of the window', () => {
+    i18n.use('de');
+    render(ErrorNote, { error: apiError('memory') });
+    const alert = screen.getByRole('alert');
+    expect(alert).toHaveTextContent('Das Modell braucht 18,9 GB RAM, 6,5 GB mehr als die Grenze von 12,4 GB.');
+    expect(alert).toHaveTextContent('Verringere die Kontextlänge auf 4.096 oder lade es trotzdem.');
+    expect(alert.querySelector('[lang=en]')).toBeNull();
   });
 });

@@ -15,6 +15,7 @@ const SAME = new Set<string>([
   'offload.threads',
   'memory.ram',
   'item.cuda',
+  'plan.vram',
   'sampling.topP',
   'sampling.minP',
   'sampling.topK',

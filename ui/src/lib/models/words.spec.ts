@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { Download, DownloadState, Offer } from '$lib/backend';
+import type { Download, DownloadState, Fit, Offer } from '$lib/backend';
 import { HERMES, MIXTRAL } from '$lib/backend/fake/models';
 import { CATALOGUE } from '$lib/backend/fake/offers';
 import { i18n } from '$lib/i18n/index.svelte';
@@ -72,8 +72,8 @@ describe('an offer', () => {
   it('has a badge as far as its fit is known', () => {
     const offer = CATALOGUE[0];
     if (!offer) throw new Error('the catalogue is empty');
-    const tone = (badge: 'fits' | 'tight' | 'tooBig' | 'unknown') => offerBadge({ ...offer, fit: { ...offer.fit, badge } })?.tone;
-    expect([tone('fits'), tone('tight'), tone('tooBig'), tone('unknown')]).toEqual(['', 'warn', 'bad', undefined]);
+    const tone = (badge: Fit | null) => offerBadge({ ...offer, fit: { ...offer.fit, badge } })?.tone;
+    expect([tone('fits'), tone('tight'), tone('tooBig'), tone(null)]).toEqual(['', 'warn', 'bad', undefined]);
   });
 
   it('says where its experts would go, and where its tokenizer comes from', () => {

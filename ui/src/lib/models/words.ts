@@ -5,7 +5,7 @@ import { i18n, t, type Key } from '$lib/i18n/index.svelte';
 /** Where a loaded model computes and where its experts are: always on the screen. */
 export function splitText(plan: PlanView): string {
   const onDisk = plan.totalExperts - plan.expertsInRam - Math.round(plan.expertsPerLayerOnGpu * plan.nLayers);
-  if (plan.device === 'gpu') {
+  if (plan.device.kind === 'cuda') {
     const onGpu = number(plan.expertsPerLayerOnGpu, i18n.locale, 1, 0);
     if (plan.expertsPerLayerOnGpu >= plan.nExperts) return t('split.gpuAll', { all: plan.nExperts });
     const elsewhere = number(plan.nExperts - plan.expertsPerLayerOnGpu, i18n.locale, 1, 0);
@@ -17,6 +17,9 @@ export function splitText(plan: PlanView): string {
     ? t('split.cpuAll', { all: plan.totalExperts })
     : t('split.cpu', { inRam: plan.expertsInRam, all: plan.totalExperts });
 }
+
+/** What a plan computes on. */
+export const deviceName = ({ device }: PlanView): string => (device.kind === 'cuda' ? device.name : t('offload.cpu'));
 
 export interface Badge {
   text: string;
@@ -30,7 +33,7 @@ export function fitBadge(entry: ModelEntry, plan: PlanView | null): Badge | null
   if (entry.kind === 'demo') return { text: t('fit.demo'), tone: '' };
   const onGpu = number(plan.expertsPerLayerOnGpu, i18n.locale, 1, 0);
   if (plan.fit === 'tight') return { text: t('fit.tight'), tone: 'warn' };
-  return { text: plan.device === 'gpu' ? t('fit.gpu', { onGpu }) : t('fit.cpu'), tone: '' };
+  return { text: plan.device.kind === 'cuda' ? t('fit.gpu', { onGpu }) : t('fit.cpu'), tone: '' };
 }
 
 /** The same before it is here, when only the sizes are known. */
@@ -148,23 +151,6 @@ export function damageOf(entry: ModelEntry, report: VerifyReport | undefined): D
 
 /** The repository that a message names first: the one to look at may be that of the tokenizer. */
 export const repoIn = (message: string): string | null => /(?<![\w./:-])[\w.-]+\/[\w.-]*\w/.exec(message)?.[0] ?? null;
-
-export type ItemKind = 'trunk' | 'experts' | 'context' | 'buffers' | 'other';
-
-const KINDS: Record<string, ItemKind> = { trunk: 'trunk', experts: 'experts', 'KV cache': 'context', 'working buffers': 'buffers' };
-
-/** "experts (4 of 8 a layer)": what stands before the bracket says what it is. */
-const headOf = (name: string): string => name.split(' (')[0] ?? name;
-
-export const itemKind = (name: string): ItemKind => KINDS[headOf(name)] ?? 'other';
-
-/** The engine names the parts of a plan in English; the names it is known to use are translated. */
-export function itemName(name: string): string {
-  const kind = itemKind(name);
-  if (kind !== 'other') return t(`item.${kind}`);
-  if (headOf(name) === 'program') return t('item.program');
-  return name.startsWith('CUDA') ? t('item.cuda') : name;
-}
 
 export function machineText(hardware: HardwareInfo): string {
   const size = (value: number) => bytes(value, i18n.locale);

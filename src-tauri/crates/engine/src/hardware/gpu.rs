@@ -11,8 +11,8 @@ use std::collections::HashSet;
 use nvml_wrapper::{Device, Nvml, error::NvmlError};
 use octet_kernels::cuda::{self, CudaError, Listed};
 use serde::Serialize;
-use thiserror::Error;
 
+use super::no_gpu::{GpuProblem, NoGpu};
 use crate::plan::CUDA_CONTEXT_BYTES;
 
 /// The oldest driver that loads the PTX 8.0 of the kernels (CUDA 12.0).
@@ -43,8 +43,8 @@ pub enum GpuStatus {
     Found(Vec<Gpu>),
     /// No GPU to use.
     Absent {
-        /// What was probed and what came of it, for a person to read.
-        reason: String,
+        /// What was probed and what came of it.
+        reason: NoGpu,
     },
 }
 
@@ -69,16 +69,14 @@ pub struct Gpu {
     /// Version of the driver, as `525.60.13`.
     pub driver_version: String,
     /// Why this GPU cannot be used; `None` if it can.
-    pub problem: Option<String>,
+    pub problem: Option<GpuProblem>,
 }
 
 impl GpuStatus {
     pub(super) fn detect() -> Self {
         match probe() {
             Ok(gpus) => Self::Found(gpus),
-            Err(failure) => Self::Absent {
-                reason: failure.to_string(),
-            },
+            Err(reason) => Self::Absent { reason },
         }
     }
 
@@ -101,10 +99,10 @@ impl GpuStatus {
     }
 
     /// Has the GPU `uuid` count as one that cannot be used, by `problem`.
-    pub(crate) fn pass_over(&mut self, uuid: &str, problem: &str) {
+    pub(crate) fn pass_over(&mut self, uuid: &str, problem: &GpuProblem) {
         if let Self::Found(gpus) = self {
             for gpu in gpus.iter_mut().filter(|gpu| gpu.uuid == uuid) {
-                gpu.problem = Some(problem.to_owned());
+                gpu.problem = Some(problem.clone());
             }
         }
     }
@@ -123,57 +121,19 @@ impl Gpu {
     }
 }
 
-/// Why no GPU could be listed.
-#[derive(Debug, Error)]
-enum ProbeError {
-    #[error(
-        "no NVIDIA driver was found (no {LIBRARY}); \
-         with an NVIDIA GPU in this machine, install driver {MIN_DRIVER} or newer"
-    )]
-    NoLibrary,
-    #[error(
-        "the NVIDIA driver's library cannot be loaded ({detail}); \
-         reinstall the driver, {MIN_DRIVER} or newer"
-    )]
-    BadLibrary { detail: String },
-    #[error("NVIDIA GPUs do not work with macOS")]
-    Macos,
-    #[error(
-        "the NVIDIA driver library is installed but the driver is not loaded; \
-         load it (a restart does), or reinstall it after a kernel update"
-    )]
-    DriverNotLoaded,
-    #[error(
-        "the NVIDIA driver's library and its kernel part differ in version, as happens after \
-         an update; restart the machine"
-    )]
-    DriverMismatch,
-    #[error(
-        "NVIDIA driver {version} is too old: {MIN_DRIVER} or newer is needed; update the driver"
-    )]
-    DriverTooOld { version: String },
-    #[error("NVIDIA driver {version} is present, but it reports no device")]
-    NoDevice { version: String },
-    #[error("the NVIDIA driver failed ({call}: {source})")]
-    Nvml {
-        call: &'static str,
-        source: NvmlError,
-    },
-}
-
 const LIBRARY: &str = if cfg!(windows) {
     "nvml.dll"
 } else {
     "libnvidia-ml.so.1"
 };
 
-fn probe() -> Result<Vec<Gpu>, ProbeError> {
+fn probe() -> Result<Vec<Gpu>, NoGpu> {
     if cfg!(target_os = "macos") {
-        return Err(ProbeError::Macos);
+        return Err(NoGpu::Macos);
     }
     let listed = cuda::list();
     match managed(&listed) {
-        Err(ProbeError::DriverTooOld { version }) => Err(ProbeError::DriverTooOld { version }),
+        Err(too_old @ NoGpu::DriverTooOld { .. }) => Err(too_old),
         // What can be computed on need not be managed.
         Err(failure) => match listed {
             Ok(listed) if !listed.is_empty() => {
@@ -189,21 +149,17 @@ fn probe() -> Result<Vec<Gpu>, ProbeError> {
 }
 
 /// What NVML lists, and what CUDA lists beside it.
-fn managed(listed: &Result<Vec<Listed>, CudaError>) -> Result<Vec<Gpu>, ProbeError> {
+fn managed(listed: &Result<Vec<Listed>, CudaError>) -> Result<Vec<Gpu>, NoGpu> {
     let nvml = Nvml::init().map_err(init_error)?;
     let version = nvml
         .sys_driver_version()
-        .map_err(|source| ProbeError::Nvml {
-            call: "driver version",
-            source,
-        })?;
+        .map_err(|error| driver_failed("driver version", &error))?;
     check_driver(&version)?;
-    let n_gpus = nvml.device_count().map_err(|source| ProbeError::Nvml {
-        call: "device count",
-        source,
-    })?;
+    let n_gpus = nvml
+        .device_count()
+        .map_err(|error| driver_failed("device count", &error))?;
     if n_gpus == 0 {
-        return Err(ProbeError::NoDevice { version });
+        return Err(NoGpu::NoDevice { version });
     }
     let mut gpus: Vec<Gpu> = (0..n_gpus)
         .map(|index| match query(&nvml, index, &version, listed) {
@@ -221,28 +177,42 @@ fn managed(listed: &Result<Vec<Listed>, CudaError>) -> Result<Vec<Gpu>, ProbeErr
     Ok(gpus)
 }
 
-fn init_error(error: NvmlError) -> ProbeError {
+fn driver_failed(call: &'static str, error: &NvmlError) -> NoGpu {
+    NoGpu::DriverFailed {
+        call,
+        detail: error.to_string(),
+    }
+}
+
+fn init_error(error: NvmlError) -> NoGpu {
     match error {
-        NvmlError::LibraryNotFound => ProbeError::NoLibrary,
+        NvmlError::LibraryNotFound => no_driver(),
         NvmlError::LibloadingError(source) => loading_error(whole(&source)),
-        NvmlError::DriverNotLoaded => ProbeError::DriverNotLoaded,
-        NvmlError::LibRmVersionMismatch => ProbeError::DriverMismatch,
-        source => ProbeError::Nvml {
-            call: "initialization",
-            source,
-        },
+        NvmlError::DriverNotLoaded => NoGpu::DriverNotLoaded,
+        NvmlError::LibRmVersionMismatch => NoGpu::DriverMismatch,
+        error => driver_failed("initialization", &error),
+    }
+}
+
+fn no_driver() -> NoGpu {
+    NoGpu::NoDriver {
+        library: LIBRARY.to_owned(),
+        min_driver: MIN_DRIVER,
     }
 }
 
 /// What the system's loader says, as text only: that the library is not there is no failure.
-fn loading_error(detail: String) -> ProbeError {
+fn loading_error(detail: String) -> NoGpu {
     if ["No such file", "os error 126"]
         .iter()
         .any(|absent| detail.contains(absent))
     {
-        ProbeError::NoLibrary
+        no_driver()
     } else {
-        ProbeError::BadLibrary { detail }
+        NoGpu::BadLibrary {
+            detail,
+            min_driver: MIN_DRIVER,
+        }
     }
 }
 
@@ -254,11 +224,12 @@ fn whole(error: &dyn std::error::Error) -> String {
 
 /// Versions read `525.60.13`. One that does not start with a number passes: better to try the
 /// GPU than to refuse it over an unknown numbering.
-fn check_driver(version: &str) -> Result<(), ProbeError> {
+fn check_driver(version: &str) -> Result<(), NoGpu> {
     let major: Option<u32> = version.split('.').next().and_then(|part| part.parse().ok());
     match major {
-        Some(major) if major < MIN_DRIVER => Err(ProbeError::DriverTooOld {
+        Some(major) if major < MIN_DRIVER => Err(NoGpu::DriverTooOld {
             version: version.to_owned(),
+            min_driver: MIN_DRIVER,
         }),
         _ => Ok(()),
     }
@@ -304,7 +275,9 @@ fn query(
             Ok(false) => None,
             // Without CUDA's library nothing is computed on any GPU: that is said of all of them.
             Err(CudaError::NoDriver) => None,
-            Err(error) => Some(format!("CUDA does not start: {error}")),
+            Err(error) => Some(GpuProblem::NoCuda {
+                detail: error.to_string(),
+            }),
         };
     }
     Ok(gpu)
@@ -321,13 +294,15 @@ fn memory_figure(device: &Device<'_>) -> Result<Option<(u64, u64)>, NvmlError> {
 }
 
 /// Why CUDA does not list a GPU that NVML does.
-fn why_hidden(device: &Device<'_>) -> String {
+fn why_hidden(device: &Device<'_>) -> GpuProblem {
     if device.mig_mode().is_ok_and(|mode| mode.current != 0) {
-        "it is split into MIG instances; CUDA computes in one of those".to_owned()
+        GpuProblem::Mig
     } else if std::env::var_os(VISIBLE_VARIABLE).is_some() {
-        format!("{VISIBLE_VARIABLE} hides it from this program")
+        GpuProblem::Hidden {
+            variable: VISIBLE_VARIABLE.to_owned(),
+        }
     } else {
-        "CUDA does not list it".to_owned()
+        GpuProblem::NotListed
     }
 }
 
@@ -365,7 +340,7 @@ fn by_cuda(listed: &Listed, mut index: u32, nvml: Option<(&Nvml, &str)>) -> Gpu 
 }
 
 /// Asks CUDA for the memory of `gpu`; why that cannot be done, if so.
-fn ask_memory(gpu: &mut Gpu) -> Option<String> {
+fn ask_memory(gpu: &mut Gpu) -> Option<GpuProblem> {
     match cuda::memory_of(&gpu.uuid) {
         Ok((free_bytes, total_bytes)) => {
             gpu.vram_total_bytes = total_bytes;
@@ -375,7 +350,9 @@ fn ask_memory(gpu: &mut Gpu) -> Option<String> {
                 .min(total_bytes);
             None
         }
-        Err(error) => Some(format!("its memory cannot be read: {error}")),
+        Err(error) => Some(GpuProblem::NoMemoryFigure {
+            detail: error.to_string(),
+        }),
     }
 }
 
@@ -388,16 +365,17 @@ fn supported_cuda() -> String {
 }
 
 /// Why the driver cannot load the kernels, if so.
-fn cuda_problem() -> Option<String> {
+fn cuda_problem() -> Option<GpuProblem> {
     let supported = cuda::supported_version().ok()?;
-    let (major, minor) = supported;
-    (supported < MIN_CUDA).then(|| {
-        format!(
-            "its driver supports CUDA {major}.{minor}, and {}.{} is needed; install driver \
-             {MIN_DRIVER} or newer",
-            MIN_CUDA.0, MIN_CUDA.1
-        )
+    (supported < MIN_CUDA).then(|| GpuProblem::DriverTooOld {
+        supported: dotted(supported),
+        needed: dotted(MIN_CUDA),
+        min_driver: MIN_DRIVER,
     })
+}
+
+fn dotted((major, minor): (i32, i32)) -> String {
+    format!("{major}.{minor}")
 }
 
 /// Whether the system draws with the GPU, or pages its memory.
@@ -425,14 +403,10 @@ fn pages_silently(_device: Option<&Device<'_>>, _listed: Option<&Listed>) -> boo
     false
 }
 
-fn capability_problem(capability: (i32, i32)) -> Option<String> {
-    let (major, minor) = capability;
-    let (min_major, min_minor) = MIN_COMPUTE_CAPABILITY;
-    (capability < MIN_COMPUTE_CAPABILITY).then(|| {
-        format!(
-            "compute capability {major}.{minor} is below {min_major}.{min_minor} \
-             (GTX 16, RTX 20 and T4 are the oldest that work)"
-        )
+fn capability_problem(capability: (i32, i32)) -> Option<GpuProblem> {
+    (capability < MIN_COMPUTE_CAPABILITY).then(|| GpuProblem::TooOld {
+        capability: dotted(capability),
+        needed: dotted(MIN_COMPUTE_CAPABILITY),
     })
 }
 
@@ -446,7 +420,9 @@ fn unreadable(index: u32, driver_version: String, error: &NvmlError) -> Gpu {
         is_shared_with_system: false,
         compute_capability: (0, 0),
         driver_version,
-        problem: Some(format!("the NVIDIA driver could not read it: {error}")),
+        problem: Some(GpuProblem::Unreadable {
+            detail: error.to_string(),
+        }),
     }
 }
 
@@ -475,7 +451,7 @@ mod tests {
     #[test]
     fn gpus_before_turing_say_why_they_are_not_used() {
         for old in [(5, 2), (6, 1), (7, 0)] {
-            let problem = capability_problem(old).expect("too old");
+            let problem = capability_problem(old).expect("too old").to_string();
             assert!(
                 problem.contains(&format!("{}.{}", old.0, old.1)),
                 "{problem}"
@@ -528,15 +504,12 @@ mod tests {
             ..unreadable(1, "550.1".to_owned(), &NvmlError::GpuLost)
         };
         let bad = unreadable(0, "550.1".to_owned(), &NvmlError::GpuLost);
-        assert!(
-            bad.problem
-                .as_deref()
-                .is_some_and(|p| p.contains("fell off"))
-        );
+        let problem = bad.problem.as_ref().map(ToString::to_string);
+        assert!(problem.is_some_and(|problem| problem.contains("fell off")));
         let found = GpuStatus::Found(vec![bad, good.clone()]);
         assert_eq!(found.usable().collect::<Vec<_>>(), [&good]);
         let absent = GpuStatus::Absent {
-            reason: "none".to_owned(),
+            reason: NoGpu::Macos,
         };
         assert_eq!(absent.usable().count(), 0);
     }

@@ -17,9 +17,9 @@ use crate::backend::cpu;
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::error::EngineError;
-use crate::hardware::{GpuStatus, Hardware};
+use crate::hardware::{GpuStatus, Hardware, NoGpu};
 use crate::model::{Decoder, Logits};
-use crate::plan::{Plan, PlanRequest};
+use crate::plan::{Plan, PlanRequest, Warning};
 use crate::tokenizer::{TokenId, Tokenizer};
 use setup::Setup;
 
@@ -209,11 +209,9 @@ impl Loaded {
             })
         })?;
         if experts.refused_slots() > 0 {
-            let unpinned = experts.unpinned_slots();
-            self.plan.warnings.push(format!(
-                "{unpinned} experts lie in RAM that the system would not pin for the GPU: their \
-                 copies are slower (raise the limit of locked memory, or give a smaller --ram)"
-            ));
+            self.plan.warnings.push(Warning::Unpinned {
+                experts: experts.unpinned_slots(),
+            });
         }
         report(watch, LoadStage::Warming, total, total)?;
         self.warm()
@@ -270,12 +268,7 @@ fn map(path: &Path, options: &LoadOptions, watch: &mut Watch<'_>) -> Result<Load
             });
         }
     }
-    let notes: Vec<String> = checkpoint
-        .note()
-        .into_iter()
-        .chain(tokenizer.as_ref().and_then(Tokenizer::note))
-        .map(str::to_owned)
-        .collect();
+    let notes = notes(&checkpoint, tokenizer.as_ref());
     report(watch, LoadStage::Trunk, 0, total)?;
     checkpoint.check_trunk()?;
     let hardware = hardware_for(&checkpoint);
@@ -307,6 +300,22 @@ fn map(path: &Path, options: &LoadOptions, watch: &mut Watch<'_>) -> Result<Load
     })
 }
 
+/// What of the model's folder was left out of account.
+fn notes(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>) -> Vec<Warning> {
+    let ignored = checkpoint
+        .note()
+        .map(|detail| Warning::GenerationConfigIgnored {
+            detail: detail.to_owned(),
+        });
+    let bos = tokenizer.and_then(|tokenizer| {
+        Some(Warning::BosFromConfig {
+            token: tokenizer.bos()?.0,
+            detail: tokenizer.note()?.to_owned(),
+        })
+    });
+    ignored.into_iter().chain(bos).collect()
+}
+
 /// This machine as far as it can serve `checkpoint`.
 pub fn hardware_for(checkpoint: &Checkpoint) -> Hardware {
     usable_by(checkpoint, Hardware::detect(checkpoint.dir()))
@@ -318,7 +327,7 @@ pub fn usable_by(checkpoint: &Checkpoint, mut hardware: Hardware) -> Hardware {
     if !features.is_empty() && matches!(hardware.gpu, GpuStatus::Found(_)) {
         let names: Vec<String> = features.iter().map(ToString::to_string).collect();
         hardware.gpu = GpuStatus::Absent {
-            reason: format!("the GPU path has no {} yet", names.join(", no ")),
+            reason: NoGpu::Unsupported { features: names },
         };
     }
     hardware

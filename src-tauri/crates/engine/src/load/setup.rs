@@ -16,12 +16,11 @@ use crate::error::EngineError;
 use crate::experts::{
     Bandwidths, Device as _, DeviceOptions, ExpertOptions, Experts, PinnedMemory, RamAlone,
 };
-
-use crate::hardware::{Gpu, Hardware};
+use crate::hardware::{Gpu, GpuProblem, Hardware, NoGpu, UnusableGpu};
 use crate::model::Decoder;
 use crate::plan::{
-    CUDA_CONTEXT_BYTES, Device, Fit, MeasuredVram, ModelSizes, Placement, Plan, PlanError,
-    PlanRequest, Preset, make_plan,
+    CUDA_CONTEXT_BYTES, Device, Fit, MeasuredVram, ModelSizes, OffloadPreset, Placement, Plan,
+    PlanError, PlanRequest, Warning, make_plan,
 };
 
 /// What a model is made from.
@@ -51,20 +50,14 @@ enum Failure {
 }
 
 impl Failure {
-    /// In the middle of a sentence.
-    fn reason(&self) -> String {
-        match self {
-            Self::NoRoom(_) => "it has less free VRAM than it seemed".to_owned(),
-            Self::Broken(error) => reason(error),
-        }
-    }
-}
-
-/// Why a GPU cannot be used, in the middle of a sentence.
-fn reason(error: &EngineError) -> String {
-    match error {
-        EngineError::Device { reason } => reason.clone(),
-        other => other.to_string(),
+    /// As a problem of the GPU that failed.
+    fn problem(&self) -> GpuProblem {
+        let detail = match self {
+            Self::NoRoom(_) => return GpuProblem::NoRoom,
+            Self::Broken(EngineError::Device { reason }) => reason.clone(),
+            Self::Broken(other) => other.to_string(),
+        };
+        GpuProblem::Failed { detail }
     }
 }
 
@@ -81,7 +74,7 @@ impl Setup<'_> {
             // The output matrix stays as the file has it.
             sizes.trunk_resident_bytes = sizes.trunk_file_bytes;
         }
-        let mut passed_over = Vec::new();
+        let mut passed_over: Vec<UnusableGpu> = Vec::new();
         loop {
             let plan = make_plan(&sizes, &self.hardware, &self.options.plan)?;
             let Placement::Cuda { uuid, name, .. } = &plan.device else {
@@ -97,12 +90,13 @@ impl Setup<'_> {
                 Err(error) => Failure::Broken(error),
             };
             // Another GPU comes before the CPU.
-            let why = failure.reason();
-            self.hardware.gpu.pass_over(&uuid, &why);
+            let problem = failure.problem();
+            self.hardware.gpu.pass_over(&uuid, &problem);
+            let gpu = UnusableGpu { name, problem };
             if self.hardware.gpu.best().is_none() {
-                return self.without_gpu(failure, &sizes, passed_over);
+                return self.without_gpu(failure, gpu, &sizes, passed_over);
             }
-            passed_over.push(format!("{name} is not used: {why}"));
+            passed_over.push(gpu);
         }
     }
 
@@ -110,31 +104,29 @@ impl Setup<'_> {
     fn without_gpu(
         self,
         failure: Failure,
+        last: UnusableGpu,
         sizes: &ModelSizes,
-        passed_over: Vec<String>,
+        mut passed_over: Vec<UnusableGpu>,
     ) -> Result<Made, EngineError> {
         let request = &self.options.plan;
         match failure {
             Failure::NoRoom(plan) => self.finish(*plan, None, passed_over),
             Failure::Broken(error @ EngineError::Plan(_)) => Err(error),
-            Failure::Broken(error) if request.device == Device::Cuda => {
-                let mut reasons = passed_over;
-                reasons.push(reason(&error));
-                Err(EngineError::Plan(PlanError::NoGpu {
-                    reason: reasons.join("; "),
-                }))
+            Failure::Broken(_) if request.device == Device::Cuda => {
+                passed_over.push(last);
+                let why = NoGpu::Unusable { gpus: passed_over };
+                Err(EngineError::Plan(PlanError::NoGpu { why }))
             }
-            Failure::Broken(error) => {
+            Failure::Broken(_) => {
                 let request = PlanRequest {
                     device: Device::Cpu,
                     preset: Default::default(),
                     ..request.clone()
                 };
                 let mut plan = make_plan(sizes, &self.hardware, &request)?;
-                plan.warnings.push(format!(
-                    "Computes on the CPU, since the GPU cannot be used: {}",
-                    reason(&error)
-                ));
+                plan.warnings.push(Warning::GpuFailed {
+                    problem: last.problem,
+                });
                 self.finish(plan, None, passed_over)
             }
         }
@@ -210,9 +202,10 @@ impl Setup<'_> {
         self,
         mut plan: Plan,
         on_gpu: Option<OnGpu>,
-        passed_over: Vec<String>,
+        passed_over: Vec<UnusableGpu>,
     ) -> Result<Made, EngineError> {
-        plan.warnings.extend(passed_over);
+        let warning = |UnusableGpu { name, problem }| Warning::GpuPassedOver { name, problem };
+        plan.warnings.extend(passed_over.into_iter().map(warning));
         let calibration = self.calibration(&plan, on_gpu.as_ref())?;
         let device = match &on_gpu {
             Some(OnGpu { slots, .. }) => Some(DeviceOptions {
@@ -265,7 +258,7 @@ impl Setup<'_> {
     fn ram_alone(&self, plan: &Plan) -> Option<RamAlone> {
         let request = PlanRequest {
             device: Device::Cpu,
-            preset: Preset::Auto,
+            preset: OffloadPreset::Auto,
             ctx: Some(plan.ctx),
             ..self.options.plan.clone()
         };

@@ -1,6 +1,6 @@
 //! What one kind of memory gives, and what of it is already spoken for.
 
-use super::{PlanItem, TierPlan};
+use super::{MemoryUse, PlanItem, TierPlan};
 
 /// What one kind of memory gives.
 pub(super) struct Pool {
@@ -44,9 +44,6 @@ pub(super) fn sum(items: &[PlanItem]) -> u64 {
         .fold(0, |total: u64, item| total.saturating_add(item.bytes))
 }
 
-pub(super) fn item(name: impl Into<String>, bytes: u64) -> PlanItem {
-    PlanItem {
-        name: name.into(),
-        bytes,
-    }
+pub(super) fn item(what: MemoryUse, bytes: u64) -> PlanItem {
+    PlanItem { what, bytes }
 }

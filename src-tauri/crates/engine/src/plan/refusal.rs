@@ -5,7 +5,7 @@ use crate::hardware::Gpu;
 use super::pool::Pool;
 use super::share::{Share, share_bytes};
 use super::solve::{Notes, Planner};
-use super::{Memory, PlanError, format_bytes};
+use super::{Memory, PlanError, Remedy, Shortage, Warning};
 
 impl Planner<'_> {
     /// Refuses a plan for `gpu` of which not even the `least` share fits, or lets it pass as
@@ -28,27 +28,25 @@ impl Planner<'_> {
             let pool = self.vram_pool(gpu, pool.limit_bytes, fewer.experts, prefetch);
             share_bytes(sizes, fewer) <= pool.left_bytes()
         });
-        let raised = (needed_bytes <= self.vram_to_take(gpu))
-            .then(|| format!("raise --vram to {}", at_least(needed_bytes)));
-        let remedies = [
-            raised,
-            self.shorter_ctx(pool, least),
-            fewer.map(|n| format!("lower --experts-on-gpu to {n}")),
-        ];
-        let error = PlanError::TooBig {
+        let to_take = self.vram_to_take(gpu);
+        let raised = (needed_bytes <= to_take).then(|| Remedy::RaiseVram {
+            bytes: at_least(needed_bytes),
+        });
+        let fewer = fewer.map(|per_layer| Remedy::LowerExpertsOnGpu { per_layer });
+        let freed = (needed_bytes <= gpu.vram_total_bytes).then(|| Remedy::CloseGpuPrograms {
+            bytes: needed_bytes.saturating_sub(to_take),
+        });
+        let shortage = Shortage {
             memory: Memory::Vram,
             needed_bytes,
             limit_bytes: pool.limit_bytes,
-            remedy: first_two(remedies, || {
-                if needed_bytes <= gpu.vram_total_bytes {
-                    "close other programs that use the GPU, or use --device cpu".to_owned()
-                } else {
-                    "use --device cpu".to_owned()
-                }
-            }),
+            remedies: first_two(
+                [raised, self.shorter_ctx(pool, least), fewer],
+                [freed, Some(Remedy::UseCpu)],
+            ),
         };
         // The CPU is the better way out where it is open.
-        refuse_unless(self.request.force && self.insists_on_gpu(), error, notes)
+        refuse_unless(self.request.force && self.insists_on_gpu(), shortage, notes)
     }
 
     /// The same for RAM.
@@ -60,12 +58,12 @@ impl Planner<'_> {
     ) -> Result<(), PlanError> {
         let budget_bytes = share_bytes(self.sizes, least);
         let needed_bytes = pool.fixed_bytes().saturating_add(budget_bytes);
-        let raised = (needed_bytes <= pool.free_bytes).then(|| match self.request.ram_budget {
-            Some(_) => format!("raise --ram to {}", at_least(budget_bytes)),
-            None => format!(
-                "give --ram {} to use what is kept for the system",
-                at_least(budget_bytes)
-            ),
+        let raised = (needed_bytes <= pool.free_bytes).then(|| {
+            let bytes = at_least(budget_bytes);
+            match self.request.ram_budget {
+                Some(_) => Remedy::RaiseRam { bytes },
+                None => Remedy::UseRamReserve { bytes },
+            }
         });
         let shared = Share {
             experts: self.sizes.min_ram_slots(),
@@ -73,75 +71,74 @@ impl Planner<'_> {
         };
         let shares =
             least.experts > shared.experts && share_bytes(self.sizes, shared) <= pool.left_bytes();
-        let shares = shares.then(|| "use --eviction global".to_owned());
-        let error = PlanError::TooBig {
+        let shares = shares.then_some(Remedy::GlobalEviction);
+        let shortage = Shortage {
             memory: Memory::Ram,
             needed_bytes,
             limit_bytes: pool.limit_bytes,
-            remedy: first_two([raised, shares, self.shorter_ctx(pool, least)], || {
-                self.more_ram(needed_bytes, pool.free_bytes)
-            }),
+            remedies: first_two(
+                [raised, shares, self.shorter_ctx(pool, least)],
+                [Some(self.more_ram(needed_bytes, pool.free_bytes))],
+            ),
         };
-        refuse_unless(self.request.force, error, notes)
+        refuse_unless(self.request.force, shortage, notes)
     }
 
     /// Where this machine may find the RAM that `free_bytes` are short of `needed_bytes`.
-    fn more_ram(&self, needed_bytes: u64, free_bytes: u64) -> String {
+    fn more_ram(&self, needed_bytes: u64, free_bytes: u64) -> Remedy {
         let reserve_bytes = match self.request.ram_budget {
             Some(_) => 0,
             // No more than half of what is free.
             None => self.system_reserve_bytes().min(needed_bytes),
         };
         let wanted_bytes = needed_bytes.saturating_add(reserve_bytes);
-        let short = format_bytes(wanted_bytes.saturating_sub(free_bytes));
+        let bytes = wanted_bytes.saturating_sub(free_bytes);
         if self.hardware.ram_is_limited {
             // Other programs of the machine have no part in it.
-            format!("raise the memory limit of this container or service by {short}")
+            Remedy::RaiseContainerLimit { bytes }
         } else if wanted_bytes > self.hardware.ram_total_bytes {
-            let total = format_bytes(self.hardware.ram_total_bytes);
-            format!("choose a smaller model (this machine has {total} in all)")
+            let total_bytes = self.hardware.ram_total_bytes;
+            Remedy::SmallerModel { total_bytes }
         } else {
-            format!("close other programs to free {short}")
+            Remedy::ClosePrograms { bytes }
         }
     }
 
     /// The longest context that fits beside the fewest experts, if one was asked for and there is
     /// any.
-    fn shorter_ctx(&self, pool: &Pool, least: Share) -> Option<String> {
+    fn shorter_ctx(&self, pool: &Pool, least: Share) -> Option<Remedy> {
         self.request.ctx?;
         let left_bytes = pool
             .left_bytes()
             .checked_sub(self.sizes.experts_bytes(least.experts))?;
         let tokens = left_bytes / self.sizes.kv_bytes_per_token;
-        (tokens > 0).then(|| format!("lower --ctx to {tokens}"))
+        (tokens > 0).then_some(Remedy::LowerCtx { tokens })
     }
 }
 
-/// Two ways out at most: whoever reads a list of them follows none.
-fn first_two<const N: usize>(
-    remedies: [Option<String>; N],
-    otherwise: impl FnOnce() -> String,
-) -> String {
-    let found: Vec<String> = remedies.into_iter().flatten().take(2).collect();
+/// Two ways out at most: whoever reads a list of them follows none. `otherwise` where there is none.
+fn first_two<const N: usize, const M: usize>(
+    remedies: [Option<Remedy>; N],
+    otherwise: [Option<Remedy>; M],
+) -> Vec<Remedy> {
+    let found: Vec<Remedy> = remedies.into_iter().flatten().take(2).collect();
     match found.is_empty() {
-        true => otherwise(),
-        false => found.join(", or "),
+        true => otherwise.into_iter().flatten().collect(),
+        false => found,
     }
 }
 
-fn refuse_unless(forced: bool, error: PlanError, notes: &mut Notes) -> Result<(), PlanError> {
+fn refuse_unless(forced: bool, shortage: Shortage, notes: &mut Notes) -> Result<(), PlanError> {
     if !forced {
-        return Err(error);
+        return Err(PlanError::TooBig(shortage));
     }
     notes.too_big = true;
-    notes
-        .warnings
-        .push(format!("Planned as asked for, but {error}"));
+    notes.warnings.push(Warning::TooBig(shortage));
     Ok(())
 }
 
-/// A size to type in that is no less than `bytes`: three digits, rounded up.
-pub(super) fn at_least(bytes: u64) -> String {
+/// `bytes` rounded up to three digits, so that what is printed and typed in is enough.
+pub(super) fn at_least(bytes: u64) -> u64 {
     let step = 10_u64.pow(bytes.max(1).ilog10().saturating_sub(2));
-    format_bytes(bytes.div_ceil(step).saturating_mul(step)).replace(' ', "")
+    bytes.div_ceil(step).saturating_mul(step)
 }

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::hardware::KernelLimit;
+
 #[cfg(doc)]
 use super::Plan;
 use super::PlanError;
@@ -110,31 +112,23 @@ impl ModelSizes {
         2 * self.vocab as u64 * self.hidden as u64
     }
 
-    /// Why the GPU path cannot run a model of this shape, if so.
+    /// The first limit of the GPU kernels that a model of this shape is beyond.
     #[must_use]
-    pub fn gpu_problem(&self) -> Option<String> {
-        let limits = [
-            ("experts a token", self.top_k, 8),
-            ("experts a layer", self.n_experts, 256),
-            ("values a head", self.head_dim, 256),
-            (
-                "query heads a key head",
-                self.n_heads.div_ceil(self.n_kv_heads.max(1)),
-                16,
-            ),
-        ];
-        let over = limits.iter().find(|(_, has, most)| has > most);
-        over.map(|(what, has, most)| {
-            format!("the model has {has} {what}, and the GPU kernels take at most {most}")
-        })
-        .or_else(|| {
-            (self.head_dim % 2 == 1).then(|| {
-                let head_dim = self.head_dim;
-                format!(
-                    "the model's heads are {head_dim} wide, and the GPU kernels take even widths"
-                )
-            })
-        })
+    pub fn gpu_problem(&self) -> Option<KernelLimit> {
+        let (top_k, n_experts, head_dim) = (self.top_k, self.n_experts, self.head_dim);
+        let sharing = self.n_heads.div_ceil(self.n_kv_heads.max(1));
+        let over = |has: usize, most: usize| (has > most).then_some((has, most));
+        if let Some((has, most)) = over(top_k, 8) {
+            Some(KernelLimit::ExpertsPerToken { has, most })
+        } else if let Some((has, most)) = over(n_experts, 256) {
+            Some(KernelLimit::ExpertsPerLayer { has, most })
+        } else if let Some((has, most)) = over(head_dim, 256) {
+            Some(KernelLimit::HeadDim { has, most })
+        } else if let Some((has, most)) = over(sharing, 16) {
+            Some(KernelLimit::HeadsPerKeyHead { has, most })
+        } else {
+            (head_dim % 2 == 1).then_some(KernelLimit::OddHeadDim { has: head_dim })
+        }
     }
 
     /// The fewest expert slots in RAM that work: the experts of one token in one layer, those of
@@ -207,7 +201,7 @@ pub struct PlanRequest {
     /// Where to compute.
     pub device: Device,
     /// Settings of the seed system for a size of GPU.
-    pub preset: Preset,
+    pub preset: OffloadPreset,
     /// VRAM that the program may take in all, in bytes.
     pub vram_budget: Option<u64>,
     /// RAM that expert slots and KV cache may take, in bytes; the rest comes on top.
@@ -262,18 +256,21 @@ fn one_of(words: &[&str]) -> String {
     }
 }
 
-/// An enum whose variants have one name each, for command line, settings and display alike.
+/// An enum whose variants have a word each, for the command line and for display. In settings and on
+/// the page they go by their names in lower case.
 macro_rules! choice {
     (
         $(#[$doc:meta])*
         $name:ident, $what:literal {
-            $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)?
+            $($(#[$variant_meta:meta])* $variant:ident = $word:literal),+ $(,)?
         }
     ) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "specta", derive(specta::Type))]
+        #[serde(rename_all = "lowercase")]
         pub enum $name {
-            $($(#[$variant_doc])* #[serde(rename = $word)] $variant),+
+            $($(#[$variant_meta])* $variant),+
         }
 
         impl $name {
@@ -320,27 +317,29 @@ choice! {
 choice! {
     /// Settings by size of GPU. The figures are those of the seed system (dvmazur/mixtral-offloading):
     /// `offload_per_layer` experts of each layer stay off the GPU.
-    Preset, "preset" {
+    OffloadPreset, "preset" {
         /// Fill what free VRAM allows.
         #[default]
         Auto = "auto",
         /// For 16 GB: `offload_per_layer` 4.
-        Vram16 = "16gb",
+        #[serde(alias = "16gb")]
+        Gpu16 = "16gb",
         /// For 12 GB: `offload_per_layer` 5.
-        Vram12 = "12gb",
+        #[serde(alias = "12gb")]
+        Gpu12 = "12gb",
         /// No GPU.
-        CpuOnly = "cpu",
+        Cpu = "cpu",
     }
 }
 
-impl Preset {
+impl OffloadPreset {
     /// Experts of each layer that the preset keeps off the GPU.
     #[must_use]
     pub fn offload_per_layer(self) -> Option<usize> {
         match self {
-            Self::Vram16 => Some(4),
-            Self::Vram12 => Some(5),
-            Self::Auto | Self::CpuOnly => None,
+            Self::Gpu16 => Some(4),
+            Self::Gpu12 => Some(5),
+            Self::Auto | Self::Cpu => None,
         }
     }
 }

@@ -1,13 +1,13 @@
 //! From request to plan: the device, then VRAM, then RAM.
 
-use crate::hardware::{Gpu, GpuStatus, Hardware};
+use crate::hardware::{Gpu, GpuProblem, GpuStatus, Hardware, NoGpu, UnusableGpu};
 
 use super::pool::{Pool, item, sum};
-use super::request::{Device, Misses, ModelSizes, PlanRequest, Preset};
+use super::request::{Device, Misses, ModelSizes, OffloadPreset, PlanRequest};
 use super::share::{Bounds, Share, base_ctx, least, share, share_bytes};
 use super::{
-    CUDA_CONTEXT_BYTES, CUDA_HOST_BYTES, Fit, Memory, PROGRAM_BYTES, Placement, Plan, PlanError,
-    PlanItem, TierPlan, format_bytes,
+    CUDA_CONTEXT_BYTES, CUDA_HOST_BYTES, Fit, GpuOption, Memory, MemoryUse, PROGRAM_BYTES,
+    Placement, Plan, PlanError, PlanItem, RangedOption, Reason, Shortage, TierPlan, Warning,
 };
 
 /// The most experts of the next layer that may be fetched ahead.
@@ -41,17 +41,16 @@ pub fn make_plan(
     match choose_device(sizes, hardware, request)? {
         Choice::Cpu { reason } => planner.on_cpu(reason),
         Choice::Gpu(gpu) => match planner.on_gpu(gpu) {
-            Err(PlanError::TooBig {
+            Err(PlanError::TooBig(Shortage {
                 memory: Memory::Vram,
                 needed_bytes,
                 limit_bytes,
                 ..
-            }) if !planner.insists_on_gpu() => planner.on_cpu(format!(
-                "Computes on the CPU: even without experts the model needs {} of VRAM, and {} has {}",
-                format_bytes(needed_bytes),
-                gpu.name,
-                format_bytes(limit_bytes)
-            )),
+            })) if !planner.insists_on_gpu() => planner.on_cpu(Reason::GpuTooSmall {
+                gpu: gpu.name.clone(),
+                needed_bytes,
+                limit_bytes,
+            }),
             outcome => outcome,
         },
     }
@@ -59,14 +58,14 @@ pub fn make_plan(
 
 fn check_request(sizes: &ModelSizes, request: &PlanRequest) -> Result<(), PlanError> {
     let ranges = [
-        ("--ctx", request.ctx, 1, sizes.max_positions),
+        (RangedOption::Ctx, request.ctx, 1, sizes.max_positions),
         (
-            "--experts-on-gpu",
+            RangedOption::ExpertsOnGpu,
             request.experts_on_gpu,
             0,
             sizes.n_experts,
         ),
-        ("--prefetch", request.prefetch, 0, MAX_PREFETCH),
+        (RangedOption::Prefetch, request.prefetch, 0, MAX_PREFETCH),
     ];
     for (option, value, min, max) in ranges {
         if let Some(value) = value.filter(|value| !(min..=max).contains(value)) {
@@ -80,20 +79,20 @@ fn check_request(sizes: &ModelSizes, request: &PlanRequest) -> Result<(), PlanEr
     }
     let excluded = match request.device {
         Device::Cpu => request.preset.offload_per_layer().is_some(),
-        Device::Cuda => request.preset == Preset::CpuOnly,
+        Device::Cuda => request.preset == OffloadPreset::Cpu,
         Device::Auto => false,
     };
     if excluded {
         return Err(PlanError::Contradiction {
-            first: format!("--device {}", request.device),
-            second: format!("--preset {}", request.preset),
+            device: request.device,
+            preset: request.preset,
         });
     }
     Ok(())
 }
 
 enum Choice<'a> {
-    Cpu { reason: String },
+    Cpu { reason: Reason },
     Gpu(&'a Gpu),
 }
 
@@ -102,43 +101,43 @@ fn choose_device<'a>(
     hardware: &'a Hardware,
     request: &PlanRequest,
 ) -> Result<Choice<'a>, PlanError> {
-    if request.device == Device::Cpu || request.preset == Preset::CpuOnly {
+    if request.device == Device::Cpu || request.preset == OffloadPreset::Cpu {
         return Ok(Choice::Cpu {
-            reason: "Computes on the CPU, as asked for".to_owned(),
+            reason: Reason::CpuAsked,
         });
     }
     let gpu = hardware.gpu.best();
-    let reason = match (gpu, sizes.gpu_problem()) {
-        (Some(gpu), Some(problem)) => format!("{problem}, so {} is not used", gpu.name),
+    let why = match (gpu, sizes.gpu_problem()) {
+        (Some(gpu), Some(limit)) => NoGpu::KernelLimit {
+            gpu: gpu.name.clone(),
+            limit,
+        },
         (Some(gpu), None) if request.gpu_backend_available => return Ok(Choice::Gpu(gpu)),
-        (Some(gpu), None) => format!(
-            "the CUDA library of the NVIDIA driver cannot be loaded, so {} ({} free) is not used",
-            gpu.name,
-            format_bytes(gpu.vram_free_bytes)
-        ),
+        (Some(gpu), None) => NoGpu::NoCuda {
+            gpu: gpu.name.clone(),
+            free_bytes: gpu.vram_free_bytes,
+        },
         (None, _) => why_no_gpu(&hardware.gpu),
     };
     if request.device == Device::Cuda {
-        return Err(PlanError::NoGpu { reason });
+        return Err(PlanError::NoGpu { why });
     }
     Ok(Choice::Cpu {
-        reason: format!("Computes on the CPU: {reason}"),
+        reason: Reason::NoGpu { why },
     })
 }
 
-fn why_no_gpu(status: &GpuStatus) -> String {
+/// `status` has no GPU that can be used.
+fn why_no_gpu(status: &GpuStatus) -> NoGpu {
+    let unusable = |gpu: &Gpu| UnusableGpu {
+        name: gpu.name.clone(),
+        problem: gpu.problem.clone().unwrap_or(GpuProblem::NotListed),
+    };
     match status {
         GpuStatus::Absent { reason } => reason.clone(),
-        GpuStatus::Found(gpus) => {
-            let problems: Vec<String> = gpus
-                .iter()
-                .map(|gpu| {
-                    let problem = gpu.problem.as_deref().unwrap_or("not usable");
-                    format!("{}: {problem}", gpu.name)
-                })
-                .collect();
-            format!("no GPU can be used ({})", problems.join("; "))
-        }
+        GpuStatus::Found(gpus) => NoGpu::Unusable {
+            gpus: gpus.iter().map(unusable).collect(),
+        },
     }
 }
 
@@ -152,13 +151,13 @@ pub(super) struct Planner<'a> {
 /// Notes for people, gathered on the way.
 #[derive(Default)]
 pub(super) struct Notes {
-    pub reasons: Vec<String>,
-    pub warnings: Vec<String>,
+    pub reasons: Vec<Reason>,
+    pub warnings: Vec<Warning>,
     pub too_big: bool,
 }
 
 impl Planner<'_> {
-    fn on_cpu(&self, reason: String) -> Result<Plan, PlanError> {
+    fn on_cpu(&self, reason: Reason) -> Result<Plan, PlanError> {
         let mut notes = Notes {
             reasons: vec![reason],
             ..Notes::default()
@@ -168,9 +167,9 @@ impl Planner<'_> {
         let needs = sizes.cpu_needs(sizes.max_positions);
         let pool = self.ram_pool(
             vec![
-                item("trunk", needs.trunk),
-                item("working buffers", needs.working),
-                item("program", PROGRAM_BYTES),
+                item(MemoryUse::Trunk, needs.trunk),
+                item(MemoryUse::WorkingBuffers, needs.working),
+                item(MemoryUse::Program, PROGRAM_BYTES),
             ],
             &mut notes,
         );
@@ -186,17 +185,13 @@ impl Planner<'_> {
                 least
             }
         };
-        self.note_ctx(given.ctx, pool.limit_bytes, "RAM", &mut notes);
+        self.note_ctx(given.ctx, pool.limit_bytes, Memory::Ram, &mut notes);
         let all = given.experts == sizes.total_experts();
         let ram_slots = (!all).then_some(given.experts);
-        self.note_ram_experts(
-            given.experts,
-            "used in place from the mapped checkpoint",
-            &mut notes,
-        );
+        self.note_ram_experts(given.experts, false, &mut notes);
         let ram = pool.tier([
             self.kv_item(given.ctx),
-            self.ram_experts_item(given.experts, "in place"),
+            self.ram_experts_item(given.experts, false),
         ]);
         let layout = Layout {
             device: Placement::Cpu,
@@ -215,24 +210,22 @@ impl Planner<'_> {
 
     fn on_gpu(&self, gpu: &Gpu) -> Result<Plan, PlanError> {
         let mut notes = Notes::default();
-        notes.reasons.push(format!(
-            "Computes on GPU {}, {}: {} of its {} are free",
-            gpu.index,
-            gpu.name,
-            format_bytes(gpu.vram_free_bytes),
-            format_bytes(gpu.vram_total_bytes)
-        ));
+        notes.reasons.push(Reason::Gpu {
+            index: gpu.index,
+            name: gpu.name.clone(),
+            free_bytes: gpu.vram_free_bytes,
+            total_bytes: gpu.vram_total_bytes,
+        });
         let (pool, given, prefetch) = self.share_vram(gpu, &mut notes)?;
         let gpu_fetch_slots = self.fetch_slots(given.experts, prefetch);
-        self.note_ctx(given.ctx, pool.limit_bytes, "VRAM", &mut notes);
+        self.note_ctx(given.ctx, pool.limit_bytes, Memory::Vram, &mut notes);
         let vram = pool.tier([
             self.kv_item(given.ctx),
             item(
-                format!(
-                    "experts ({} of {})",
-                    given.experts,
-                    self.sizes.total_experts()
-                ),
+                MemoryUse::SomeExperts {
+                    held: given.experts,
+                    total: self.sizes.total_experts(),
+                },
                 self.sizes.experts_bytes(given.experts),
             ),
         ]);
@@ -284,23 +277,25 @@ impl Planner<'_> {
             }
         };
         let prefetch = self.prefetch(given.experts, prefetch);
-        let total = sizes.total_experts();
-        let why = if wanted.is_some_and(|n| n * sizes.n_layers == given.experts) {
-            "as asked for".to_owned()
-        } else if given.experts == total {
-            "all fit".to_owned()
+        let (experts, total) = (given.experts, sizes.total_experts());
+        let per_layer = experts as f64 / sizes.n_layers as f64;
+        let reason = if wanted.is_some_and(|n| n * sizes.n_layers == experts) {
+            Reason::GpuExpertsAsked {
+                experts,
+                total,
+                per_layer,
+            }
+        } else if experts == total {
+            Reason::GpuExpertsAll { total }
         } else {
-            format!(
-                "what {} leave after trunk, context and buffers",
-                format_bytes(limit_bytes)
-            )
+            Reason::GpuExpertsRest {
+                experts,
+                total,
+                per_layer,
+                limit_bytes,
+            }
         };
-        notes.reasons.push(format!(
-            "{} of {total} experts ({:.1} of {} per layer) are held in VRAM: {why}",
-            given.experts,
-            given.experts as f64 / sizes.n_layers as f64,
-            sizes.n_experts,
-        ));
+        notes.reasons.push(reason);
         Ok((pool, given, prefetch))
     }
 
@@ -339,7 +334,7 @@ impl Planner<'_> {
     /// Whether the request leaves no other way than the GPU, once there is one.
     pub(super) fn insists_on_gpu(&self) -> bool {
         self.request.device == Device::Cuda
-            || self.request.preset != Preset::Auto
+            || self.request.preset != OffloadPreset::Auto
             || self.request.experts_on_gpu.is_some()
     }
 
@@ -351,11 +346,12 @@ impl Planner<'_> {
             .offload_per_layer()
             .map(|off| self.sizes.n_experts.saturating_sub(off));
         match (self.request.experts_on_gpu, of_preset) {
-            (Some(wanted), Some(preset)) if wanted != preset => {
-                notes.reasons.push(format!(
-                    "--experts-on-gpu {wanted} overrides the {preset} of preset {}",
-                    self.request.preset
-                ));
+            (Some(wanted), Some(of_preset)) if wanted != of_preset => {
+                notes.reasons.push(Reason::PresetOverridden {
+                    asked_per_layer: wanted,
+                    preset_per_layer: of_preset,
+                    preset: self.request.preset,
+                });
                 Some(wanted)
             }
             (wanted, preset) => wanted.or(preset),
@@ -365,26 +361,21 @@ impl Planner<'_> {
     /// What the program may take of VRAM in all.
     fn vram_limit(&self, gpu: &Gpu, notes: &mut Notes) -> u64 {
         let (to_take, margin_bytes) = (self.vram_to_take(gpu), gpu.margin_bytes());
-        let margin = format_bytes(margin_bytes);
         match self.request.vram_budget {
             Some(budget) if budget > to_take => {
-                let beside = match margin_bytes {
-                    0 => String::new(),
-                    _ => format!(" beside the {margin} that the system needs of it"),
-                };
-                notes.warnings.push(format!(
-                    "The VRAM budget is {}, but only {} are free{beside}; the plan keeps to those",
-                    format_bytes(budget),
-                    format_bytes(to_take)
-                ));
+                notes.warnings.push(Warning::VramBudgetOverFree {
+                    budget_bytes: budget,
+                    free_bytes: to_take,
+                    reserve_bytes: margin_bytes,
+                });
                 to_take
             }
             Some(budget) => budget,
             None => {
                 if margin_bytes > 0 {
-                    notes.reasons.push(format!(
-                        "{margin} of VRAM are left to the system, which uses this GPU too"
-                    ));
+                    notes.reasons.push(Reason::VramReserve {
+                        bytes: margin_bytes,
+                    });
                 }
                 to_take
             }
@@ -419,11 +410,11 @@ impl Planner<'_> {
             limit_bytes,
             free_bytes: self.vram_free_bytes(gpu),
             fixed: vec![
-                item("CUDA context and kernels", context_bytes),
-                item("trunk without embeddings", needs.trunk),
-                item("working buffers", needs.working),
+                item(MemoryUse::CudaContext, context_bytes),
+                item(MemoryUse::TrunkWithoutEmbeddings, needs.trunk),
+                item(MemoryUse::WorkingBuffers, needs.working),
                 item(
-                    "fetch buffers",
+                    MemoryUse::FetchBuffers,
                     sizes.experts_bytes(self.fetch_slots(max_experts, prefetch)),
                 ),
             ],
@@ -451,27 +442,23 @@ impl Planner<'_> {
             self.ram_too_big(&pool, least, notes)?;
         }
         if gpu_experts == sizes.total_experts() {
-            let transit = item("transit buffers", sizes.experts_bytes(min_slots));
+            let transit = item(MemoryUse::TransitBuffers, sizes.experts_bytes(min_slots));
             return Ok((pool.tier([transit]), Some(min_slots)));
         }
         let slots = affordable.max(min_slots);
         let on_gpu = gpu_experts + fetch_slots;
         if slots < sizes.total_experts() && self.keeps_all_in_memory([slots, on_gpu]) {
             let total = sizes.total_experts();
-            notes.reasons.push(format!(
-                "VRAM and RAM together hold all {total} experts: {on_gpu} and {slots} ({}), {} of \
-                 them in both",
-                format_bytes(sizes.experts_bytes(slots)),
-                on_gpu + slots - total
-            ));
+            notes.reasons.push(Reason::AllInVramAndRam {
+                total,
+                on_gpu,
+                in_ram: slots,
+                in_ram_bytes: sizes.experts_bytes(slots),
+            });
         } else {
-            self.note_ram_experts(
-                slots,
-                "held there pinned, from where the GPU copies fastest",
-                notes,
-            );
+            self.note_ram_experts(slots, true, notes);
         }
-        let experts = self.ram_experts_item(slots, "pinned");
+        let experts = self.ram_experts_item(slots, true);
         Ok((pool.tier([experts]), Some(slots)))
     }
 
@@ -503,20 +490,20 @@ impl Planner<'_> {
         let pinned = limit_bytes / self.sizes.expert_bytes;
         let pinned = usize::try_from(pinned).map_or(slots, |pinned| pinned.min(slots));
         if pinned < slots {
-            notes.reasons.push(format!(
-                "{pinned} of the {slots} experts in RAM are pinned, since {} may be; the others are \
-                 copied through buffers, slower",
-                format_bytes(limit_bytes)
-            ));
+            notes.reasons.push(Reason::PinLimit {
+                pinned,
+                in_ram: slots,
+                limit_bytes,
+            });
         }
         pinned
     }
 
     fn ram_pool_behind_gpu(&self, notes: &mut Notes) -> Pool {
         let fixed = vec![
-            item("program", PROGRAM_BYTES),
-            item("CUDA driver", CUDA_HOST_BYTES),
-            item("embeddings", self.sizes.embedding_bytes()),
+            item(MemoryUse::Program, PROGRAM_BYTES),
+            item(MemoryUse::CudaDriver, CUDA_HOST_BYTES),
+            item(MemoryUse::Embeddings, self.sizes.embedding_bytes()),
         ];
         self.ram_pool(fixed, notes)
     }
@@ -533,23 +520,20 @@ impl Planner<'_> {
             Some(budget) => {
                 let asked_bytes = budget.saturating_add(sum(&fixed));
                 if asked_bytes > available_bytes {
-                    notes.warnings.push(format!(
-                        "The RAM budget and what comes on top of it are {}, but only {} are \
-                         available; the plan keeps to those",
-                        format_bytes(asked_bytes),
-                        format_bytes(available_bytes)
-                    ));
+                    notes.warnings.push(Warning::RamBudgetOverFree {
+                        asked_bytes,
+                        available_bytes,
+                    });
                 }
                 asked_bytes.min(available_bytes)
             }
             None => {
                 // A small model fits beside a full system, too.
                 let reserve_bytes = self.system_reserve_bytes().min(available_bytes / 2);
-                notes.reasons.push(format!(
-                    "{} of the {} of RAM available are left to the system",
-                    format_bytes(reserve_bytes),
-                    format_bytes(available_bytes)
-                ));
+                notes.reasons.push(Reason::RamReserve {
+                    bytes: reserve_bytes,
+                    available_bytes,
+                });
                 available_bytes - reserve_bytes
             }
         };
@@ -565,61 +549,60 @@ impl Planner<'_> {
         MIN_SYSTEM_RESERVE_BYTES.max(self.hardware.ram_total_bytes / 10)
     }
 
-    fn note_ram_experts(&self, experts: usize, all_are: &str, notes: &mut Notes) {
+    fn note_ram_experts(&self, experts: usize, for_gpu: bool, notes: &mut Notes) {
         let sizes = self.sizes;
         let total = sizes.total_experts();
+        let (bytes, total_bytes) = (sizes.experts_bytes(experts), sizes.experts_bytes(total));
         if experts == total {
-            notes.reasons.push(format!(
-                "All {total} experts ({}) fit in RAM and are {all_are}",
-                format_bytes(sizes.experts_bytes(total))
-            ));
+            notes.reasons.push(Reason::AllInRam {
+                total,
+                bytes,
+                for_gpu,
+            });
             return;
         }
-        notes.reasons.push(format!(
-            "RAM holds {experts} of {total} experts ({} of {})",
-            format_bytes(sizes.experts_bytes(experts)),
-            format_bytes(sizes.experts_bytes(total))
-        ));
-        notes.warnings.push(
-            "Experts are read from disk during answers: the speed of the disk decides".to_owned(),
-        );
+        notes.reasons.push(Reason::SomeInRam {
+            experts,
+            bytes,
+            total,
+            total_bytes,
+        });
+        notes.warnings.push(Warning::ReadsFromDisk);
     }
 
-    fn note_ctx(&self, ctx: usize, limit_bytes: u64, memory: &str, notes: &mut Notes) {
-        let base = base_ctx(self.sizes);
-        let why = match self.request.ctx {
-            Some(_) => "as asked for".to_owned(),
-            None if ctx > base => format!("all experts fit in {memory} beside it"),
-            None if ctx < base => format!(
-                "{} of {memory} do not hold the usual {base} tokens",
-                format_bytes(limit_bytes)
-            ),
-            None => "the default".to_owned(),
-        };
-        notes.reasons.push(format!(
-            "The context is {ctx} tokens ({} of KV cache): {why}",
-            format_bytes(self.sizes.kv_bytes(ctx))
-        ));
+    fn note_ctx(&self, tokens: usize, limit_bytes: u64, memory: Memory, notes: &mut Notes) {
+        let default_tokens = base_ctx(self.sizes);
+        let kv_bytes = self.sizes.kv_bytes(tokens);
+        notes.reasons.push(match self.request.ctx {
+            Some(_) => Reason::ContextAsked { tokens, kv_bytes },
+            None if tokens > default_tokens => Reason::ContextGrown {
+                tokens,
+                kv_bytes,
+                memory,
+            },
+            None if tokens < default_tokens => Reason::ContextCut {
+                tokens,
+                kv_bytes,
+                default_tokens,
+                memory,
+                limit_bytes,
+            },
+            None => Reason::ContextDefault { tokens, kv_bytes },
+        });
     }
 
     fn warn_of_gpu_options(&self, notes: &mut Notes) {
         let request = self.request;
+        let preset = request.preset;
         let given = [
-            request
-                .preset
-                .offload_per_layer()
-                .map(|_| format!("preset {}", request.preset)),
-            request.vram_budget.map(|_| "--vram".to_owned()),
-            request
-                .experts_on_gpu
-                .map(|n| format!("--experts-on-gpu {n}")),
-            (request.misses == Misses::Fetch).then(|| "--misses fetch".to_owned()),
+            (preset.offload_per_layer()).map(|_| GpuOption::Preset { preset }),
+            request.vram_budget.map(|_| GpuOption::VramBudget),
+            (request.experts_on_gpu).map(|per_layer| GpuOption::ExpertsOnGpu { per_layer }),
+            (request.misses == Misses::Fetch).then_some(GpuOption::FetchMisses),
         ];
-        let given: Vec<String> = given.into_iter().flatten().collect();
-        if !given.is_empty() {
-            notes
-                .warnings
-                .push(format!("Without effect on the CPU: {}", given.join(", ")));
+        let options: Vec<GpuOption> = given.into_iter().flatten().collect();
+        if !options.is_empty() {
+            notes.warnings.push(Warning::NoEffectOnCpu { options });
         }
     }
 
@@ -656,16 +639,17 @@ impl Planner<'_> {
     }
 
     fn kv_item(&self, ctx: usize) -> PlanItem {
-        item(format!("KV cache ({ctx} tokens)"), self.sizes.kv_bytes(ctx))
+        item(MemoryUse::KvCache { tokens: ctx }, self.sizes.kv_bytes(ctx))
     }
 
-    fn ram_experts_item(&self, experts: usize, all_are: &str) -> PlanItem {
+    fn ram_experts_item(&self, held: usize, is_pinned: bool) -> PlanItem {
         let total = self.sizes.total_experts();
-        let name = match experts == total {
-            true => format!("experts (all {total}, {all_are})"),
-            false => format!("experts ({experts} of {total})"),
+        let what = match (held == total, is_pinned) {
+            (false, _) => MemoryUse::SomeExperts { held, total },
+            (true, false) => MemoryUse::ExpertsInPlace { total },
+            (true, true) => MemoryUse::ExpertsPinned { total },
         };
-        item(name, self.sizes.experts_bytes(experts))
+        item(what, self.sizes.experts_bytes(held))
     }
 
     fn finish(&self, layout: Layout, notes: Notes) -> Plan {

@@ -1,4 +1,4 @@
-import type { GpuInfo, HardwareInfo, LoadStage, MemoryItem, ModelEntry, ModelState, OffloadSettings, PlanView } from '../bindings';
+import type { GpuInfo, HardwareInfo, LoadStage, ModelEntry, ModelState, OffloadSettings, PlanItem, PlanView } from '../bindings';
 import { apiError, type Options } from './options';
 
 const GPU: GpuInfo = {
@@ -13,9 +13,7 @@ const GPU: GpuInfo = {
 export function hardware(options: Options): HardwareInfo {
   return {
     gpu: options.hasGpu ? GPU : null,
-    gpuReason: options.hasGpu
-      ? null
-      : 'No NVIDIA driver was found (no libnvidia-ml.so.1); with an NVIDIA GPU in this machine, install driver 525 or newer',
+    gpuReason: options.hasGpu ? null : { kind: 'noDriver', library: 'libnvidia-ml.so.1', minDriver: 525 },
     ramTotalBytes: 33.5e9,
     ramFreeBytes: 21.3e9,
     cpuName: 'AMD Ryzen 7 5800X',
@@ -90,7 +88,7 @@ const TWIN: ModelEntry = {
   hasTokenizer: false
 };
 
-const used = (items: MemoryItem[]) => items.reduce((sum, item) => sum + item.bytes, 0);
+const used = (items: PlanItem[]) => items.reduce((sum, item) => sum + item.bytes, 0);
 
 interface Sizes {
   trunk: number;
@@ -118,36 +116,44 @@ export function makePlan(model: ModelEntry, offload: OffloadSettings, options: O
   const isGpu = machine.gpu !== null && offload.preset !== 'cpu';
   const contextLength = offload.contextLength ?? Math.min(8192, model.maxContext);
   const total = model.nLayers * model.nExperts;
-  const cache: MemoryItem = { name: `KV cache (${contextLength} tokens)`, bytes: contextLength * sizes.perToken };
+  const cache: PlanItem = { what: { kind: 'kvCache', tokens: contextLength }, bytes: contextLength * sizes.perToken };
+  const reasons: PlanView['reasons'] = [];
 
   let gpu: PlanView['gpu'] = null;
   let onGpu = 0;
   if (isGpu && machine.gpu) {
     const limit = offload.vramBudgetBytes ?? machine.gpu.vramFreeBytes;
     onGpu = gpuShare(model, offload, sizes, contextLength, limit);
-    const items = [
-      { name: 'CUDA context', bytes: 400e6 },
-      { name: 'trunk', bytes: sizes.trunk },
-      { name: 'working buffers', bytes: sizes.buffers },
+    const held = onGpu * model.nLayers;
+    const items: PlanItem[] = [
+      { what: { kind: 'cudaContext' }, bytes: 400e6 },
+      { what: { kind: 'trunkWithoutEmbeddings' }, bytes: sizes.trunk },
+      { what: { kind: 'workingBuffers' }, bytes: sizes.buffers },
       cache,
-      { name: `experts (${onGpu} of ${model.nExperts} a layer)`, bytes: onGpu * model.nLayers * sizes.expert }
+      { what: { kind: 'someExperts', held, total }, bytes: held * sizes.expert }
     ];
+    reasons.push(
+      { kind: 'gpu', index: 0, name: machine.gpu.name, freeBytes: machine.gpu.vramFreeBytes, totalBytes: machine.gpu.vramTotalBytes },
+      { kind: 'gpuExpertsRest', experts: held, total, perLayer: onGpu, limitBytes: limit }
+    );
     gpu = { items, usedBytes: used(items), limitBytes: limit, freeBytes: machine.gpu.vramFreeBytes };
   }
 
   const ramLimit = offload.ramBudgetBytes ?? machine.ramFreeBytes - 3.3e9;
-  const base: MemoryItem[] = isGpu
-    ? [{ name: 'program', bytes: 150e6 }]
-    : [{ name: 'trunk', bytes: sizes.trunk }, { name: 'working buffers', bytes: sizes.buffers }, { name: 'program', bytes: 150e6 }, cache];
+  const program: PlanItem = { what: { kind: 'program' }, bytes: 150e6 };
+  const base: PlanItem[] = isGpu
+    ? [program]
+    : [{ what: { kind: 'trunk' }, bytes: sizes.trunk }, { what: { kind: 'workingBuffers' }, bytes: sizes.buffers }, program, cache];
+  if (!isGpu) reasons.push(machine.gpuReason ? { kind: 'noGpu', why: machine.gpuReason } : { kind: 'cpuAsked' });
+  reasons.push({ kind: 'contextDefault', tokens: contextLength, kvBytes: cache.bytes });
   const fitting = Math.floor((ramLimit - used(base)) / sizes.expert);
   const expertsInRam = Math.max(0, Math.min(total - onGpu * model.nLayers, fitting));
-  const items = [...base, { name: `experts (${expertsInRam} of ${total})`, bytes: expertsInRam * sizes.expert }];
+  const items: PlanItem[] = [...base, { what: { kind: 'someExperts', held: expertsInRam, total }, bytes: expertsInRam * sizes.expert }];
   const onDisk = total - onGpu * model.nLayers - expertsInRam;
   const isOver = gpu !== null && gpu.usedBytes > gpu.limitBytes;
 
   return {
-    device: isGpu ? 'gpu' : 'cpu',
-    deviceName: isGpu && machine.gpu ? machine.gpu.name : machine.cpuName,
+    device: isGpu && machine.gpu ? { kind: 'cuda', index: 0, uuid: 'GPU-0', name: machine.gpu.name } : { kind: 'cpu' },
     contextLength,
     expertsPerLayerOnGpu: onGpu,
     nExperts: model.nExperts,
@@ -158,10 +164,8 @@ export function makePlan(model: ModelEntry, offload: OffloadSettings, options: O
     gpu,
     ram: { items, usedBytes: used(items), limitBytes: ramLimit, freeBytes: machine.ramFreeBytes },
     fit: isOver || fitting < 0 ? 'tooBig' : onDisk > 0 ? 'tight' : 'fits',
-    reasons: [
-      isGpu ? `${onGpu} experts a layer fit beside trunk and context in the free VRAM` : 'no GPU is used: all is computed on the CPU'
-    ],
-    warnings: onDisk > 0 ? [`${onDisk} experts are read from disk while tokens are made`] : []
+    reasons,
+    warnings: onDisk > 0 ? [{ kind: 'readsFromDisk' }] : []
   };
 }
 

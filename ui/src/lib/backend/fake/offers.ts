@@ -15,8 +15,7 @@ const INSTRUCT: Offer = {
   tokenizerFrom: ['mobiuslabsgmbh/Mixtral-8x7B-Instruct-v0.1-hf-attn-4bit-moe-2bit-HQQ', 'mistralai/Mixtral-8x7B-Instruct-v0.1'],
   fit: {
     badge: 'fits',
-    summary: 'fits (auto plan: 4 experts a layer on the GPU)',
-    reason: null,
+    problem: null,
     expertsOnGpu: 4,
     expertsInRam: 256,
     totalExperts: 256,
@@ -41,8 +40,7 @@ const BASE: Offer = {
   quantization: 'HQQ: 3-bit experts in groups of 32, 4-bit attention in groups of 64',
   fit: {
     badge: 'tight',
-    summary: 'tight (auto plan: 3 experts a layer on the GPU)',
-    reason: null,
+    problem: null,
     expertsOnGpu: 3,
     expertsInRam: 256,
     totalExperts: 256,
@@ -67,8 +65,13 @@ export const OTHER: Offer = {
   tokenizerFrom: ['ada/Nous-Hermes-2-Mixtral-8x7B-HQQ'],
   fit: {
     badge: 'tooBig',
-    summary: 'too big, because the model needs at least 96 GB of RAM',
-    reason: 'the model needs at least 96 GB of RAM',
+    problem: {
+      kind: 'tooBig',
+      memory: 'ram',
+      neededBytes: 96e9,
+      limitBytes: 18e9,
+      remedies: [{ kind: 'smallerModel', totalBytes: 33.5e9 }]
+    },
     expertsOnGpu: null,
     expertsInRam: 0,
     totalExperts: 256,

@@ -1,4 +1,4 @@
-import type { ApiError, ErrorCode } from '../bindings';
+import type { ApiError, ErrorCode, PlanError } from '../bindings';
 
 /** What the address asks of the fake: `?model=none&gpu=0&chats=10000&messages=2000&rate=30&fail=loadModel:memory`. */
 export interface Options {
@@ -83,7 +83,7 @@ export function readOptions(params: URLSearchParams): Options {
 }
 
 const ERRORS: Partial<Record<ErrorCode, [string, string]>> = {
-  memory: ['the model needs 18.9 GB of RAM, 6.5 GB more than the limit of 12.4 GB', 'Lower the context length to 4096; or load it anyway.'],
+  memory: ['The model needs 18.9 GB of RAM, 6.5 GB more than the limit of 12.4 GB.', ''],
   checkpoint: ['model-00017-of-00257.safetensors is cut off: 41,231,872 bytes of 66,401,280', 'Fetch the file that is named again.'],
   engine: ['the GPU was lost: CUDA error 719 in the experts of layer 12', 'Send again: Octet goes on with the CPU.'],
   gpu: ['The GPU failed (an illegal memory access was encountered)', 'Try again: the CPU takes over. Reload the model to use the GPU.'],
@@ -123,7 +123,15 @@ const ERRORS: Partial<Record<ErrorCode, [string, string]>> = {
   import: ['line 3: "messages" is missing', 'Choose a file that Octet exported.']
 };
 
+const SHORTAGE: PlanError = {
+  kind: 'tooBig',
+  memory: 'ram',
+  neededBytes: 18.9e9,
+  limitBytes: 12.4e9,
+  remedies: [{ kind: 'lowerCtx', tokens: 4096 }]
+};
+
 export function apiError(code: ErrorCode): ApiError {
   const [message, hint] = ERRORS[code] ?? [`it failed (${code})`, 'Try again.'];
-  return { code, message, hint };
+  return { code, message, hint, plan: code === 'memory' ? SHORTAGE : null };
 }

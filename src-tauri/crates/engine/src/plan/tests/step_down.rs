@@ -31,10 +31,16 @@ fn a_gpu_with_less_steps_down_and_says_so() {
     assert_eq!(vram.free_bytes, 11 * GIB + 600_000_000);
     assert!(plan.total_gpu_slots < planned.total_gpu_slots);
     let warning = plan.warnings.last().expect("a warning");
-    let (has, had) = (plan.total_gpu_slots, planned.total_gpu_slots);
-    let words = format!("{} fewer experts are held in VRAM", had - has);
-    assert!(warning.contains(&words), "{warning}");
-    assert!(warning.contains("600 MB"), "{warning}");
+    let expected = Warning::LessVram {
+        context_bytes: 600_000_000,
+        expected_context_bytes: CUDA_CONTEXT_BYTES,
+        free_bytes: 11 * GIB,
+        losses: vec![Loss::Experts {
+            held: plan.total_gpu_slots,
+            planned: planned.total_gpu_slots,
+        }],
+    };
+    assert_eq!(*warning, expected);
 }
 
 #[test]
@@ -62,7 +68,7 @@ fn a_budget_covers_the_context_as_measured() {
 fn a_preset_that_no_longer_fits_steps_down_too() {
     let hardware = with_vram(15 * GIB);
     let request = PlanRequest {
-        preset: Preset::Vram16,
+        preset: OffloadPreset::Gpu16,
         ..request()
     };
     let planned = plan(&mixtral(), &hardware, &request);
@@ -75,7 +81,7 @@ fn a_preset_that_no_longer_fits_steps_down_too() {
         .expect("fits");
     assert_sound(&mixtral(), &plan);
     assert_eq!(planned.total_gpu_slots, 128);
-    assert!((64..128).contains(&plan.total_gpu_slots), "{plan}");
+    assert!((64..128).contains(&plan.total_gpu_slots), "{plan:#?}");
     let kept = MeasuredVram {
         free_bytes: 14 * GIB,
         ..measured
@@ -114,5 +120,8 @@ fn a_gpu_with_next_to_nothing_left_falls_to_the_cpu() {
         .expect("the CPU is left");
     assert_eq!(plan.device, Placement::Cpu);
     let warning = plan.warnings.last().expect("a warning");
-    assert!(warning.contains("computes on the CPU"), "{warning}");
+    assert!(
+        matches!(warning, Warning::LessVram { losses, .. } if losses.contains(&Loss::Gpu)),
+        "{warning:?}"
+    );
 }
