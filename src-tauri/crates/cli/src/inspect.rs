@@ -7,7 +7,7 @@ use octet_engine::EngineError;
 use octet_engine::checkpoint::Checkpoint;
 use octet_engine::hardware::GpuStatus;
 use octet_engine::load::{hardware_for, has_tokenizer, open_tokenizer};
-use octet_engine::plan::{format_bytes, make_plan};
+use octet_engine::plan::{ModelSizes, format_bytes, make_plan};
 use octet_engine::tokenizer::Tokenizer;
 use serde_json::json;
 

@@ -9,7 +9,7 @@ use octet_engine::checkpoint::{
 };
 use octet_engine::hardware::Hardware;
 use octet_engine::load::{has_tokenizer, usable_by};
-use octet_engine::plan::PlanRequest;
+use octet_engine::plan::{ModelSizes, PlanRequest};
 
 use crate::cache::{self, Lock, RepoDir};
 use crate::fit::fit;
