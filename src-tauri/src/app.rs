@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use octet_models::Manager;
+use octet_store::settings::SettingsNotice;
 use octet_store::{Backup, ChatId, Store};
 use serde::Serialize;
 use specta::Type;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::chat_file::ChatFile;
-use crate::error::{ApiError, ErrorCode, Result};
+use crate::error::{ApiError, AppProblem, Result};
 use crate::experts::ExpertsFeed;
 use crate::generation::Generations;
 use crate::model_list::{DemoSource, ModelList};
@@ -44,7 +45,7 @@ pub struct App {
 }
 
 /// What the page shows about the app.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Type)]
+#[derive(Clone, Debug, PartialEq, Serialize, Type)]
 #[serde(rename_all = "camelCase")]
 pub struct AppInfo {
     /// Of the app.
@@ -68,29 +69,70 @@ pub struct AppInfo {
 }
 
 /// Something that happened at the start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Type)]
-#[serde(rename_all = "camelCase")]
-pub struct Notice {
-    /// What kind.
-    pub kind: NoticeKind,
-    /// For people.
-    pub message: String,
-    /// A file that was kept.
-    pub path: Option<String>,
+#[derive(Clone, Debug, PartialEq, Serialize, Type)]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum Notice {
+    /// Some settings made no sense and have their defaults.
+    SettingsReset {
+        /// Which, as named in the file.
+        fields: Vec<String>,
+    },
+    /// The settings could not be read and have their defaults.
+    SettingsUnreadable {
+        /// Where the unreadable file is now.
+        path: String,
+        /// What the system or the parser says.
+        detail: String,
+    },
+    /// The same, and saving will replace the unreadable file.
+    SettingsNotKept {
+        /// The unreadable file.
+        path: String,
+        /// What the system says about renaming it.
+        detail: String,
+    },
+    /// The chats cannot be opened.
+    StoreUnavailable {
+        /// Their file.
+        path: String,
+        /// Why.
+        error: ApiError,
+    },
+    /// The chats were damaged; what could be read is there.
+    StoreRestored {
+        /// Where the damaged file is now.
+        path: String,
+        /// Chats that could be read.
+        chats: u32,
+        /// Their messages.
+        messages: u32,
+    },
+    /// Answers were cut off when the program last ended.
+    InterruptedAnswers {
+        /// How many.
+        #[specta(type = u32)]
+        count: usize,
+    },
 }
 
-/// The kinds of notices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Type)]
-#[serde(rename_all = "camelCase")]
-pub enum NoticeKind {
-    /// Settings could not be read, all or some.
-    SettingsDamaged,
-    /// The chats cannot be opened.
-    StoreDamaged,
-    /// The chats were damaged; what could be read is there.
-    StoreRestored,
-    /// Answers were cut off when the program last ended.
-    InterruptedAnswers,
+impl From<SettingsNotice> for Notice {
+    fn from(notice: SettingsNotice) -> Self {
+        match notice {
+            SettingsNotice::Reset { fields } => Self::SettingsReset { fields },
+            SettingsNotice::Unreadable { kept, detail } => Self::SettingsUnreadable {
+                path: kept.display().to_string(),
+                detail,
+            },
+            SettingsNotice::NotKept { path, detail } => Self::SettingsNotKept {
+                path: path.display().to_string(),
+                detail,
+            },
+        }
+    }
 }
 
 impl App {
@@ -105,15 +147,8 @@ impl App {
         if let Err(error) = paths.create() {
             tracing::error!(%error, "folders are missing");
         }
-        let mut notices = Vec::new();
         let (settings, loaded) = CurrentSettings::open(&paths.settings());
-        if let Some(notice) = loaded.notice {
-            notices.push(Notice {
-                kind: NoticeKind::SettingsDamaged,
-                message: notice.message,
-                path: notice.kept.map(|path| path.display().to_string()),
-            });
-        }
+        let mut notices: Vec<Notice> = loaded.notice.into_iter().map(Notice::from).collect();
         let chats = Arc::new(ChatFile::open(paths.chats(), &mut notices));
         let settings = Arc::new(settings);
         let models = Arc::new(Models::new(ModelList::new(library, demo)));
@@ -198,13 +233,10 @@ impl App {
     /// Has `backup` take the place of the chats; where they are kept.
     ///
     /// # Errors
-    /// [`ErrorCode::Busy`] while an answer is made, and as [`ChatFile::restore`].
+    /// [`AppProblem::AnswerBusy`] while an answer is made, and as [`ChatFile::restore`].
     pub async fn restore_backup(&self, backup: PathBuf) -> Result<PathBuf> {
         if self.generations.is_busy() {
-            return Err(
-                ApiError::new(ErrorCode::Busy, "An answer is being written.")
-                    .hint("Stop it, or wait for it to finish."),
-            );
+            return Err(AppProblem::AnswerBusy.into());
         }
         let chats = Arc::clone(&self.chats);
         let aside = blocking(move || chats.restore(&backup)).await?;

@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use octet_store::{Backup, Store, StoreError, backups, recover};
 
-use crate::app::{Notice, NoticeKind};
-use crate::error::{ApiError, ErrorCode, Result};
+use crate::app::Notice;
+use crate::error::{ApiError, AppProblem, Result};
 
 /// See the [module](self).
 pub struct ChatFile {
@@ -54,18 +54,15 @@ impl ChatFile {
     /// where that fails.
     ///
     /// # Errors
-    /// [`ErrorCode::Invalid`] where it is no backup of these chats, or what went wrong.
+    /// [`AppProblem::NotABackup`] where it is no backup of these chats, or what went wrong.
     pub fn restore(&self, backup: &Path) -> Result<PathBuf> {
         if !self.backups().iter().any(|known| known.path == backup) {
-            return Err(ApiError::new(
-                ErrorCode::Invalid,
-                format!("{} is not a backup of these chats.", backup.display()),
-            )
-            .hint("Choose one of the backups that are listed."));
+            let path = backup.display().to_string();
+            return Err(AppProblem::NotABackup { path }.into());
         }
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
         // Closed first: where a file is open, some systems do not let it be renamed.
-        *opened = Err(ApiError::internal("The chats are being restored."));
+        *opened = Err(AppProblem::Restoring.into());
         match recover::restore(&self.path, backup) {
             Ok((store, aside)) => {
                 *opened = Ok(Arc::new(store));
@@ -79,31 +76,15 @@ impl ChatFile {
     }
 }
 
-/// What could be read of damaged chats.
-fn recovered_text(chats: u32, messages: u32) -> String {
-    let count = |number: u32, noun: &str| match number {
-        1 => format!("1 {noun}"),
-        _ => format!("{number} {noun}s"),
-    };
-    match chats {
-        0 => "No chats could be recovered. The damaged file was kept.".to_owned(),
-        _ => format!(
-            "{} with {} recovered. The damaged file was kept.",
-            count(chats, "chat"),
-            count(messages, "message")
-        ),
-    }
-}
-
 fn open(path: &Path, notices: &mut Vec<Notice>) -> Result<Arc<Store>> {
     let opened = match Store::open(path) {
         Err(StoreError::Damaged { reason, .. }) => {
             tracing::error!(reason, "the chats are damaged");
             recover::recover(path).map(|(store, recovered)| {
-                notices.push(Notice {
-                    kind: NoticeKind::StoreRestored,
-                    message: recovered_text(recovered.chats, recovered.messages),
-                    path: Some(recovered.damaged.display().to_string()),
+                notices.push(Notice::StoreRestored {
+                    path: recovered.damaged.display().to_string(),
+                    chats: recovered.chats,
+                    messages: recovered.messages,
                 });
                 store
             })
@@ -114,24 +95,16 @@ fn open(path: &Path, notices: &mut Vec<Notice>) -> Result<Arc<Store>> {
         Ok(store) => {
             let count = store.interrupted_at_open();
             if count > 0 {
-                notices.push(Notice {
-                    kind: NoticeKind::InterruptedAnswers,
-                    message: match count {
-                        1 => "One answer was cut off when Octet last closed.".to_owned(),
-                        _ => format!("{count} answers were cut off when Octet last closed."),
-                    },
-                    path: None,
-                });
+                notices.push(Notice::InterruptedAnswers { count });
             }
             Ok(Arc::new(store))
         }
         Err(error) => {
-            let error = ApiError::from(error);
             tracing::error!(%error, "the chats cannot be opened");
-            notices.push(Notice {
-                kind: NoticeKind::StoreDamaged,
-                message: error.message.clone(),
-                path: Some(path.display().to_string()),
+            let error = ApiError::from(error);
+            notices.push(Notice::StoreUnavailable {
+                path: path.display().to_string(),
+                error: error.clone(),
             });
             Err(error)
         }
@@ -160,22 +133,6 @@ mod tests {
     }
 
     #[test]
-    fn what_was_recovered_is_counted_and_nothing_is_said_so() {
-        assert_eq!(
-            recovered_text(0, 0),
-            "No chats could be recovered. The damaged file was kept."
-        );
-        assert_eq!(
-            recovered_text(1, 12),
-            "1 chat with 12 messages recovered. The damaged file was kept."
-        );
-        assert_eq!(
-            recovered_text(3, 1),
-            "3 chats with 1 message recovered. The damaged file was kept."
-        );
-    }
-
-    #[test]
     fn a_backup_takes_the_place_of_chats_that_are_open() {
         let dir = tempfile::tempdir().unwrap();
         let file = ChatFile::open(dir.path().join("chats.db"), &mut Vec::new());
@@ -199,7 +156,11 @@ mod tests {
         let file = ChatFile::open(dir.path().join("chats.db"), &mut Vec::new());
         let foreign = dir.path().join("foreign.db");
         std::fs::copy(dir.path().join("chats.db"), &foreign).unwrap();
-        assert_eq!(file.restore(&foreign).unwrap_err().code, ErrorCode::Invalid);
+        let path = foreign.display().to_string();
+        assert_eq!(
+            file.restore(&foreign),
+            Err(AppProblem::NotABackup { path }.into())
+        );
     }
 
     #[test]
@@ -210,7 +171,7 @@ mod tests {
         std::fs::write(dir.path().join("data"), "").unwrap();
         let mut notices = Vec::new();
         let file = ChatFile::open(path, &mut notices);
-        assert_eq!(notices[0].kind, NoticeKind::StoreDamaged);
+        assert!(matches!(notices[0], Notice::StoreUnavailable { .. }));
         assert!(file.retry().is_err());
         std::fs::remove_file(dir.path().join("data")).unwrap();
         std::fs::create_dir(dir.path().join("data")).unwrap();

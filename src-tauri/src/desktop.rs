@@ -12,7 +12,7 @@ use tauri_plugin_dialog::{DialogExt, FileDialogBuilder, FilePath};
 use tokio::sync::oneshot;
 use url::Url;
 
-use crate::error::{ApiError, ErrorCode, Result};
+use crate::error::{ApiError, AppProblem, Result};
 use crate::window::LABEL;
 
 /// A path that the person chose, or none.
@@ -101,7 +101,7 @@ impl<R: Runtime> Desktop for TauriDesktop<R> {
 
     fn open(&self, url: &Url) -> Result<()> {
         tauri_plugin_opener::open_url(url.as_str(), None::<&str>)
-            .map_err(|error| not_opened("the link", &error))
+            .map_err(|error| not_opened(url.as_str(), &error))
     }
 
     fn reveal(&self, path: &Path) -> Result<()> {
@@ -231,8 +231,11 @@ impl Desktop for OneDialog {
 }
 
 fn not_opened(what: &str, error: &tauri_plugin_opener::Error) -> ApiError {
-    ApiError::new(ErrorCode::Io, format!("Could not open {what}: {error}."))
-        .hint("Open it yourself, or set a default program in the system settings.")
+    AppProblem::NotOpened {
+        what: what.to_owned(),
+        detail: error.to_string(),
+    }
+    .into()
 }
 
 #[cfg(test)]

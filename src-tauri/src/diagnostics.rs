@@ -26,7 +26,7 @@ pub fn report(app: &App) -> String {
     section("Model", model(&app.models.state()));
     section("Settings", settings(&app.settings.get()));
     section("Chats", chats(app));
-    let notices = info.notices.iter().map(|notice| notice.message.as_str());
+    let notices = info.notices.iter().map(|notice| format!("{notice:?}"));
     section("Notices", notices.collect::<Vec<_>>().join("\n"));
     section("Log", logs::tail(&app.paths.log_dir));
     hide_home(

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 use specta::Type;
 
-use crate::error::{ApiError, ErrorCode, Result};
+use crate::error::{AppProblem, Result};
 
 /// Something that was dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Type)]
@@ -51,19 +51,15 @@ impl DroppedFiles {
     /// The file, if the person dropped it.
     ///
     /// # Errors
-    /// [`ErrorCode::Invalid`].
+    /// [`AppProblem::FileNotDropped`].
     pub fn require(&self, path: String) -> Result<PathBuf> {
         let path = PathBuf::from(path);
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.contains(&path) {
             return Ok(path);
         }
-        let path = path.display();
-        Err(ApiError::new(
-            ErrorCode::Invalid,
-            format!("You have not dropped the file {path} on the window."),
-        )
-        .hint("Drop it on the window, or choose it in the dialog."))
+        let path = path.display().to_string();
+        Err(AppProblem::FileNotDropped { path }.into())
     }
 }
 
@@ -111,7 +107,8 @@ mod tests {
         assert_eq!(kinds, [Chats, Chats, Other, Other, Folder, Model]);
         let text = |path: &Path| path.display().to_string();
         assert_eq!(files.require(text(&paths[0])).unwrap(), paths[0]);
-        let refused = files.require(text(&file("d.json"))).unwrap_err();
-        assert_eq!(refused.code, ErrorCode::Invalid);
+        let path = text(&file("d.json"));
+        let refused = files.require(path.clone()).unwrap_err();
+        assert_eq!(refused, AppProblem::FileNotDropped { path }.into());
     }
 }

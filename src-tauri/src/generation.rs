@@ -23,7 +23,7 @@ use self::answering::Answering;
 use self::feed::Feed;
 use self::request::conversation;
 use crate::chat_file::ChatFile;
-use crate::error::{ApiError, ErrorCode, Result};
+use crate::error::{ApiError, AppProblem, Result};
 use crate::experts::Activity;
 use crate::models::{ModelState, Models};
 use crate::queue::Queue;
@@ -316,16 +316,15 @@ impl Generations {
     /// afterwards `sink` is told.
     ///
     /// # Errors
-    /// [`ErrorCode::NotLoaded`], [`ErrorCode::Busy`], [`ErrorCode::Invalid`], or that the
-    /// messages cannot be stored.
+    /// [`AppProblem::NotLoaded`], [`AppProblem::ChatBusy`], [`AppProblem::EmptyMessage`],
+    /// [`AppProblem::WrongMessage`], or that the messages cannot be stored.
     pub async fn run(&self, chat: Option<ChatId>, ask: Ask, sink: Sink) -> Result<ChatId> {
         let model = self.model_name()?;
         let sampling = (self.sampling)();
         if let Ask::Send { text, .. } | Ask::Edit { text, .. } = &ask
             && text.trim().is_empty()
         {
-            return Err(ApiError::new(ErrorCode::Invalid, "The message is empty.")
-                .hint("Type a message first."));
+            return Err(AppProblem::EmptyMessage.into());
         }
         let store = self.chats.store()?;
         let existing = chat;
@@ -390,7 +389,7 @@ impl Generations {
     /// The name of the model that will answer.
     fn model_name(&self) -> Result<String> {
         match self.models.state() {
-            ModelState::None => Err(ApiError::not_loaded()),
+            ModelState::None => Err(AppProblem::NotLoaded.into()),
             ModelState::Failed { error, .. } => Err(error),
             ModelState::Loading { model, .. } | ModelState::Ready { model, .. } => Ok(model.name),
         }
@@ -408,10 +407,7 @@ impl Generations {
     fn reserve(&self, chat: ChatId, sink: Sink) -> Result<Slot<'_>> {
         let mut active = self.active();
         if active.contains_key(&chat) {
-            return Err(
-                ApiError::new(ErrorCode::Busy, "This chat is already being answered.")
-                    .hint("Stop the answer, or wait for it to finish."),
-            );
+            return Err(AppProblem::ChatBusy.into());
         }
         let (stop, stopped) = watch::channel(Stop::No);
         let feed = Arc::new(Feed::new(sink));
@@ -487,9 +483,5 @@ fn message_of(store: &Store, chat: ChatId, id: MessageId, role: Role) -> Result<
     if store.chat_of(id)? == chat && message.role == role {
         return Ok(message);
     }
-    Err(ApiError::new(
-        ErrorCode::Invalid,
-        format!("Message {id} cannot be used for this."),
-    )
-    .hint("Choose a message of the chat that is open."))
+    Err(AppProblem::WrongMessage.into())
 }

@@ -46,7 +46,7 @@ use crate::bindings::{ChatsChanged, ModelStateChanged, ModelsChanged};
 use crate::commands::models::PickedFolders;
 use crate::desktop::{Desktop, OneDialog, TauriDesktop};
 use crate::drops::DroppedFiles;
-use crate::error::{ApiError, ErrorCode, Result};
+use crate::error::{AppProblem, Result};
 use crate::instance::Instance;
 use crate::paths::Paths;
 
@@ -66,15 +66,12 @@ pub fn run() {
         std::process::exit(1);
     }
     prepare_webview();
-    let paths = match Paths::of_user() {
-        Ok(paths) => paths,
-        Err(error) => {
-            eprintln!(
-                "octet: {error} {}",
-                error.hint.as_deref().unwrap_or_default()
-            );
-            std::process::exit(1);
-        }
+    let Some(paths) = Paths::of_user() else {
+        eprintln!(
+            "octet: the user has no home folder. Set the environment variable HOME to a folder that \
+             can be written to."
+        );
+        std::process::exit(1);
     };
     // The log tells of its own folder when that is missing.
     let _ = paths.create();
@@ -254,8 +251,10 @@ fn with_plugins<R: Runtime>(builder: Builder<R>) -> Builder<R> {
 /// The demo model's folder.
 fn demo() -> Result<PathBuf> {
     octet_demo::ensure().map_err(|error| {
-        ApiError::new(ErrorCode::Io, error.to_string())
-            .hint("Free some space on the disk and start Octet again.")
+        AppProblem::DemoUnusable {
+            detail: error.to_string(),
+        }
+        .into()
     })
 }
 

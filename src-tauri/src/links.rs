@@ -1,8 +1,10 @@
 //! Links in answers: which ones may leave the app, and how.
 
+use serde::Serialize;
+use specta::Type;
 use url::Url;
 
-use crate::error::{ApiError, ErrorCode, Result};
+use crate::error::{ApiError, AppProblem, Result};
 
 /// What a browser or a mail program opens. Anything else (files, scripts, other programs'
 /// schemes) stays closed: answers are made by a model.
@@ -11,29 +13,35 @@ const SCHEMES: [&str; 3] = ["http", "https", "mailto"];
 /// Longest link that is opened.
 const MAX_LEN: usize = 8192;
 
+/// Why a link is not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub enum LinkFault {
+    /// Longer than any real one.
+    TooLong,
+    /// No scheme, or no address at all.
+    Incomplete,
+    /// Neither a web nor a mail address.
+    OtherScheme,
+    /// A name or password, which hides where it leads.
+    HasPassword,
+}
+
 /// The link, if it may be opened.
 ///
 /// # Errors
-/// [`ErrorCode::Invalid`] for anything but a web or mail address.
+/// [`AppProblem::LinkRefused`] for anything but a web or mail address.
 pub fn check(url: &str) -> Result<Url> {
-    let refused = |why: &str| {
-        ApiError::new(
-            ErrorCode::Invalid,
-            format!("The link was not opened: {why}."),
-        )
-        .hint("Copy it and check it first. Octet opens only web and mail addresses.")
-    };
+    let refused = |fault| ApiError::from(AppProblem::LinkRefused { fault });
     if url.len() > MAX_LEN {
-        return Err(refused("it is too long"));
+        return Err(refused(LinkFault::TooLong));
     }
-    let url = Url::parse(url).map_err(|_| refused("it is not a complete address"))?;
+    let url = Url::parse(url).map_err(|_| refused(LinkFault::Incomplete))?;
     if !SCHEMES.contains(&url.scheme()) {
-        return Err(refused("it is not a web or mail address"));
+        return Err(refused(LinkFault::OtherScheme));
     }
     if url.password().is_some() || (url.scheme() != "mailto" && !url.username().is_empty()) {
-        return Err(refused(
-            "it contains a name or password, which hides where it leads",
-        ));
+        return Err(refused(LinkFault::HasPassword));
     }
     Ok(url)
 }
@@ -77,7 +85,8 @@ mod tests {
         ] {
             let checked = check(bad);
             let error = checked.map(|url| url.to_string()).unwrap_err();
-            assert_eq!(error.code, ErrorCode::Invalid, "{bad}");
+            let is_refused = matches!(error, ApiError::App(AppProblem::LinkRefused { .. }));
+            assert!(is_refused, "{bad}: {error}");
         }
         assert!(check(&format!("https://example.org/{}", "a".repeat(MAX_LEN))).is_err());
     }

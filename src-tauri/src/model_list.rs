@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use octet_engine::checkpoint::{Checkpoint, WeightKind};
+use octet_engine::checkpoint::Checkpoint;
 use octet_engine::plan::PlanRequest;
-use octet_models::{Health, InstalledModel, Manager, ModelSource, ShapeView};
+use octet_models::{Health, InstalledModel, Manager, ModelDamage, ModelSource, Quantization};
 use serde::Serialize;
 use specta::Type;
 
-use crate::error::{ApiError, Result};
+use crate::error::{ApiError, AppProblem, Result};
 use crate::task::blocking;
 
 /// The demo's id; no model of the library has it.
@@ -40,10 +40,8 @@ pub struct ModelEntry {
     pub n_layers: u32,
     /// Experts a layer.
     pub n_experts: u32,
-    /// In words, as found in the files.
-    pub expert_quantization: String,
-    /// In words, as found in the files.
-    pub attention_quantization: String,
+    /// How its weights are stored; none where the files cannot be read.
+    pub quantization: Option<Quantization>,
     /// The longest context it was made for, in tokens.
     pub max_context: u32,
     /// A tokenizer lies beside it.
@@ -117,7 +115,7 @@ impl ModelList {
     /// One of them.
     ///
     /// # Errors
-    /// [`crate::error::ErrorCode::NotFound`].
+    /// [`AppProblem::UnknownModel`].
     pub async fn entry(&self, id: &str) -> Result<ModelEntry> {
         if id == DEMO {
             let demo = Arc::clone(&self.demo);
@@ -125,13 +123,16 @@ impl ModelList {
         }
         let entries = self.list().await?;
         let found = entries.into_iter().find(|entry| entry.id == id);
-        found.ok_or_else(|| ApiError::no_model(id))
+        found.ok_or_else(|| {
+            let id = id.to_owned();
+            AppProblem::UnknownModel { id }.into()
+        })
     }
 
     /// Its folder.
     ///
     /// # Errors
-    /// [`crate::error::ErrorCode::NotFound`], or that the demo cannot be unpacked.
+    /// [`AppProblem::UnknownModel`], or that the demo cannot be unpacked.
     pub fn dir(&self, id: &str) -> Result<PathBuf> {
         match id {
             DEMO => (self.demo)(),
@@ -149,14 +150,7 @@ impl From<InstalledModel> for ModelEntry {
             }
             _ => model.size_bytes,
         };
-        let shape = model.shape.unwrap_or_else(|| ShapeView {
-            layers: 0,
-            experts: 0,
-            experts_per_token: 0,
-            max_context: 0,
-            expert_quantization: String::new(),
-            attention_quantization: String::new(),
-        });
+        let shape = model.shape.as_ref();
         Self {
             id: model.id,
             name: model.name,
@@ -170,11 +164,10 @@ impl From<InstalledModel> for ModelEntry {
             frees_bytes: model.size_bytes,
             // Nobody knows when a linked folder came that is gone.
             installed_at_ms: Some(model.installed_at_ms).filter(|ms| *ms > 0),
-            n_layers: shape.layers,
-            n_experts: shape.experts,
-            expert_quantization: shape.expert_quantization,
-            attention_quantization: shape.attention_quantization,
-            max_context: shape.max_context,
+            n_layers: shape.map_or(0, |shape| shape.layers),
+            n_experts: shape.map_or(0, |shape| shape.experts),
+            max_context: shape.map_or(0, |shape| shape.max_context),
+            quantization: model.shape.map(|shape| shape.quantization),
             has_tokenizer: model.has_tokenizer,
             health: model.health,
             is_in_use: model.is_in_use,
@@ -182,13 +175,8 @@ impl From<InstalledModel> for ModelEntry {
     }
 }
 
-/// The most frequent kind, as the library words it.
-fn in_words(kinds: &[WeightKind]) -> String {
-    kinds.first().map(ToString::to_string).unwrap_or_default()
-}
-
 fn demo_entry(demo: &DemoSource) -> ModelEntry {
-    let faulty = |message: String, path: &Path| ModelEntry {
+    let faulty = |detail: String, path: &Path| ModelEntry {
         id: DEMO.to_owned(),
         name: octet_demo::NAME.to_owned(),
         kind: ModelKind::Demo,
@@ -198,12 +186,11 @@ fn demo_entry(demo: &DemoSource) -> ModelEntry {
         installed_at_ms: None,
         n_layers: 0,
         n_experts: 0,
-        expert_quantization: String::new(),
-        attention_quantization: String::new(),
+        quantization: None,
         max_context: 0,
         has_tokenizer: false,
         health: Health::Damaged {
-            message,
+            damage: ModelDamage::Refused { detail },
             files: Vec::new(),
             can_repair: false,
         },
@@ -211,19 +198,17 @@ fn demo_entry(demo: &DemoSource) -> ModelEntry {
     };
     let path = match demo() {
         Ok(path) => path,
-        Err(error) => return faulty(error.message, Path::new("")),
+        Err(error) => return faulty(error.to_string(), Path::new("")),
     };
     match Checkpoint::open(&path) {
-        Err(error) => faulty(crate::error::sentence(&error.to_string()), &path),
+        Err(error) => faulty(error.to_string(), &path),
         Ok(checkpoint) => {
             let c = checkpoint.spec();
-            let kinds = checkpoint.quant_summary();
             ModelEntry {
                 size_bytes: checkpoint.files().bytes,
                 n_layers: c.n_layers as u32,
                 n_experts: c.n_experts as u32,
-                expert_quantization: in_words(&kinds.experts),
-                attention_quantization: in_words(&kinds.attention),
+                quantization: Some(Quantization::from(&checkpoint.quant_summary())),
                 max_context: c.max_positions as u32,
                 has_tokenizer: true,
                 health: Health::Good {

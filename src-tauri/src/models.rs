@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use octet_engine::checkpoint::Checkpoint;
 use octet_engine::load::hardware_for;
 use octet_engine::plan::{ModelSizes, Placement, make_plan};
-use octet_engine::{Engine, EngineError, LoadOptions, load};
+use octet_engine::{Engine, EngineError, EngineProblem, LoadOptions, LoadProgress, LoadStage};
 use octet_models::Lease;
 use octet_store::settings::OffloadSettings;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use specta::Type;
 use tokio::sync::watch;
 
-use crate::error::{ApiError, Result};
+use crate::error::{ApiError, AppProblem, Result};
 use crate::model_list::{ModelEntry, ModelKind, ModelList};
 use crate::plan_view::{PlanView, plan_request};
 use crate::task::blocking;
@@ -65,53 +65,6 @@ pub enum ModelState {
         /// Why.
         error: ApiError,
     },
-}
-
-/// How far loading is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Type)]
-#[serde(rename_all = "camelCase")]
-pub struct LoadProgress {
-    /// What is being done.
-    pub stage: LoadStage,
-    /// Bytes in memory.
-    #[specta(type = u32)]
-    pub done_bytes: u64,
-    /// Bytes that will be; 0 as long as that is not known.
-    #[specta(type = u32)]
-    pub total_bytes: u64,
-}
-
-/// The steps of loading.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Type)]
-#[serde(rename_all = "camelCase")]
-pub enum LoadStage {
-    /// Files are looked at.
-    Checking,
-    /// The tokenizer is read.
-    Tokenizer,
-    /// The trunk is read.
-    Trunk,
-    /// Experts are read.
-    Experts,
-    /// A first token is computed.
-    Warming,
-}
-
-impl From<load::LoadProgress> for LoadProgress {
-    fn from(progress: load::LoadProgress) -> Self {
-        let stage = match progress.stage {
-            load::LoadStage::Checking => LoadStage::Checking,
-            load::LoadStage::Tokenizer => LoadStage::Tokenizer,
-            load::LoadStage::Trunk => LoadStage::Trunk,
-            load::LoadStage::Experts => LoadStage::Experts,
-            load::LoadStage::Warming => LoadStage::Warming,
-        };
-        Self {
-            stage,
-            done_bytes: progress.done_bytes,
-            total_bytes: progress.total_bytes,
-        }
-    }
 }
 
 /// A model that answers.
@@ -176,8 +129,10 @@ impl Models {
             .map(|state| state.clone());
         match settled {
             Ok(ModelState::Failed { error, .. }) => Err(error),
-            Ok(ModelState::Ready { .. }) => self.current().ok_or_else(ApiError::not_loaded),
-            _ => Err(ApiError::not_loaded()),
+            Ok(ModelState::Ready { .. }) => {
+                self.current().ok_or_else(|| AppProblem::NotLoaded.into())
+            }
+            _ => Err(AppProblem::NotLoaded.into()),
         }
     }
 
@@ -278,12 +233,12 @@ impl Models {
             };
             let mut told = Instant::now();
             let mut stage = None;
-            let mut watch = |progress: load::LoadProgress| {
+            let mut watch = |progress: LoadProgress| {
                 if stage != Some(progress.stage) || told.elapsed() >= PROGRESS_EVERY {
                     (told, stage) = (Instant::now(), Some(progress.stage));
                     models.set(ModelState::Loading {
                         model: entry.clone(),
-                        progress: progress.into(),
+                        progress,
                     });
                 }
                 match cancelled.load(Ordering::Relaxed) {
@@ -353,7 +308,7 @@ impl Models {
 
 fn no_tokenizer(dir: &Path) -> ApiError {
     let dir = dir.display().to_string();
-    EngineError::NoTokenizer { dir }.into()
+    EngineProblem::NoTokenizer { dir }.into()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

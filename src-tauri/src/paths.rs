@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use directories::ProjectDirs;
 
-use crate::error::{ApiError, ErrorCode, Result};
+use crate::error::{AppProblem, Result};
 
 /// Folders and files of one user of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,16 +18,10 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The ones the system has for programs.
-    ///
-    /// # Errors
-    /// Where the user has no home folder.
-    pub fn of_user() -> Result<Self> {
-        let dirs = ProjectDirs::from("app", "octet", "Octet").ok_or_else(|| {
-            ApiError::new(ErrorCode::Io, "The user has no home folder.")
-                .hint("Set the environment variable HOME to a folder that can be written to.")
-        })?;
-        Ok(Self {
+    /// The ones the system has for programs; none where the user has no home folder.
+    pub fn of_user() -> Option<Self> {
+        let dirs = ProjectDirs::from("app", "octet", "Octet")?;
+        Some(Self {
             config_dir: dirs.config_dir().to_owned(),
             data_dir: dirs.data_dir().to_owned(),
             log_dir: dirs.data_local_dir().join("logs"),
@@ -40,8 +34,10 @@ impl Paths {
     /// Where one cannot be created.
     pub fn create(&self) -> Result<()> {
         for dir in [&self.config_dir, &self.data_dir, &self.log_dir] {
-            std::fs::create_dir_all(dir)
-                .map_err(|error| ApiError::io("create the folder", dir, &error))?;
+            std::fs::create_dir_all(dir).map_err(|error| AppProblem::FolderNotCreated {
+                path: dir.display().to_string(),
+                detail: error.to_string(),
+            })?;
         }
         Ok(())
     }

@@ -61,7 +61,7 @@ fn a_chat_goes_from_the_first_message_to_a_file_and_back() {
     let message =
         json!({"chatId": null, "parentId": null, "text": "Hello", "channel": "__CHANNEL__:1"});
     assert_eq!(
-        page.refused("send_message", message.clone())["code"],
+        page.refused("send_message", message.clone())["kind"],
         "notLoaded"
     );
 
@@ -121,15 +121,14 @@ fn only_files_that_were_dropped_are_read() {
         .expect("written");
     let import = json!({ "path": path });
     let refused = page.refused("import_dropped_chats", import.clone());
-    assert_eq!(refused["code"], "invalid");
+    assert_eq!(refused, json!({"kind": "fileNotDropped", "path": path}));
     let dropped = page.app.state::<octet_app::drops::DroppedFiles>();
     dropped.take(std::slice::from_ref(&path));
     assert_eq!(page.get("import_dropped_chats", import.clone())["chats"], 1);
 
     std::fs::write(&path, r#"[{"mapping":{},"create_time":1}]"#).expect("written");
     let refused = page.refused("import_dropped_chats", import);
-    assert_eq!(refused["code"], "import");
-    assert_eq!(refused["message"], "The file is a ChatGPT export.");
+    assert_eq!(refused, json!({"kind": "importForeign", "what": "chatGpt"}));
     let listed = page.get("list_chats", json!({"before": null, "limit": 10}));
     assert_eq!(listed["chats"].as_array().map(Vec::len), Some(2));
     assert!(chat["id"].is_string());
@@ -143,7 +142,7 @@ fn only_web_and_mail_links_reach_the_desktop() {
     page.get("open_external", json!({"url": "https://example.org/a"}));
     for bad in ["file:///etc/passwd", "javascript:alert(1)", "octet"] {
         let error = page.refused("open_external", json!({"url": bad}));
-        assert_eq!(error["code"], "invalid");
+        assert_eq!(error["kind"], "linkRefused");
     }
     assert_eq!(*opened.lock().expect("no panic"), ["https://example.org/a"]);
 }
@@ -158,7 +157,7 @@ fn only_folders_from_the_dialog_become_models() {
     let import = json!({"path": model.path(), "how": "link"});
     for command in ["import_model", "move_models"] {
         let refused = page.refused(command, import.clone());
-        assert_eq!(refused["code"], "invalid", "{command}");
+        assert_eq!(refused["kind"], "folderNotPicked", "{command}");
     }
     assert_eq!(page.get("pick_folder", json!({})), json!(model.path()));
     let id = page.get("import_model", import);
@@ -175,21 +174,15 @@ fn only_folders_from_the_dialog_become_models() {
     page.get("delete_model", json!({"id": id}));
     assert!(model.path().join("config.json").is_file());
     assert_eq!(
-        page.refused("load_model", json!({"id": id, "force": false}))["code"],
-        "notFound"
+        page.refused("load_model", json!({"id": id, "force": false})),
+        json!({"kind": "unknownModel", "id": id})
     );
 }
 
 #[test]
-fn errors_reach_the_page_as_code_message_and_hint() {
+fn errors_reach_the_page_as_data() {
     let page = Page::open(FakeDesktop::default());
     let nobody = "01890a5d-ac96-774b-bcce-b302099a8057";
     let error = page.refused("get_chat", json!({"id": nobody}));
-    assert_eq!(error["code"], "notFound");
-    for part in ["message", "hint"] {
-        assert!(
-            error[part].as_str().is_some_and(|text| text.len() > 10),
-            "{error}"
-        );
-    }
+    assert_eq!(error, json!({"kind": "notStored", "what": "chat"}));
 }

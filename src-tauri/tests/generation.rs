@@ -5,11 +5,12 @@ mod support;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use octet_app::error::ErrorCode;
+use octet_app::error::{ApiError, AppProblem};
 use octet_app::generation::{Ask, GenerationEvent, QueueReason};
 use octet_app::model_list::DEMO;
 use octet_app::models::ModelState;
-use octet_store::{MessageState, Role, StatsScope, StopReason};
+use octet_engine::EngineProblem;
+use octet_store::{MessageState, Role, StatsScope, StopReason, StoreProblem};
 use support::{Fixture, done, next, streamed, within};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,7 +228,7 @@ async fn regenerating_and_editing_make_branches() {
         .ask(Some(chat), wrong)
         .await
         .expect_err("an answer is not edited");
-    assert_eq!(error.code, ErrorCode::Invalid);
+    assert_eq!(error, AppProblem::WrongMessage.into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -428,7 +429,7 @@ async fn one_answer_at_a_time_and_the_next_one_is_told_that_it_waits() {
         .ask(Some(chat), again)
         .await
         .expect_err("one at a time a chat");
-    assert_eq!(error.code, ErrorCode::Busy);
+    assert_eq!(error, AppProblem::ChatBusy.into());
 
     fixture.greedy(Some(8));
     let (second, mut second_events) = fixture.begin(None, "Second");
@@ -537,7 +538,7 @@ async fn cancelling_a_load_leaves_none_and_fails_those_who_wait() {
         _ => None,
     })
     .await;
-    assert_eq!(error.code, ErrorCode::NotLoaded);
+    assert_eq!(error, AppProblem::NotLoaded.into());
     assert_eq!(message.state, MessageState::Error);
     within(task)
         .await
@@ -577,8 +578,7 @@ async fn without_a_model_nothing_is_stored() {
         text: "Hello".into(),
     };
     let error = fixture.ask(None, ask).await.expect_err("no model");
-    assert_eq!(error.code, ErrorCode::NotLoaded);
-    assert!(error.hint.is_some());
+    assert_eq!(error, AppProblem::NotLoaded.into());
     let counts = fixture
         .app
         .store()
@@ -597,8 +597,8 @@ async fn an_empty_message_is_refused() {
         text: " \n".into(),
     };
     assert_eq!(
-        fixture.ask(None, ask).await.expect_err("empty").code,
-        ErrorCode::Invalid
+        fixture.ask(None, ask).await.expect_err("empty"),
+        AppProblem::EmptyMessage.into()
     );
 }
 
@@ -615,9 +615,18 @@ async fn a_text_longer_than_the_context_fails_with_the_numbers_and_is_kept() {
     let Some(GenerationEvent::Failed { message, error }) = events.last() else {
         panic!("2000 tokens do not fit 512: {:?}", events.last());
     };
-    assert_eq!(error.code, ErrorCode::ContextFull);
-    assert!(error.message.contains("512"), "{error}");
+    let ApiError::Engine(EngineProblem::ContextFull { limit, needed, .. }) = error else {
+        panic!("{error}");
+    };
+    assert!(*limit == 512 && *needed > 512, "{error}");
     assert_eq!(message.state, MessageState::Error);
+    // The page words it again whenever the chat is opened.
+    let kept = message
+        .error
+        .as_deref()
+        .expect("it is kept with the answer");
+    let kept: serde_json::Value = serde_json::from_str(kept).expect("as data");
+    assert_eq!(kept, serde_json::to_value(error).expect("JSON"));
     assert_eq!(fixture.chat(chat).messages.len(), 2);
     let (_, events) = fixture.send(None, "Short").await;
     assert_eq!(
@@ -679,7 +688,8 @@ async fn a_store_that_cannot_be_written_ends_the_answer_but_loses_no_text() {
         _ => None,
     })
     .await;
-    assert_eq!(error.code, ErrorCode::StoreLocked);
+    let is_locked = matches!(error, ApiError::Store(StoreProblem::StoreLocked { .. }));
+    assert!(is_locked, "{error}");
     assert_eq!(message.state, MessageState::Error);
     assert_eq!(message.text, said);
     other

@@ -7,7 +7,7 @@ use octet_engine::plan::PlanRequest;
 use octet_engine::prompt::{Message, Role};
 use octet_engine::sampling::SamplingParams;
 use octet_engine::tokenizer::TokenId;
-use octet_engine::{Engine, Generation, LoadOptions, Loaded};
+use octet_engine::{Engine, EngineProblem, Generation, LoadOptions, Loaded};
 use octet_tests::{fixture, model_with_tokenizer};
 
 fn engine(ctx: usize) -> Engine {
@@ -68,7 +68,7 @@ fn answer(generation: Generation) -> (String, DoneReason, Stats) {
                 text,
                 stats,
             } => return (all + &text, reason, *stats),
-            Event::Error { message, .. } => panic!("{message}"),
+            Event::Error(failure) => panic!("{failure}"),
             _ => {}
         }
     }
@@ -211,7 +211,7 @@ fn cancelling_keeps_what_was_said_and_the_engine_usable() {
                 assert!(stats.new_tokens < 4000, "{stats:?}");
                 break reason;
             }
-            Event::Error { message, .. } => panic!("{message}"),
+            Event::Error(failure) => panic!("{failure}"),
             _ => {}
         }
     };
@@ -288,10 +288,14 @@ fn a_single_turn_ends_when_the_context_is_full() {
 #[test]
 fn a_prompt_beyond_the_context_is_refused_with_the_numbers() {
     let events = events(engine(64).generate(request(tokens(100), 5)));
-    let [Event::Error { code, message, .. }] = &events[..] else {
+    let [Event::Error(failure)] = &events[..] else {
         panic!("{events:?}")
     };
-    assert_eq!(code, "context_full");
+    let EngineProblem::ContextFull { limit, needed, .. } = failure.problem else {
+        panic!("{failure:?}")
+    };
+    assert_eq!((limit, needed), (64, 100));
+    let message = failure.to_string();
     assert!(
         message.contains("100") && message.contains("64"),
         "{message}"
@@ -317,19 +321,25 @@ fn stop_strings_end_the_answer_and_are_not_part_of_it() {
 #[test]
 fn bad_requests_are_errors_and_leave_the_engine_usable() {
     let engine = engine(256);
-    let code = |request| match &events(engine.generate(request))[..] {
-        [Event::Error { code, .. }] => code.clone(),
+    let problem = |request| match &events(engine.generate(request))[..] {
+        [Event::Error(failure)] => failure.problem.clone(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(code(request(Input::Tokens(Vec::new()), 4)), "prompt");
-    assert_eq!(code(request(Input::Messages(Vec::new()), 4)), "prompt");
+    for empty in [Input::Tokens(Vec::new()), Input::Messages(Vec::new())] {
+        assert_eq!(problem(request(empty, 4)), EngineProblem::EmptyConversation);
+    }
     let mut hot = request(tokens(4), 4);
     hot.sampling.temperature = f32::NAN;
-    assert_eq!(code(hot), "sampling");
+    let hot = problem(hot);
+    let EngineProblem::SamplingRange { name, .. } = &hot else {
+        panic!("{hot:?}")
+    };
+    assert_eq!(name, "temperature");
     let unknown = events(engine.generate(request(Input::Tokens(vec![TokenId(9999)]), 4)));
-    let Some(Event::Error { message, .. }) = unknown.last() else {
+    let Some(Event::Error(failure)) = unknown.last() else {
         panic!("{unknown:?}")
     };
+    let message = failure.to_string();
     assert!(
         message.contains("9999") && message.contains("511"),
         "{message}"
@@ -344,12 +354,13 @@ fn bad_requests_are_errors_and_leave_the_engine_usable() {
 fn text_without_a_tokenizer_is_refused_and_tokens_are_not() {
     let engine = load(&fixture("tiny-2bit"), 256);
     let events = events(engine.generate(request(Input::Prompt("hi".into()), 4)));
-    let [Event::Error { code, message, .. }] = &events[..] else {
+    let [Event::Error(failure)] = &events[..] else {
         panic!("{events:?}")
     };
     assert!(
-        code == "tokenizer" && message.contains("tokenizer.json"),
-        "{message}"
+        matches!(failure.problem, EngineProblem::NoTokenizer { .. })
+            && failure.message.contains("tokenizer.json"),
+        "{failure:?}"
     );
     let (text, reason, stats) = answer(engine.generate(request(tokens(4), 4)));
     assert_eq!(

@@ -108,7 +108,7 @@ fn answer(engine: &Engine, messages: Vec<Message>, new: usize) -> (String, Vec<T
                 all += &text;
             }
             Event::Done { text, .. } => return (all + &text, ids),
-            Event::Error { message, .. } => panic!("{message}"),
+            Event::Error(failure) => panic!("{failure}"),
             _ => {}
         }
     }

@@ -122,10 +122,10 @@ test('an answer that was cut short says so', async ({ page }) => {
 });
 
 test('an answer that fails keeps its text, its reason and the next step', async ({ page }) => {
-  await open(page, '?rate=300&fail=answer:engine');
+  await open(page, '?rate=300&fail=answer:gpuFailed');
   await ask(page, 'How do experts work?');
   const alert = answers(page).last().getByRole('alert');
-  await expect(alert).toContainText('CUDA error 719');
+  await expect(alert).toContainText('CUDA_ERROR_ILLEGAL_ADDRESS');
   await expect(alert.getByRole('button', { name: 'Try again' })).toBeEnabled();
   await expect(answers(page).last()).toContainText('A layer of Mixtral');
 });

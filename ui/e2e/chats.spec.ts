@@ -66,10 +66,10 @@ test('chats are exported and imported', async ({ page }) => {
 });
 
 test('an import that fails says why', async ({ page }) => {
-  await open(page, '?fail=importChats:import');
+  await open(page, '?fail=importChats:importNotOurs');
   await page.getByRole('button', { name: 'More options for chats' }).click();
   await page.getByRole('menuitem', { name: 'Import chats…' }).click();
-  await expect(page.getByText('line 3: "messages" is missing')).toBeVisible();
+  await expect(page.getByText('it contains no chats')).toBeVisible();
 });
 
 test('arrow keys walk the list, and only one row is a tab stop', async ({ page }) => {

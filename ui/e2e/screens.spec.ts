@@ -105,7 +105,7 @@ test('a folder is imported from the first page and loaded from the models', asyn
 });
 
 test('a load that lacks memory shows the numbers, and loads anyway', async ({ page }) => {
-  await open(page, '?model=none&loadMs=200&fail=loadModel:memory#/models');
+  await open(page, '?model=none&loadMs=200&fail=loadModel:tooBig#/models');
   const card = page.getByRole('article', { name: 'Mixtral 8x7B Instruct', exact: true });
   await card.getByRole('button', { name: 'Load' }).click();
   await expect(card.getByRole('alert')).toContainText('18.9 GB');
@@ -191,7 +191,7 @@ test('German leaves no English behind', async ({ page }) => {
 
 test('German fits 360 px on every screen', async ({ page }) => {
   await page.setViewportSize({ width: 360, height: 740 });
-  for (const [name, address] of [...SCREENS, ['damaged chats', '?notice=storeDamaged'] as const]) {
+  for (const [name, address] of [...SCREENS, ['damaged chats', '?notice=storeUnavailable'] as const]) {
     const [query = '', hash = ''] = address.split('#');
     await open(page, `${query || '?'}&lang=de${hash && hash !== 'chat' ? `#${hash}` : ''}`);
     if (hash === 'chat') {
@@ -329,10 +329,10 @@ test('offload settings show the plan and reload with one press', async ({ page }
 });
 
 test('a notice of the start is shown and put away', async ({ page }) => {
-  await open(page, '?notice=settingsDamaged');
-  await expect(page.getByText('Some or all settings could not be read.')).toBeVisible();
+  await open(page, '?notice=settingsUnreadable');
+  await expect(page.getByText('The settings could not be read.')).toBeVisible();
   await page.getByRole('button', { name: 'Dismiss' }).click();
-  await expect(page.getByText('Some or all settings could not be read.')).toHaveCount(0);
+  await expect(page.getByText('The settings could not be read.')).toHaveCount(0);
 });
 
 test('where the chats were damaged, a backup is offered and takes their place', async ({ page }) => {
@@ -352,13 +352,13 @@ test('where the chats were damaged, a backup is offered and takes their place', 
 });
 
 test('chats that cannot be opened are tried again', async ({ page }) => {
-  await open(page, '?notice=storeDamaged');
+  await open(page, '?notice=storeUnavailable');
   await page.getByRole('button', { name: 'Try again' }).click();
-  await expect(page.getByText('The chats cannot be opened.')).toHaveCount(0);
+  await expect(page.getByText('The chats can’t be opened.')).toHaveCount(0);
 });
 
 test('a backup that cannot be restored says why, and nothing is lost', async ({ page }) => {
-  await open(page, '?notice=storeRestored&fail=restoreBackup:busy');
+  await open(page, '?notice=storeRestored&fail=restoreBackup:answerBusy');
   await page
     .getByRole('button', { name: /^Restore the backup from / })
     .first()
@@ -369,7 +369,7 @@ test('a backup that cannot be restored says why, and nothing is lost', async ({ 
 
 test('a start that fails says why', async ({ page }) => {
   await page.goto('/?fail=loadSettings:storeDamaged');
-  await expect(page.getByRole('alert')).toContainText('chats.db is damaged');
+  await expect(page.getByRole('alert')).toContainText('database disk image is malformed');
   await expect(page.getByRole('button', { name: 'Try again' })).toBeVisible();
 });
 

@@ -6,33 +6,12 @@ use octet_store::{
     Backup, Chat, ChatFilter, ChatId, ChatPage, ChatSummary, Deletion, DeletionId, Edit, Format,
     ImportResult, MessageId, NewChat, SearchHit, UndoToken,
 };
-use serde::Deserialize;
-use specta::Type;
 use tauri::State;
 
 use crate::app::{App, Notice};
 use crate::desktop::{Desktop, FileKind};
 use crate::drops::DroppedFiles;
 use crate::error::Result;
-
-/// Of a file of chats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Type)]
-#[serde(rename_all = "camelCase")]
-pub enum ExportFormat {
-    /// Everything, to be imported again.
-    Json,
-    /// The active branch, to be read.
-    Markdown,
-}
-
-impl From<ExportFormat> for Format {
-    fn from(format: ExportFormat) -> Self {
-        match format {
-            ExportFormat::Json => Self::Json,
-            ExportFormat::Markdown => Self::Markdown,
-        }
-    }
-}
 
 /// Chats, page by page.
 #[tauri::command]
@@ -200,9 +179,8 @@ pub async fn export_chat(
     app: State<'_, App>,
     desktop: State<'_, Box<dyn Desktop>>,
     chat_id: Option<ChatId>,
-    format: ExportFormat,
+    format: Format,
 ) -> Result<Option<String>> {
-    let format = Format::from(format);
     let title = match chat_id {
         Some(id) => {
             app.with_store(move |store| store.chat_summary(id))

@@ -3,9 +3,7 @@
 //! Names of repositories and ids of models are checked by the library itself. Folders come from
 //! the person's own choice in a dialog.
 
-use octet_models::{Manager, ModelsState, Offer, Removed, TokenPlace, VerifyReport};
-use serde::Deserialize;
-use specta::Type;
+use octet_models::{ImportHow, Manager, ModelsState, Offer, Removed, TokenPlace, VerifyReport};
 use tauri::State;
 
 use crate::app::App;
@@ -14,25 +12,6 @@ use crate::desktop::Desktop;
 use crate::drops::DroppedFiles;
 use crate::error::Result;
 use crate::plan_view::any_model;
-
-/// What importing does with a folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Type)]
-#[serde(rename_all = "camelCase")]
-pub enum ImportHow {
-    /// It is used where it is.
-    Link,
-    /// It is copied into the models folder.
-    Copy,
-}
-
-impl From<ImportHow> for octet_models::ImportHow {
-    fn from(how: ImportHow) -> Self {
-        match how {
-            ImportHow::Link => Self::Link,
-            ImportHow::Copy => Self::Copy,
-        }
-    }
-}
 
 fn library(app: &App) -> Result<&Manager> {
     app.models.list.library()
@@ -124,7 +103,7 @@ pub async fn import_model(
         Ok(path) => path,
         Err(_) => picked.require(path)?,
     };
-    Ok(library(&app)?.import(&path, how.into()).await?)
+    Ok(library(&app)?.import(&path, how).await?)
 }
 
 /// Moves the models folder to one that was chosen with `pick_folder`.

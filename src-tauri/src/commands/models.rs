@@ -9,7 +9,7 @@ use tauri::State;
 
 use crate::app::App;
 use crate::desktop::Desktop;
-use crate::error::{ApiError, ErrorCode, Result};
+use crate::error::{AppProblem, Result};
 use crate::model_list::ModelEntry;
 use crate::models::ModelState;
 use crate::plan_view::PlanView;
@@ -30,19 +30,15 @@ impl PickedFolders {
     /// The folder, if the person chose it.
     ///
     /// # Errors
-    /// [`ErrorCode::Invalid`].
+    /// [`AppProblem::FolderNotPicked`].
     pub(super) fn require(&self, path: String) -> Result<PathBuf> {
         let path = PathBuf::from(path);
         let picked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if picked.contains(&path) {
             return Ok(path);
         }
-        let path = path.display();
-        Err(ApiError::new(
-            ErrorCode::Invalid,
-            format!("You have not chosen the folder {path}."),
-        )
-        .hint("Choose the folder in the dialog."))
+        let path = path.display().to_string();
+        Err(AppProblem::FolderNotPicked { path }.into())
     }
 }
 

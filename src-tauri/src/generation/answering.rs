@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use octet_engine::Generation;
 use octet_engine::clock::AwakeClock;
 use octet_engine::experts::Experts;
 use octet_engine::generate::{DoneReason, Event, Stats};
+use octet_engine::{EngineProblem, Generation};
 use octet_store::settings::SamplingSettings;
 use octet_store::{
     AnswerStats, ChatId, Message, MessageId, MessageState, StatsScope, StopReason, Store,
@@ -16,7 +16,7 @@ use tokio::time::sleep_until;
 
 use super::request::request;
 use super::{Begun, GenerationEvent, Generations, QueueReason, Sink, Stop};
-use crate::error::{ApiError, ErrorCode, Result};
+use crate::error::{ApiError, Result};
 use crate::experts::{Activity, fastest};
 use crate::models::{ModelState, Ready};
 use crate::queue::Ticket;
@@ -216,12 +216,11 @@ impl Answering<'_> {
                     saver.end().await?;
                     return Ok((reason, *stats, prompt_tokens + stats.new_tokens));
                 }
-                Event::Error { code, message, .. } => {
-                    let error = ApiError::from_event(&code, &message);
-                    if error.code == ErrorCode::Gpu {
+                Event::Error(failure) => {
+                    if let EngineProblem::GpuFailed { .. } = failure.problem {
                         self.generations.models.lose_gpu();
                     }
-                    return Err(error);
+                    return Err(failure.problem.into());
                 }
             }
         }
@@ -262,18 +261,20 @@ impl Answering<'_> {
 
     /// Stores the failure; where that fails too, the page still gets the text.
     async fn fail(&self, error: ApiError) {
-        tracing::warn!(code = ?error.code, "an answer failed");
+        tracing::warn!(%error, "an answer failed");
         let (store, id, text) = (
             Arc::clone(&self.store),
             self.begun.answer.id,
             self.text.clone(),
         );
-        let why = error.message.clone();
-        let stored = blocking(move || Ok(store.fail_answer(id, &text, &why)?)).await;
+        // As data, so that the page can word it whenever the chat is opened again.
+        let why = serde_json::to_string(&error).expect("BUG: plain fields are always JSON");
+        let kept = why.clone();
+        let stored = blocking(move || Ok(store.fail_answer(id, &text, &kept)?)).await;
         let message = stored.unwrap_or_else(|_| Message {
             text: self.text.clone(),
             state: MessageState::Error,
-            error: Some(error.message.clone()),
+            error: Some(why),
             ..self.begun.answer.clone()
         });
         (self.sink)(GenerationEvent::Failed { message, error });

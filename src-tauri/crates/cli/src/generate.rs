@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use octet_engine::generate::{DoneReason, Event, Stats};
 use octet_engine::tokenizer::TokenId;
-use octet_engine::{Engine, Generation};
+use octet_engine::{Engine, Failure, Generation};
 use serde_json::json;
 
 use crate::args::GenerateArgs;
@@ -128,7 +128,7 @@ pub fn follow(
                     stats: *stats,
                 });
             }
-            Event::Error { message, hint, .. } => {
+            Event::Error(Failure { message, hint, .. }) => {
                 anyhow::bail!(with_hint(&message, hint.as_deref()))
             }
         }

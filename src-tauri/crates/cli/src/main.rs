@@ -10,6 +10,7 @@ mod load;
 mod logits;
 mod messages;
 mod models;
+mod models_json;
 mod output;
 mod peak_rss;
 mod peak_vram;

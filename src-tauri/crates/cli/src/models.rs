@@ -9,16 +9,16 @@ use anyhow::Context;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use octet_engine::plan::{PlanRequest, format_bytes};
 use octet_models::{
-    Download, DownloadEnd, DownloadState, FitView, Health, ImportHow, InstalledModel, Lease,
-    Manager, ModelSource, ModelsError, Offer, OfferStatus, Options, ProblemCode, TransferOptions,
-    VerifyReport,
+    Download, DownloadEnd, DownloadState, Health, ImportHow, InstalledModel, Lease, Manager,
+    ModelSource, ModelsError, Offer, OfferStatus, Options, TransferOptions, VerifyReport,
+    WeightFormat,
 };
-use serde_json::{Value, json};
 
 use crate::args::ModelsCommand;
 use crate::interrupt::on_interrupt;
+use crate::models_json;
 use crate::output::{count, stdout};
-use crate::{plan_report, plan_text};
+use crate::plan_text;
 
 pub fn run(command: &ModelsCommand) -> anyhow::Result<()> {
     let manager = open()?;
@@ -109,20 +109,7 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
     let state = manager.state();
     let mut out = stdout();
     if as_json {
-        let installed: Vec<Value> = installed
-            .iter()
-            .map(|model| with_fit(json!(model), model.fit.as_ref()))
-            .collect();
-        let offers: Vec<Value> = offers
-            .iter()
-            .map(|offer| with_fit(json!(offer), Some(&offer.fit)))
-            .collect();
-        let report = json!({
-            "installed": installed,
-            "downloads": state.downloads,
-            "offers": offers,
-            "settings": state.settings,
-        });
+        let report = models_json::report(&installed, &state, &offers);
         writeln!(out, "{report:#}")?;
         return Ok(());
     }
@@ -170,12 +157,6 @@ async fn list(manager: &Manager, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `model` with its fit in sentences.
-fn with_fit(mut model: Value, fit: Option<&FitView>) -> Value {
-    model["fit"] = json!(fit.map(plan_report::fit_json));
-    model
-}
-
 fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
     if model.source == ModelSource::Linked && !model.path.exists() {
         return writeln!(
@@ -209,19 +190,13 @@ fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
             "    {}, {} at {}; attention at {}",
             count(shape.layers as usize, "layer"),
             count(shape.experts as usize, "expert"),
-            shape.expert_quantization,
-            shape.attention_quantization
+            listed(&shape.quantization.experts),
+            listed(&shape.quantization.attention)
         )?;
     }
     match (&model.health, &model.fit) {
-        (
-            Health::Damaged {
-                message,
-                can_repair,
-                ..
-            },
-            _,
-        ) => {
+        (health @ Health::Damaged { can_repair, .. }, _) => {
+            let message = health.message().unwrap_or_default();
             let repair = match can_repair {
                 true => format!(" octet models verify --repair {} repairs it.", model.id),
                 false => String::new(),
@@ -238,6 +213,12 @@ fn show(out: &mut impl Write, model: &InstalledModel) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Formats one after the other.
+pub(crate) fn listed(formats: &[WeightFormat]) -> String {
+    let formats: Vec<String> = formats.iter().map(ToString::to_string).collect();
+    formats.join("; ")
 }
 
 /// The day, in UTC.
@@ -361,11 +342,13 @@ async fn follow(manager: &Manager, name: &str) -> anyhow::Result<()> {
             anyhow::bail!("paused; octet models pull {name} resumes it")
         }
         DownloadEnd::Failed(problem) => {
-            let token = match problem.code {
-                ProblemCode::Gated | ProblemCode::Token => " octet takes it from HF_TOKEN.",
+            let token = match problem {
+                ModelsError::Gated { .. } | ModelsError::Token { .. } => {
+                    " octet takes it from HF_TOKEN."
+                }
                 _ => "",
             };
-            anyhow::bail!("{} {}{token}", problem.message, problem.hint)
+            anyhow::bail!("{} {}{token}", problem.message(), problem.hint())
         }
     }
 }
@@ -389,7 +372,7 @@ fn message(download: &Download) -> String {
             in_seconds,
             problem,
         } => {
-            format!("{files}, retrying in {in_seconds} s: {}", problem.message)
+            format!("{files}, retrying in {in_seconds} s: {}", problem.message())
         }
         _ => files,
     }
@@ -475,7 +458,7 @@ async fn can_repair(manager: &Manager, id: &str) -> anyhow::Result<bool> {
 fn show_report(report: &VerifyReport) -> io::Result<()> {
     let mut out = stdout();
     for bad in &report.bad {
-        writeln!(out, "{} {}", bad.file, bad.reason)?;
+        writeln!(out, "{} {}", bad.file, bad.fault)?;
     }
     if report.files > 0 {
         let good = (report.files as usize).saturating_sub(report.bad.len());

@@ -15,6 +15,7 @@ use crate::experts::Experts;
 use crate::generate::{Conversation, DoneReason, Event, Generator, Request};
 use crate::load::{Loaded, Loader};
 use crate::plan::Plan;
+use crate::problem::Failure;
 use crate::prompt::Message;
 use crate::tokenizer::Tokenizer;
 
@@ -217,18 +218,18 @@ impl Generation {
     /// Waits for the end: the whole text, why it ended, and the last event.
     ///
     /// # Errors
-    /// The message of an `Error` event, or that the model is gone.
-    pub async fn text(mut self) -> Result<(String, DoneReason), String> {
+    /// The failure of an `Error` event, or that the model is gone.
+    pub async fn text(mut self) -> Result<(String, DoneReason), Failure> {
         let mut all = String::new();
         while let Some(event) = self.next().await {
             match event {
                 Event::Token { text, .. } => all += &text,
                 Event::Done { reason, text, .. } => return Ok((all + &text, reason)),
-                Event::Error { message, .. } => return Err(message),
+                Event::Error(failure) => return Err(failure),
                 _ => {}
             }
         }
-        Err(EngineError::Unloaded.to_string())
+        Err(Failure::from(&EngineError::Unloaded))
     }
 }
 

@@ -165,23 +165,4 @@ impl EngineError {
         };
         Some(hint.into())
     }
-
-    /// A short, stable name of the kind of failure, for programs.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Checkpoint(_) | Self::Unsupported { .. } => "checkpoint",
-            Self::Plan(_) | Self::TooFewSlots { .. } => "memory",
-            Self::Tokenizer(_)
-            | Self::NoTokenizer { .. }
-            | Self::StopNeedsTokenizer { .. }
-            | Self::TokenizerMismatch { .. } => "tokenizer",
-            Self::Prompt(_) | Self::EmptyPrompt | Self::UnknownToken { .. } => "prompt",
-            Self::Sampling(_) => "sampling",
-            Self::Tier(_) => "experts",
-            Self::Attention(_) | Self::Unloaded | Self::Kernels(_) => "engine",
-            Self::Device { .. } => "device",
-            Self::ContextFull { .. } => "context_full",
-            Self::Cancelled => "cancelled",
-        }
-    }
 }

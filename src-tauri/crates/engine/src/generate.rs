@@ -13,6 +13,7 @@ use crate::context_shift::drop_oldest;
 use crate::error::EngineError;
 use crate::experts::ExpertStats;
 use crate::model::{Decoder, Logits, PREFILL_CHUNK, Session};
+use crate::problem::Failure;
 use crate::progress::{PromptProgress, Report};
 use crate::prompt::{ChatOptions, Message, Role};
 use crate::sampling::{Sampler, SamplingParams};
@@ -157,14 +158,7 @@ pub enum Event {
         stats: Box<Stats>,
     },
     /// The end, badly; the engine stays usable.
-    Error {
-        /// See [`EngineError::code`].
-        code: String,
-        /// One line: what happened.
-        message: String,
-        /// What to do about it, where the message alone does not tell.
-        hint: Option<String>,
-    },
+    Error(Failure),
 }
 
 /// A session and the tokens its cache holds, kept from request to request.
@@ -245,11 +239,7 @@ impl Generator<'_> {
                 let ctx = conversation.session.capacity();
                 *conversation = Conversation::new(self.model, ctx);
             }
-            (self.emit)(Event::Error {
-                code: error.code().to_owned(),
-                message: error.to_string(),
-                hint: error.hint().map(Into::into),
-            });
+            (self.emit)(Event::Error(Failure::from(&error)));
         }
     }
 

@@ -6,6 +6,7 @@ use octet_engine::spec::ModelSpec;
 use octet_engine::tokenizer::{TokenId, Tokenizer};
 
 use crate::names::RepoName;
+use crate::{Quantization, WeightFormat};
 
 /// A model that is offered without a look at the hub.
 #[derive(Clone, Debug)]
@@ -18,8 +19,8 @@ pub struct CatalogueItem {
     pub about: &'static str,
     /// As the hub names it.
     pub license: &'static str,
-    /// In words.
-    pub quantization: &'static str,
+    /// How its weights are stored.
+    pub quantization: Quantization,
     /// Its shape and the sizes of its files.
     pub sizes: ModelSizes,
     /// Files there are.
@@ -95,7 +96,10 @@ pub(crate) fn built_in() -> Vec<CatalogueItem> {
                 questions, writes and translates in English, French, German, Spanish and Italian, \
                 and writes code.",
         license: "apache-2.0",
-        quantization: "HQQ: 2-bit experts in groups of 16, 4-bit attention in groups of 64",
+        quantization: Quantization {
+            experts: vec![WeightFormat::hqq(2, Some(16))],
+            attention: vec![WeightFormat::hqq(4, Some(64))],
+        },
         // Of the files, as the format's description gives them; the listing has them exactly.
         sizes: ModelSizes::new(
             &ModelSpec {
@@ -118,7 +122,10 @@ pub(crate) fn built_in() -> Vec<CatalogueItem> {
         about: "The same model with its experts at 3 bits: better answers, somewhat slower. By its \
                 authors' own tests it solves 58 of 100 school maths problems (GSM8K), at 2 bits 45, \
                 and knows 70 of 100 answers (MMLU), at 2 bits 67.",
-        quantization: "HQQ: 3-bit experts, 4-bit attention in groups of 64",
+        quantization: Quantization {
+            experts: vec![WeightFormat::hqq(3, None)],
+            attention: vec![WeightFormat::hqq(4, Some(64))],
+        },
         sizes: ModelSizes {
             expert_bytes: 76_100_000,
             ..two_bits.sizes.clone()

@@ -16,7 +16,7 @@ use crate::record::{Damage, Manifest, Ticket, now_ms};
 use crate::remote::{RemoteModel, TOKENIZER_FILE};
 use crate::tokenizer_source::{self, FoundTokenizer};
 use crate::transfer::{Failure, Progress, Stop, Transfer, TransferOptions, blocking, persist};
-use crate::{ModelsError, Problem, ProblemCode, Result, disk};
+use crate::{ForeignFault, ModelsError, Result, Use, disk};
 
 /// Times that a repository may change while it is downloaded.
 const MAX_CHANGES: usize = 3;
@@ -43,7 +43,7 @@ pub(crate) struct LiveNow {
     pub(crate) files: u32,
     pub(crate) total_bytes: u64,
     /// Before there is progress: a question that is asked again.
-    pub(crate) waiting: Option<(Instant, Problem)>,
+    pub(crate) waiting: Option<(Instant, ModelsError)>,
 }
 
 impl Live {
@@ -185,7 +185,7 @@ fn install(
     if let Err(error) = Checkpoint::open(&snapshot) {
         return Err(ModelsError::Foreign {
             what: repo.to_string(),
-            reason: error.to_string(),
+            fault: ForeignFault::refused(&error),
         });
     }
     manifest.write(dir)?;
@@ -215,8 +215,8 @@ pub(crate) fn discard(dir: &RepoDir, ticket: &Ticket) -> Result<()> {
         let lock = dir.locks().join(format!("{}.lock", file.blob));
         let Some(_lock) = Lock::try_exclusive(&lock)? else {
             return Err(ModelsError::InUse {
-                what: file.path.clone(),
-                by: "by another program, which downloads it".to_owned(),
+                what: Some(file.path.clone()),
+                by: Use::OtherProgram,
             });
         };
         let mut paths = vec![dir.partial(&file.blob)];
@@ -246,5 +246,5 @@ pub(crate) fn discard(dir: &RepoDir, ticket: &Ticket) -> Result<()> {
 
 /// Whether a failure is the person's own wish.
 pub(crate) fn is_pause(error: &ModelsError) -> bool {
-    error.code() == ProblemCode::Cancelled
+    matches!(error, ModelsError::Cancelled)
 }

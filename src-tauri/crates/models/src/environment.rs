@@ -8,7 +8,7 @@ use directories::{BaseDirs, ProjectDirs};
 use crate::catalogue::{self, CatalogueItem};
 use crate::token::Token;
 use crate::transfer::TransferOptions;
-use crate::{ModelsError, Result};
+use crate::{InvalidInput, Result};
 
 /// The public hub.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -126,12 +126,7 @@ impl Options {
     /// # Errors
     /// Where the user has no home folder.
     pub fn of_user() -> Result<Self> {
-        let dirs = ProjectDirs::from("app", "octet", "Octet").ok_or_else(|| {
-            ModelsError::invalid(
-                "the environment",
-                "the user has no home folder; set the variable HOME to one",
-            )
-        })?;
+        let dirs = ProjectDirs::from("app", "octet", "Octet").ok_or(InvalidInput::NoHome)?;
         Ok(Self::new(
             dirs.config_dir().to_owned(),
             dirs.data_dir().to_owned(),

@@ -20,7 +20,7 @@ use crate::names::RepoName;
 use crate::record::RepoFile;
 use crate::token::Token;
 use crate::transfer::{Failure, TransferOptions};
-use crate::{ModelsError, Result};
+use crate::{EndpointFault, ForeignFault, InvalidInput, ModelsError, Result};
 
 pub(crate) use listing::Listing;
 
@@ -78,10 +78,9 @@ impl Hub {
             .read_timeout(options.idle_timeout)
             .build()
             .map_err(|error| {
-                ModelsError::invalid(
-                    "the network's configuration",
-                    format!("{}; check the proxy variables", answer::causes(&error)),
-                )
+                ModelsError::from(InvalidInput::NetworkSettings {
+                    detail: answer::causes(&error),
+                })
             })?;
         Ok(Self {
             client,
@@ -134,10 +133,11 @@ impl Hub {
         if file.size > max_bytes as u64 {
             return Err(Failure::Final(ModelsError::Foreign {
                 what: repo.to_string(),
-                reason: format!(
-                    "{} has {} bytes, at most {max_bytes} are read",
-                    file.path, file.size
-                ),
+                fault: ForeignFault::FileTooLarge {
+                    file: file.path.clone(),
+                    found: file.size,
+                    limit: max_bytes as u64,
+                },
             }));
         }
         let ask = Ask {
@@ -367,16 +367,25 @@ pub(crate) fn parse_endpoint(text: &str) -> Result<Url> {
         true => text.to_owned(),
         false => format!("https://{text}"),
     };
-    let refuse = |reason: String| Err(ModelsError::invalid("the hub's address", reason));
+    let refuse = |fault| {
+        Err(ModelsError::from(InvalidInput::Endpoint {
+            in_environment: false,
+            fault,
+        }))
+    };
     let mut url = match Url::parse(&with_scheme) {
         Ok(url) => url,
-        Err(error) => return refuse(format!("{error}; write it as https://HOST")),
+        Err(error) => {
+            return refuse(EndpointFault::NoAddress {
+                detail: error.to_string(),
+            });
+        }
     };
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return refuse("write it as https://HOST".to_owned());
+        return refuse(EndpointFault::NotWeb);
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return refuse("it must not carry a name or password; use an access token".to_owned());
+        return refuse(EndpointFault::HasPassword);
     }
     url.set_query(None);
     url.set_fragment(None);
@@ -409,8 +418,7 @@ fn host(url: &Url) -> String {
 }
 
 fn ascii(text: &str) -> Result<HeaderValue> {
-    HeaderValue::from_str(text)
-        .map_err(|_| ModelsError::invalid("a header", "it has characters that cannot be sent"))
+    HeaderValue::from_str(text).map_err(|_| InvalidInput::Token.into())
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {

@@ -1,10 +1,12 @@
 //! Folders that come in: as a link, or as a copy.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use octet_engine::checkpoint::{CONFIG_FILE, Checkpoint, INDEX_FILE, parse_index, read_small};
+use serde::Deserialize;
 
 use crate::cache::{Lock, RepoDir};
 use crate::content_hash::ContentHash;
@@ -12,10 +14,12 @@ use crate::library::{IMPORTED, in_use_lock};
 use crate::names::{RepoName, is_safe_file_name};
 use crate::record::{Damage, Manifest, RepoFile, Ticket, now_ms};
 use crate::work::Work;
-use crate::{ModelsError, Result, disk};
+use crate::{ForeignFault, ModelsError, Result, disk};
 
 /// How a folder comes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
 pub enum ImportHow {
     /// It stays where it is and is remembered.
     Link,
@@ -34,7 +38,7 @@ pub(crate) fn check(folder: &Path) -> Result<PathBuf> {
         Ok(_) => Ok(absolute),
         Err(error) => Err(ModelsError::Foreign {
             what: absolute.display().to_string(),
-            reason: error.to_string(),
+            fault: ForeignFault::refused(&error),
         }),
     }
 }
@@ -169,7 +173,7 @@ fn copy_files(dir: &RepoDir, folder: &Path, names: &[String], work: &Work) -> Re
 fn parts(path: &Path) -> Result<(PathBuf, Vec<String>)> {
     let opened = Checkpoint::open(path).map_err(|error| ModelsError::Foreign {
         what: path.display().to_string(),
-        reason: error.to_string(),
+        fault: ForeignFault::refused(&error),
     })?;
     let Some(gguf) = opened.gguf() else {
         return Ok((path.to_owned(), names(path)?));
@@ -188,15 +192,13 @@ fn parts(path: &Path) -> Result<(PathBuf, Vec<String>)> {
 
 /// The files that belong to the model: those that the index names, and small ones beside them.
 fn names(folder: &Path) -> Result<Vec<String>> {
-    let failed = |error: String| ModelsError::Foreign {
+    let failed = |error: &dyn fmt::Display| ModelsError::Foreign {
         what: folder.display().to_string(),
-        reason: error,
+        fault: ForeignFault::refused(error),
     };
     let index = read_small(&folder.join(INDEX_FILE), 64 << 20);
-    let index = index
-        .map_err(|error| failed(error.to_string()))?
-        .unwrap_or_default();
-    let index = parse_index(&index).map_err(|error| failed(error.to_string()))?;
+    let index = index.map_err(|error| failed(&error))?.unwrap_or_default();
+    let index = parse_index(&index).map_err(|error| failed(&error))?;
     let tensors = index.tensors().filter_map(|tensor| index.file(tensor));
     let mut names: Vec<String> = tensors.map(str::to_owned).collect();
     names.extend([CONFIG_FILE, INDEX_FILE].map(str::to_owned));

@@ -62,10 +62,13 @@ mod work;
 
 pub use catalogue::{CatalogueItem, TokenizerCheck, TokenizerSources};
 pub use environment::{DEFAULT_ENDPOINT, Environment, Options};
-pub use error::{ModelsError, Result};
+pub use error::{
+    EndpointFault, ForeignFault, InvalidInput, ModelsError, Result, TokenizerFault, TriedTokenizer,
+    Use, Wanted,
+};
 pub use import::ImportHow;
 pub use library::Lease;
 pub use manager::{DownloadEnd, Manager};
-pub use names::RepoName;
+pub use names::{RepoName, RepoNameFault};
 pub use transfer::TransferOptions;
 pub use views::*;

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use octet_engine::checkpoint::{
-    CONFIG_FILE, Checkpoint, INDEX_FILE, WeightKind, parse_index, read_small,
-};
+use octet_engine::checkpoint::{CONFIG_FILE, Checkpoint, INDEX_FILE, parse_index, read_small};
 use octet_engine::hardware::Hardware;
 use octet_engine::load::{has_tokenizer, usable_by};
 use octet_engine::plan::{ModelSizes, PlanRequest};
@@ -16,7 +14,10 @@ use crate::fit::fit;
 use crate::names::RepoName;
 use crate::record::{Damage, Manifest, Ticket, ms_since_1970};
 use crate::remote::TOKENIZER_FILE;
-use crate::{BadFile, Health, InstalledModel, ModelSource, ModelsError, Result, ShapeView};
+use crate::{
+    BadFile, FileFault, Health, InstalledModel, ModelDamage, ModelSource, ModelsError,
+    Quantization, Result, ShapeView, Use, Wanted,
+};
 
 /// Bytes of an index at most.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
@@ -134,27 +135,21 @@ impl Found {
         let bad = self.known_bad();
         let health = match (&opened, &bad[..]) {
             _ if self.is_gone() => Health::Damaged {
-                message: "It is gone: was it moved or its drive removed?".to_owned(),
+                damage: ModelDamage::Gone,
                 files: Vec::new(),
                 can_repair: false,
             },
             (Ok(_), []) => Health::Good {
                 verified_at_ms: self.repo.as_ref().and_then(|r| r.manifest.verified_at_ms),
             },
-            (opened, bad) => Health::Damaged {
-                message: match (opened, bad) {
-                    (_, [first, rest @ ..]) => {
-                        let more = match rest.len() {
-                            0 => String::new(),
-                            1 => ", and 1 more file is not as it should be".to_owned(),
-                            more => format!(", and {more} more files are damaged"),
-                        };
-                        format!("{} {}{more}.", first.file, first.reason)
-                    }
-                    (Err(error), []) => format!("{error}."),
-                    (Ok(_), []) => String::new(),
+            (opened, _) => Health::Damaged {
+                damage: match opened {
+                    Err(error) if bad.is_empty() => ModelDamage::Refused {
+                        detail: error.to_string(),
+                    },
+                    _ => ModelDamage::Files,
                 },
-                files: bad.iter().map(|bad| bad.file.clone()).collect(),
+                files: bad,
                 can_repair: self.can_repair(),
             },
         };
@@ -210,9 +205,9 @@ impl Found {
         };
         let mut bad = Vec::new();
         for file in &repo.manifest.files {
-            if let Err(reason) = size_of(&self.folder.join(&file.path), file.size) {
+            if let Err(fault) = size_of(&self.folder.join(&file.path), file.size) {
                 let file = file.path.clone();
-                bad.push(BadFile { file, reason });
+                bad.push(BadFile { file, fault });
             }
         }
         if !repo.is_recorded {
@@ -228,8 +223,8 @@ impl Found {
                 for name in named {
                     let is_known = repo.manifest.files.iter().any(|file| file.path == name);
                     if !is_known && !self.folder.join(name).is_file() {
-                        let (file, reason) = (name.to_owned(), "is missing".to_owned());
-                        bad.push(BadFile { file, reason });
+                        let (file, fault) = (name.to_owned(), FileFault::Missing);
+                        bad.push(BadFile { file, fault });
                     }
                 }
             }
@@ -271,8 +266,8 @@ impl Found {
         match Lock::try_exclusive(&path)? {
             Some(lock) => Ok(Some(lock)),
             None => Err(ModelsError::InUse {
-                what: self.id.clone(),
-                by: "because it is loaded".to_owned(),
+                what: Some(self.id.clone()),
+                by: Use::Loaded,
             }),
         }
     }
@@ -312,8 +307,8 @@ impl Lease {
         match Lock::try_shared(&in_use_lock(&dir)) {
             Ok(Some(lock)) => Ok(Self { _lock: Some(lock) }),
             Ok(None) => Err(ModelsError::InUse {
-                what: name.to_string(),
-                by: "because it is being changed".to_owned(),
+                what: Some(name.to_string()),
+                by: Use::Change,
             }),
             // A models folder that cannot be written to cannot be changed from here either.
             Err(error) => {
@@ -332,30 +327,30 @@ fn is_same(a: &Path, b: &Path) -> bool {
 }
 
 /// What is wrong with a file that should have `size` bytes.
-pub(crate) fn size_of(path: &Path, size: u64) -> Result<(), String> {
+pub(crate) fn size_of(path: &Path, size: u64) -> Result<(), FileFault> {
     match fs::metadata(path) {
-        Ok(meta) if !meta.is_file() => Err("is no file".to_owned()),
+        Ok(meta) if !meta.is_file() => Err(FileFault::NotAFile),
         Ok(meta) if meta.len() == size => Ok(()),
-        Ok(meta) => Err(format!("has {} bytes instead of {size}", meta.len())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err("is missing".to_owned()),
-        Err(error) => Err(format!("cannot be read ({error})")),
+        Ok(meta) => Err(FileFault::Size {
+            found: meta.len(),
+            expected: size,
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(FileFault::Missing),
+        Err(error) => Err(FileFault::Unreadable {
+            detail: error.to_string(),
+        }),
     }
 }
 
 fn shape(checkpoint: &Checkpoint) -> ShapeView {
     let (config, quant) = (checkpoint.spec(), checkpoint.quant_summary());
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let words = |kinds: &[WeightKind]| {
-        let words: Vec<String> = kinds.iter().map(ToString::to_string).collect();
-        words.join("; ")
-    };
     ShapeView {
         layers: count(config.n_layers),
         experts: count(config.n_experts),
         experts_per_token: count(config.top_k),
         max_context: count(config.max_positions),
-        expert_quantization: words(&quant.experts),
-        attention_quantization: words(&quant.attention),
+        quantization: Quantization::from(&quant),
     }
 }
 
@@ -380,7 +375,7 @@ pub(crate) fn by_name(models: Vec<Found>, name: &str) -> Result<Found> {
             candidates: [other.id.clone(), one.id],
         }),
         (None, _) => Err(ModelsError::NotFound {
-            what: "installed model",
+            what: Wanted::InstalledModel,
             name: name.to_owned(),
         }),
     }

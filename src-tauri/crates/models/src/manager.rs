@@ -18,8 +18,8 @@ use crate::settings_file::{self, Chosen};
 use crate::token::{Token, TokenKeeper};
 use crate::transfer::blocking;
 use crate::{
-    DEFAULT_ENDPOINT, FolderFrom, ModelsError, ModelsSettings, ModelsState, Options, Result,
-    SettingFrom, TokenPlace,
+    DEFAULT_ENDPOINT, FolderFrom, InvalidInput, ModelsError, ModelsSettings, ModelsState, Options,
+    Result, SettingFrom, TokenPlace, Wanted,
 };
 
 pub use queue::DownloadEnd;
@@ -58,9 +58,12 @@ impl Manager {
     pub fn open(options: Options) -> Result<Self> {
         if let Some(endpoint) = &options.environment.endpoint {
             parse_endpoint(endpoint).map_err(|error| match error {
-                ModelsError::Invalid { reason, .. } => {
-                    ModelsError::invalid("the hub's address in HF_ENDPOINT", reason)
-                }
+                ModelsError::Invalid {
+                    input: InvalidInput::Endpoint { fault, .. },
+                } => ModelsError::from(InvalidInput::Endpoint {
+                    in_environment: true,
+                    fault,
+                }),
                 error => error,
             })?;
         }
@@ -262,7 +265,7 @@ fn settings(options: &Options, chosen: &Chosen, tokens: &TokenKeeper) -> ModelsS
 /// There is no such download.
 fn no_download(repo: &str) -> ModelsError {
     ModelsError::NotFound {
-        what: "download",
+        what: Wanted::Download,
         name: repo.to_owned(),
     }
 }

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{ModelsError, Result};
+use serde::Serialize;
+
+use crate::{InvalidInput, ModelsError, Result};
 
 /// Bytes of one component of a file's name.
 const MAX_COMPONENT_BYTES: usize = 255;
@@ -15,6 +17,31 @@ const MAX_NAME_BYTES: usize = 512;
 
 /// Names that mean devices on Windows, with any ending.
 const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
+
+/// What is wrong with a repository's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum RepoNameFault {
+    /// No slash.
+    #[error("has no owner")]
+    NoOwner,
+    /// Several slashes.
+    #[error("has more than one slash")]
+    Slashes,
+    /// A part of the wrong length.
+    #[error("has a part that is empty or longer than 96 characters")]
+    Length,
+    /// A character that no name has.
+    #[error("has characters other than letters, digits, `-`, `_` and `.`")]
+    Characters,
+    /// Two signs in a row.
+    #[error("has `--` or `..` in it")]
+    Doubled,
+    /// A sign at an end of a part.
+    #[error("has a part that begins or ends with `-` or `.`")]
+    Edge,
+}
 
 /// A repository's name, `owner/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,31 +87,29 @@ impl FromStr for RepoName {
     /// The hub's rules: letters, digits, `-`, `_` and `.`; no `--`, no `..`, and neither at the
     /// ends.
     fn from_str(text: &str) -> Result<Self> {
-        let refuse = |reason: &str| {
-            Err(ModelsError::invalid(
-                "the repository's name",
-                format!("{:?} {reason}; write it as owner/name", shorten(text)),
-            ))
+        let refuse = |fault| {
+            let name = shorten(text);
+            Err(InvalidInput::RepoName { name, fault }.into())
         };
         let Some((owner, name)) = text.split_once('/') else {
-            return refuse("has no owner");
+            return refuse(RepoNameFault::NoOwner);
         };
         if name.contains('/') {
-            return refuse("has more than one slash");
+            return refuse(RepoNameFault::Slashes);
         }
         for part in [owner, name] {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
             if part.is_empty() || part.len() > 96 {
-                return refuse("has a part that is empty or longer than 96 characters");
+                return refuse(RepoNameFault::Length);
             }
             if !part.chars().all(plain) {
-                return refuse("has characters other than letters, digits, `-`, `_` and `.`");
+                return refuse(RepoNameFault::Characters);
             }
             if part.contains("--") || part.contains("..") {
-                return refuse("has `--` or `..` in it");
+                return refuse(RepoNameFault::Doubled);
             }
             if part.starts_with(['-', '.']) || part.ends_with(['-', '.']) {
-                return refuse("has a part that begins or ends with `-` or `.`");
+                return refuse(RepoNameFault::Edge);
             }
         }
         Ok(Self(text.to_owned()))

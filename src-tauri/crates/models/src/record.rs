@@ -5,11 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cache::{RepoDir, is_commit};
 use crate::names::is_safe_file_name;
-use crate::{BadFile, ModelsError, Result, atomic_file};
+use crate::{BadFile, FileFault, ModelsError, Result, atomic_file};
 
 /// A file of a repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,8 +104,34 @@ impl Manifest {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Damage {
     pub(crate) commit: String,
+    #[serde(deserialize_with = "bad_files")]
     pub(crate) files: Vec<BadFile>,
     pub(crate) checked_at_ms: u64,
+}
+
+/// Where an earlier version gave a `reason` in words, that is kept as it is.
+fn bad_files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<BadFile>, D::Error> {
+    #[derive(Deserialize)]
+    struct Stored {
+        file: String,
+        #[serde(alias = "reason")]
+        fault: StoredFault,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum StoredFault {
+        Fault(FileFault),
+        Text(String),
+    }
+    let files = Vec::<Stored>::deserialize(deserializer)?;
+    let read = |Stored { file, fault }| BadFile {
+        file,
+        fault: match fault {
+            StoredFault::Fault(fault) => fault,
+            StoredFault::Text(detail) => FileFault::Refused { detail },
+        },
+    };
+    Ok(files.into_iter().map(read).collect())
 }
 
 impl Damage {
@@ -237,6 +263,32 @@ pub(crate) fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn damage_that_an_earlier_version_wrote_down_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = RepoDir::new(root.path(), &"a/b".parse().unwrap());
+        let path = Damage::path(&dir);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let earlier = r#"{
+            "commit": "0f",
+            "files": [{"file": "x.safetensors", "reason": "cannot be read (os error 5)"}],
+            "checkedAtMs": 7
+        }"#;
+        fs::write(&path, earlier).unwrap();
+        let damage = Damage::read(&dir, "0f").expect("it is read");
+        let detail = "cannot be read (os error 5)".to_owned();
+        assert_eq!(damage.files[0].fault, FileFault::Refused { detail });
+
+        let size = FileFault::Size {
+            found: 1,
+            expected: 2,
+        };
+        let mut today = damage;
+        today.files[0].fault = size.clone();
+        today.write(&dir).unwrap();
+        assert_eq!(Damage::read(&dir, "0f").unwrap().files[0].fault, size);
+    }
 
     #[test]
     fn records_that_name_files_elsewhere_are_not_believed() {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::cache::{self, RepoDir};
 use crate::names::RepoName;
 use crate::work::Work;
-use crate::{ModelsError, Result, disk};
+use crate::{InvalidInput, ModelsError, Result, disk};
 
 /// What a copy is called until it is complete.
 const MOVING: &str = ".octet-moving";
@@ -33,12 +33,8 @@ pub(crate) fn relocate(
     let place = |root: &Path, repo: &RepoName| RepoDir::new(root, repo).path();
     for repo in repos {
         if place(to, repo).exists() {
-            return Err(ModelsError::invalid(
-                "the new models folder",
-                format!(
-                    "it already contains {repo}; choose another folder, or delete one of the two"
-                ),
-            ));
+            let repo = repo.to_string();
+            return Err(InvalidInput::FolderHas { repo }.into());
         }
     }
     let total: u64 = repos

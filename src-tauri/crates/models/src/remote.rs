@@ -1,16 +1,17 @@
 //! A model as the hub has it: what it is, and which of the repository's files it needs.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use octet_engine::checkpoint::{CONFIG_FILE, INDEX_FILE, Index, parse_index};
 use octet_engine::plan::{ModelSizes, WeightBytes};
 use octet_engine::spec::ModelSpec;
 
-use crate::ModelsError;
 use crate::hub::{Hub, Listing};
 use crate::names::RepoName;
 use crate::record::RepoFile;
 use crate::transfer::Failure;
+use crate::{ForeignFault, ModelsError};
 
 /// Bytes of a configuration and of an index at most, as the engine reads them.
 const MAX_CONFIG_BYTES: usize = 1 << 20;
@@ -44,26 +45,33 @@ impl RemoteModel {
         revision: &str,
     ) -> Result<Self, Failure> {
         let listing = hub.list(repo, revision).await?;
-        let foreign = |reason: String| {
+        let foreign = |fault| {
             Failure::Final(ModelsError::Foreign {
                 what: repo.to_string(),
-                reason,
+                fault,
+            })
+        };
+        let damaged = |file: &str, error: &dyn fmt::Display| {
+            foreign(ForeignFault::Refused {
+                detail: format!("{file}: {error}"),
             })
         };
         let wanted = |name: &str| {
             let file = listing.file(name);
-            file.ok_or_else(|| foreign(format!("it has no {name}")))
+            file.ok_or_else(|| {
+                let file = name.to_owned();
+                foreign(ForeignFault::NoFile { file })
+            })
         };
         let (config, index) = (wanted(CONFIG_FILE)?, wanted(INDEX_FILE)?);
         let commit = listing.commit.as_str();
         let config = hub
             .small_file(repo, commit, config, MAX_CONFIG_BYTES)
             .await?;
-        let config = ModelSpec::from_config_json(&config)
-            .map_err(|error| foreign(format!("{CONFIG_FILE}: {error}")))?;
+        let config =
+            ModelSpec::from_config_json(&config).map_err(|error| damaged(CONFIG_FILE, &error))?;
         let index = hub.small_file(repo, commit, index, MAX_INDEX_BYTES).await?;
-        let index =
-            parse_index(&index).map_err(|error| foreign(format!("{INDEX_FILE}: {error}")))?;
+        let index = parse_index(&index).map_err(|error| damaged(INDEX_FILE, &error))?;
         let files = choose(&listing, &index).map_err(&foreign)?;
         let sizes = sizes(&config, &index, &files).map_err(&foreign)?;
         Ok(Self {
@@ -86,7 +94,7 @@ impl RemoteModel {
 }
 
 /// The files that the index names, and the small ones beside them.
-fn choose(listing: &Listing, index: &Index) -> Result<Vec<RepoFile>, String> {
+fn choose(listing: &Listing, index: &Index) -> Result<Vec<RepoFile>, ForeignFault> {
     let tensors: BTreeSet<&str> = index.tensors().filter_map(|t| index.file(t)).collect();
     let mut files: Vec<RepoFile> = Vec::with_capacity(tensors.len() + 8);
     files.extend(listing.files.iter().filter(|file| is_small(file)).cloned());
@@ -96,8 +104,10 @@ fn choose(listing: &Listing, index: &Index) -> Result<Vec<RepoFile>, String> {
     for name in first.into_iter().chain(rest) {
         let file = listing.file(name);
         files.push(
-            file.ok_or_else(|| format!("it lacks {name}, which its index names"))?
-                .clone(),
+            file.ok_or_else(|| ForeignFault::NoIndexedFile {
+                file: name.to_owned(),
+            })?
+            .clone(),
         );
     }
     Ok(files)
@@ -114,21 +124,25 @@ fn is_small(file: &RepoFile) -> bool {
 }
 
 /// As the engine would find them, but for some hundred bytes of headers.
-fn sizes(config: &ModelSpec, index: &Index, files: &[RepoFile]) -> Result<ModelSizes, String> {
+fn sizes(
+    config: &ModelSpec,
+    index: &Index,
+    files: &[RepoFile],
+) -> Result<ModelSizes, ForeignFault> {
     let size_of = |tensor: &str| {
         let name = index.file(tensor)?;
         let file = files.iter().find(|file| file.path == name)?;
         Some(file.size)
     };
-    let trunk = size_of(TRUNK_TENSOR).ok_or("its index has no embeddings")?;
+    let trunk = size_of(TRUNK_TENSOR).ok_or(ForeignFault::NoEmbeddings)?;
     let mut expert_bytes = 0;
     for layer in 0..config.n_layers {
         for expert in 0..config.n_experts {
             let prefix = format!("model.layers.{layer}.block_sparse_moe.experts.{expert}.w1");
             let size = size_of(&format!("{prefix}.W_q")).ok_or_else(|| {
                 match index.file(&format!("{prefix}.weight")) {
-                    Some(_) => "its experts are not quantized with HQQ".to_owned(),
-                    None => format!("its index has no layer {layer} expert {expert}"),
+                    Some(_) => ForeignFault::NotHqq,
+                    None => ForeignFault::NoExpert { layer, expert },
                 }
             })?;
             expert_bytes = size.max(expert_bytes);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use crate::environment::Environment;
-use crate::{ModelsError, Result, TokenPlace};
+use crate::{InvalidInput, KeyringProblem, Result, TokenNote, TokenPlace};
 
 /// The keyring's entry.
 const SERVICE: &str = "app.octet.Octet";
@@ -23,10 +23,7 @@ impl Token {
     pub(crate) fn new(text: &str) -> Result<Self> {
         let text = text.trim();
         if text.is_empty() || !text.chars().all(|c| c.is_ascii_graphic()) {
-            return Err(ModelsError::invalid(
-                "the access token",
-                "it has to be one word of ASCII letters, digits and signs (hf_...)",
-            ));
+            return Err(InvalidInput::Token.into());
         }
         Ok(Self(text.to_owned()))
     }
@@ -70,7 +67,7 @@ struct Chosen {
 #[derive(Debug, Default)]
 struct ChosenNow {
     kept: Option<KeptToken>,
-    note: Option<String>,
+    note: Option<TokenNote>,
     /// One is in the keyring and on its way here.
     is_reading: bool,
 }
@@ -112,11 +109,7 @@ impl TokenKeeper {
                             place: TokenPlace::Keyring,
                         });
                     }
-                    Err(reason) => {
-                        now.note = Some(format!(
-                            "The access token could not be read from the keyring: {reason}."
-                        ));
-                    }
+                    Err(problem) => now.note = Some(TokenNote::NotRead { problem }),
                 }
             }
             drop(now);
@@ -135,7 +128,7 @@ impl TokenKeeper {
     }
 
     /// Where the token is, and what to know about it.
-    pub(crate) fn place(&self) -> (Option<TokenPlace>, Option<String>) {
+    pub(crate) fn place(&self) -> (Option<TokenPlace>, Option<TokenNote>) {
         let now = self.chosen.now();
         let place = match now.is_reading {
             true => Some(TokenPlace::Keyring),
@@ -164,12 +157,7 @@ impl TokenKeeper {
                 let secret = token.clone();
                 match keyring(move |entry| entry.set_password(secret.reveal())) {
                     Ok(()) => in_keyring = true,
-                    Err(reason) => {
-                        kept.note = Some(format!(
-                            "The access token is kept until Octet closes, and not in a keyring: \
-                             {reason}."
-                        ));
-                    }
+                    Err(problem) => kept.note = Some(TokenNote::NotKept { problem }),
                 }
                 let place = match in_keyring {
                     true => TokenPlace::Keyring,
@@ -182,8 +170,8 @@ impl TokenKeeper {
                 kept.kept = Some(KeptToken { token, place });
             }
             None if self.use_keyring => {
-                if let Err(reason) = keyring(|entry| entry.delete_credential()) {
-                    tracing::debug!(reason, "no token was removed from the keyring");
+                if let Err(problem) = keyring(|entry| entry.delete_credential()) {
+                    tracing::debug!(%problem, "no token was removed from the keyring");
                 }
             }
             None => {}
@@ -198,7 +186,7 @@ impl TokenKeeper {
 /// program over a bus, with a runtime of its own, and that program may wait for the person.
 fn keyring<T: Send + 'static>(
     act: impl FnOnce(&keyring::Entry) -> keyring::Result<T> + Send + 'static,
-) -> Result<T, String> {
+) -> Result<T, KeyringProblem> {
     within(PATIENCE, move || {
         keyring::Entry::new(SERVICE, USER).and_then(|entry| act(&entry))
     })
@@ -207,7 +195,7 @@ fn keyring<T: Send + 'static>(
 fn within<T: Send + 'static>(
     patience: Duration,
     act: impl FnOnce() -> keyring::Result<T> + Send + 'static,
-) -> Result<T, String> {
+) -> Result<T, KeyringProblem> {
     let (sender, answer) = mpsc::channel();
     std::thread::spawn(move || {
         // Nobody may be waiting any more.
@@ -215,10 +203,12 @@ fn within<T: Send + 'static>(
     });
     match answer.recv_timeout(patience) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(keyring::Error::NoDefaultStore)) => Err("no keyring is available".to_owned()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(mpsc::RecvTimeoutError::Timeout) => Err("it is locked, or does not answer".to_owned()),
-        Err(mpsc::RecvTimeoutError::Disconnected) => Err("its library failed".to_owned()),
+        Ok(Err(keyring::Error::NoDefaultStore)) => Err(KeyringProblem::None),
+        Ok(Err(error)) => Err(KeyringProblem::Failed {
+            detail: error.to_string(),
+        }),
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(KeyringProblem::Silent),
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(KeyringProblem::Broken),
     }
 }
 
@@ -243,7 +233,7 @@ mod tests {
             let _ = locked.recv();
             Ok(())
         });
-        assert_eq!(reason.unwrap_err(), "it is locked, or does not answer");
+        assert_eq!(reason, Err(KeyringProblem::Silent));
         // It ends without harm where nobody waits any more.
         drop(unlock);
         assert_eq!(within(PATIENCE, || Ok(7)), Ok(7));
@@ -252,7 +242,7 @@ mod tests {
         let panicked = within(PATIENCE, || -> keyring::Result<()> {
             panic!("in a library")
         });
-        assert_eq!(panicked.unwrap_err(), "its library failed");
+        assert_eq!(panicked.unwrap_err(), KeyringProblem::Broken);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::names::RepoName;
 use crate::record::RepoFile;
 use crate::remote::{RemoteModel, TOKENIZER_FILE};
 use crate::transfer::{Failure, Transfer, blocking};
-use crate::{ModelsError, ProblemCode};
+use crate::{ModelsError, TokenizerFault, TriedTokenizer};
 
 /// A tokenizer that is right.
 pub(crate) struct FoundTokenizer {
@@ -25,7 +25,7 @@ pub(crate) struct FoundTokenizer {
 /// disk already is not fetched again, but compared where it is `unchecked`.
 ///
 /// # Errors
-/// [`ModelsError::Tokenizer`] with what was tried; no connection at all is an error of its own.
+/// [`ModelsError::NoTokenizerFound`] with what was tried; no connection at all is an error of its own.
 pub(crate) async fn find(
     job: &Job,
     model: &RemoteModel,
@@ -38,38 +38,52 @@ pub(crate) async fn find(
         let fetched = fetch(job, &job.repo, &dir, &model.commit, file, unchecked).await?;
         match check(fetched.clone(), Check::Fits(model.config.vocab_size)).await? {
             None => return Ok(found(&job.repo, fetched)),
-            Some(reason) => tried.push((job.repo.to_string(), reason)),
+            Some(fault) => tried.push(tried_in(&job.repo, fault)),
         }
     } else {
-        tried.push((job.repo.to_string(), "it has none".to_owned()));
+        tried.push(tried_in(&job.repo, TokenizerFault::None));
     }
     let TokenizerSources { repos, check } = &job.sources;
     let is_fitting = check.vocab_size <= model.config.vocab_size;
     for repo in repos.iter().filter(|_| is_fitting) {
         match from_repo(job, repo, Check::Known(check.clone())).await {
             Ok(Ok(path)) => return Ok(found(repo, path)),
-            Ok(Err(reason)) => tried.push((repo.to_string(), reason)),
-            Err(Failure::Final(error)) => match error.code() {
-                ProblemCode::Gated | ProblemCode::Token => {
-                    gated = true;
-                    tried.push((repo.to_string(), "it is gated".to_owned()));
-                }
-                ProblemCode::Missing => {
-                    tried.push((repo.to_string(), "it is not there".to_owned()))
-                }
-                ProblemCode::Hub | ProblemCode::Foreign | ProblemCode::Checksum => {
-                    tried.push((repo.to_string(), error.problem().message));
-                }
-                _ => return Err(error.into()),
-            },
+            Ok(Err(fault)) => tried.push(tried_in(repo, fault)),
+            Err(Failure::Final(error)) => {
+                let fault = fault_of(error)?;
+                gated |= fault == TokenizerFault::Gated;
+                tried.push(tried_in(repo, fault));
+            }
             Err(failure) => return Err(failure),
         }
     }
-    Err(Failure::Final(ModelsError::Tokenizer {
+    Err(Failure::Final(ModelsError::NoTokenizerFound {
         repo: job.repo.to_string(),
         tried,
         gated,
     }))
+}
+
+fn tried_in(repo: &RepoName, fault: TokenizerFault) -> TriedTokenizer {
+    let repo = repo.to_string();
+    TriedTokenizer { repo, fault }
+}
+
+/// What an answer of the hub says of one source.
+///
+/// # Errors
+/// What would be the same of every other source.
+fn fault_of(error: ModelsError) -> Result<TokenizerFault, ModelsError> {
+    Ok(match error {
+        ModelsError::Gated { .. } | ModelsError::Token { .. } => TokenizerFault::Gated,
+        ModelsError::Missing { .. } | ModelsError::Withdrawn { .. } => TokenizerFault::NoRepository,
+        ModelsError::Hub { .. } | ModelsError::Foreign { .. } | ModelsError::Checksum { .. } => {
+            TokenizerFault::Unusable {
+                detail: error.message(),
+            }
+        }
+        other => return Err(other),
+    })
 }
 
 fn found(repo: &RepoName, path: PathBuf) -> FoundTokenizer {
@@ -84,7 +98,7 @@ async fn from_repo(
     job: &Job,
     repo: &RepoName,
     wanted: Check,
-) -> Result<Result<PathBuf, String>, Failure> {
+) -> Result<Result<PathBuf, TokenizerFault>, Failure> {
     let dir = RepoDir::new(&job.root, repo);
     if let Some(here) = dir.cached(TOKENIZER_FILE)
         && check(here.clone(), wanted.clone()).await?.is_none()
@@ -93,11 +107,11 @@ async fn from_repo(
     }
     let listing = job.persist(|| job.hub.list(repo, "main")).await?;
     let Some(file) = listing.file(TOKENIZER_FILE) else {
-        return Ok(Err("it has none".to_owned()));
+        return Ok(Err(TokenizerFault::None));
     };
     let path = fetch(job, repo, &dir, &listing.commit, file, &HashSet::new()).await?;
-    if let Some(reason) = check(path.clone(), wanted).await? {
-        return Ok(Err(reason));
+    if let Some(fault) = check(path.clone(), wanted).await? {
+        return Ok(Err(fault));
     }
     dir.place(&listing.commit, file)?;
     // What other programs know as `main` stays so: it may have files that this one lacks.
@@ -139,20 +153,27 @@ enum Check {
 }
 
 /// Why the tokenizer at `path` is not the right one, if it is not.
-async fn check(path: PathBuf, wanted: Check) -> Result<Option<String>, Failure> {
-    let reason = blocking(move || {
+async fn check(path: PathBuf, wanted: Check) -> Result<Option<TokenizerFault>, Failure> {
+    let fault = blocking(move || {
         let tokenizer = match Tokenizer::open(&path) {
             Ok(tokenizer) => tokenizer,
-            Err(error) => return Some(error.to_string()),
+            Err(error) => {
+                return Some(TokenizerFault::Unusable {
+                    detail: error.to_string(),
+                });
+            }
         };
         match wanted {
-            Check::Known(known) => known.refuse(&tokenizer),
+            Check::Known(known) => {
+                let detail = known.refuse(&tokenizer)?;
+                Some(TokenizerFault::Unusable { detail })
+            }
             Check::Fits(model) => {
                 let tokens = tokenizer.vocab_size();
                 let fits = tokenizer.fits(model);
-                (!fits).then(|| format!("it has {tokens} tokens, the model {model}"))
+                (!fits).then_some(TokenizerFault::WrongSize { tokens, model })
             }
         }
     });
-    Ok(reason.await?)
+    Ok(fault.await?)
 }

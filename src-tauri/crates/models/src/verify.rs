@@ -11,7 +11,7 @@ use crate::content_hash;
 use crate::library::{Found, FoundRepo, size_of};
 use crate::record::{Damage, RepoFile, now_ms};
 use crate::work::Work;
-use crate::{BadFile, ModelsError, Result, VerifyReport};
+use crate::{BadFile, FileFault, ModelsError, Result, VerifyReport};
 
 /// Files that are read at a time.
 const MAX_THREADS: usize = 4;
@@ -41,9 +41,9 @@ pub(crate) fn verify(found: &Found, work: &Work) -> Result<VerifyReport> {
         match outcome {
             Outcome::Good => bytes += file.size,
             Outcome::Unknown => unknown += 1,
-            Outcome::Bad(reason) => {
+            Outcome::Bad(fault) => {
                 let file = file.path.clone();
-                bad.push((index, BadFile { file, reason }));
+                bad.push((index, BadFile { file, fault }));
             }
         }
     }
@@ -61,7 +61,9 @@ pub(crate) fn verify(found: &Found, work: &Work) -> Result<VerifyReport> {
     {
         bad.push(BadFile {
             file: found.name.clone(),
-            reason: error.to_string(),
+            fault: FileFault::Refused {
+                detail: error.to_string(),
+            },
         });
     }
     Ok(VerifyReport {
@@ -98,7 +100,7 @@ fn keep(found: &Found, repo: &FoundRepo, bad: &[BadFile], unknown: u32) -> Resul
 enum Outcome {
     Good,
     Unknown,
-    Bad(String),
+    Bad(FileFault),
 }
 
 /// Several files at a time; the largest first, so that the threads end together.
@@ -129,19 +131,20 @@ fn compare_all(found: &Found, files: &[RepoFile], work: &Work) -> Result<Vec<(us
 }
 
 fn compare(path: PathBuf, file: &RepoFile, work: &Work) -> Outcome {
-    if let Err(reason) = size_of(&path, file.size) {
-        return Outcome::Bad(reason);
+    if let Err(fault) = size_of(&path, file.size) {
+        return Outcome::Bad(fault);
     }
     match content_hash::of_file(&path, &file.blob, &mut work.proceed()) {
         Ok(Some(found)) if found == file.blob => Outcome::Good,
-        Ok(Some(found)) => Outcome::Bad(format!(
-            "has other bytes than were published (hash {}, not {})",
-            &found[..12],
-            &file.blob[..12]
-        )),
+        Ok(Some(found)) => Outcome::Bad(FileFault::Content {
+            found: found[..12].to_owned(),
+            expected: file.blob[..12].to_owned(),
+        }),
         // After a break this is thrown away.
         Ok(None) => Outcome::Unknown,
-        Err(error) => Outcome::Bad(format!("cannot be read ({error})")),
+        Err(error) => Outcome::Bad(FileFault::Unreadable {
+            detail: error.to_string(),
+        }),
     }
 }
 

@@ -3,10 +3,14 @@
 //! Sizes are bytes, speeds bytes a second, times milliseconds since 1970 (UTC). In JSON all names
 //! are camelCase; enums that carry data have their name in `kind`.
 
+use std::fmt;
 use std::path::PathBuf;
 
-use octet_engine::plan::{Fit, PlanError};
+use octet_engine::checkpoint::{QuantSummary, WeightKind};
+use octet_engine::plan::{Fit, PlanError, format_bytes};
 use serde::{Deserialize, Serialize};
+
+use crate::ModelsError;
 
 /// Everything that changes by itself, as [`crate::Manager::watch`] gives it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -80,7 +84,7 @@ pub enum DownloadState {
         /// In this many seconds.
         in_seconds: u32,
         /// What happened.
-        problem: Problem,
+        problem: ModelsError,
     },
     /// Stopped, with all that has arrived kept.
     Paused {
@@ -90,7 +94,7 @@ pub enum DownloadState {
     /// Ended by an error, with all that has arrived kept; resuming tries again.
     Failed {
         /// What happened.
-        problem: Problem,
+        problem: ModelsError,
     },
 }
 
@@ -162,8 +166,8 @@ pub struct Offer {
     pub size_bytes: u64,
     /// Files of that.
     pub files: u32,
-    /// How it is quantized, in words; none where only its files would tell.
-    pub quantization: Option<String>,
+    /// How its weights are stored; none where only its files would tell.
+    pub quantization: Option<Quantization>,
     /// Repositories that the tokenizer is looked for in, in this order.
     pub tokenizer_from: Vec<String>,
     /// How it would run here.
@@ -290,7 +294,7 @@ pub enum ModelSource {
 }
 
 /// A model's shape, as its files tell it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[cfg_attr(feature = "specta", derive(specta::Type))]
 #[serde(rename_all = "camelCase")]
 pub struct ShapeView {
@@ -302,10 +306,116 @@ pub struct ShapeView {
     pub experts_per_token: u32,
     /// The longest context it was made for, in tokens.
     pub max_context: u32,
-    /// How the experts are quantized: `2 bits in groups of 16, 8-bit scales in groups of 128`.
-    pub expert_quantization: String,
-    /// How attention is quantized.
-    pub attention_quantization: String,
+    /// How its weights are stored.
+    pub quantization: Quantization,
+}
+
+/// How the weights of a model are stored; of each part, the format of most bytes first.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub struct Quantization {
+    /// The experts' matrices.
+    pub experts: Vec<WeightFormat>,
+    /// The attention projections.
+    pub attention: Vec<WeightFormat>,
+}
+
+/// How matrices are stored.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum WeightFormat {
+    /// HQQ: integers with a scale and a zero for each group.
+    Hqq {
+        /// Bits a weight, scales not counted.
+        bits: u32,
+        /// Weights that share a scale and a zero; none where that is not known.
+        group_size: Option<u32>,
+        /// Scales that share a meta scale; none where scales are f16, or that is not known.
+        scale_group_size: Option<u32>,
+    },
+    /// A block type of GGUF.
+    Gguf {
+        /// Its name, as in `Q4_K`.
+        name: String,
+        /// Bits a weight, scales included.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
+        bits: f64,
+        /// Bytes of the matrices stored so.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
+        bytes: u64,
+    },
+}
+
+impl WeightFormat {
+    /// HQQ as far as a catalogue knows it.
+    pub fn hqq(bits: u32, group_size: Option<u32>) -> Self {
+        Self::Hqq {
+            bits,
+            group_size,
+            scale_group_size: None,
+        }
+    }
+}
+
+impl From<&QuantSummary> for Quantization {
+    fn from(summary: &QuantSummary) -> Self {
+        Self {
+            experts: summary.experts.iter().map(WeightFormat::from).collect(),
+            attention: summary.attention.iter().map(WeightFormat::from).collect(),
+        }
+    }
+}
+
+impl From<&WeightKind> for WeightFormat {
+    fn from(kind: &WeightKind) -> Self {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        match kind {
+            WeightKind::Hqq(kind) => Self::Hqq {
+                bits: kind.bits,
+                group_size: Some(count(kind.group_size)),
+                scale_group_size: kind.scale_group_size.map(count),
+            },
+            WeightKind::Blocks(kind) => Self::Gguf {
+                name: kind.name.to_owned(),
+                bits: kind.bits,
+                bytes: kind.bytes,
+            },
+        }
+    }
+}
+
+impl fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hqq {
+                bits,
+                group_size,
+                scale_group_size,
+            } => {
+                write!(f, "{bits} bits")?;
+                if let Some(group) = group_size {
+                    write!(f, " in groups of {group}")?;
+                }
+                match scale_group_size {
+                    Some(group) => write!(f, ", 8-bit scales in groups of {group}"),
+                    None => f.write_str(", f16 scales"),
+                }
+            }
+            Self::Gguf { name, bits, bytes } => {
+                write!(
+                    f,
+                    "{name}, {bits:.2} bits a weight, {}",
+                    format_bytes(*bytes)
+                )
+            }
+        }
+    }
 }
 
 /// What is wrong with an installed model.
@@ -325,13 +435,55 @@ pub enum Health {
     },
     /// It cannot be loaded, or would give wrong answers.
     Damaged {
-        /// In a sentence.
-        message: String,
+        /// What is wrong.
+        damage: ModelDamage,
         /// Files that are missing, cut off or different; may be empty where that is not known.
-        files: Vec<String>,
+        files: Vec<BadFile>,
         /// Whether [`crate::Manager::repair`] can download them again.
         can_repair: bool,
     },
+}
+
+/// What makes a model unusable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum ModelDamage {
+    /// A linked folder or file is not there.
+    Gone,
+    /// Some files are not as they should be.
+    Files,
+    /// The engine refuses it.
+    Refused {
+        /// Why.
+        detail: String,
+    },
+}
+
+impl Health {
+    /// What is wrong, in a sentence; none where nothing is.
+    pub fn message(&self) -> Option<String> {
+        let Self::Damaged { damage, files, .. } = self else {
+            return None;
+        };
+        Some(match (damage, &files[..]) {
+            (ModelDamage::Gone, _) => "It is gone: was it moved or its drive removed?".to_owned(),
+            (ModelDamage::Refused { detail }, _) => format!("{detail}."),
+            (ModelDamage::Files, []) => String::new(),
+            (ModelDamage::Files, [first, rest @ ..]) => {
+                let more = match rest.len() {
+                    0 => String::new(),
+                    1 => ", and 1 more file is not as it should be".to_owned(),
+                    more => format!(", and {more} more files are damaged"),
+                };
+                format!("{} {}{more}.", first.file, first.fault)
+            }
+        })
+    }
 }
 
 /// What verifying found.
@@ -353,14 +505,61 @@ pub struct VerifyReport {
 }
 
 /// A file that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "specta", derive(specta::Type))]
 #[serde(rename_all = "camelCase")]
 pub struct BadFile {
     /// Its name in the model.
     pub file: String,
     /// What is wrong with it.
-    pub reason: String,
+    pub fault: FileFault,
+}
+
+/// What is wrong with a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum FileFault {
+    /// It is not there.
+    #[error("is missing")]
+    Missing,
+    /// A folder, pipe or device is in its place.
+    #[error("is no file")]
+    NotAFile,
+    /// It is shorter or longer than what was published.
+    #[error("has {found} bytes instead of {expected}")]
+    Size {
+        /// Its bytes.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
+        found: u64,
+        /// The bytes it should have.
+        #[cfg_attr(feature = "specta", specta(type = u32))]
+        expected: u64,
+    },
+    /// Its bytes are others than those that were published.
+    #[error("has other bytes than were published (hash {found}, not {expected})")]
+    Content {
+        /// The beginning of its hash.
+        found: String,
+        /// That of the published one.
+        expected: String,
+    },
+    /// The system refuses to read it.
+    #[error("cannot be read ({detail})")]
+    Unreadable {
+        /// What the system says.
+        detail: String,
+    },
+    /// The engine refuses it, or an earlier version of Octet found fault with it.
+    #[error("{detail}")]
+    Refused {
+        /// Why.
+        detail: String,
+    },
 }
 
 /// What deleting did.
@@ -391,7 +590,56 @@ pub struct ModelsSettings {
     /// Where the access token is; none: there is none.
     pub token: Option<TokenPlace>,
     /// Why the token is not in the keyring, where it is not and could have been expected to be.
-    pub token_note: Option<String>,
+    pub token_note: Option<TokenNote>,
+}
+
+/// What to know about where the access token is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum TokenNote {
+    /// One was kept in the keyring and did not come back.
+    #[error("The access token could not be read from the keyring: {problem}.")]
+    NotRead {
+        /// Why.
+        problem: KeyringProblem,
+    },
+    /// It is gone when the program ends.
+    #[error("The access token is kept until Octet closes, and not in a keyring: {problem}.")]
+    NotKept {
+        /// Why.
+        problem: KeyringProblem,
+    },
+}
+
+/// Why the system's keyring did not serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(
+    tag = "kind",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase"
+)]
+pub enum KeyringProblem {
+    /// There is none.
+    #[error("no keyring is available")]
+    None,
+    /// The person did not unlock it, or its program hangs.
+    #[error("it is locked, or does not answer")]
+    Silent,
+    /// The library that talks to it ended.
+    #[error("its library failed")]
+    Broken,
+    /// It reports an error.
+    #[error("{detail}")]
+    Failed {
+        /// What it says.
+        detail: String,
+    },
 }
 
 /// Why the models folder is where it is.
@@ -433,56 +681,4 @@ pub enum TokenPlace {
     Session,
     /// The file that Hugging Face's own tools keep.
     HubFile,
-}
-
-/// A failure as a person meets it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "specta", derive(specta::Type))]
-#[serde(rename_all = "camelCase")]
-pub struct Problem {
-    /// To branch on.
-    pub code: ProblemCode,
-    /// What happened and why.
-    pub message: String,
-    /// What to do next.
-    pub hint: String,
-}
-
-/// The kinds of failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[cfg_attr(feature = "specta", derive(specta::Type))]
-#[serde(rename_all = "camelCase")]
-pub enum ProblemCode {
-    /// Terms have to be accepted on the hub first.
-    Gated,
-    /// No such repository, revision or file; or it is private.
-    Missing,
-    /// The access token is wrong or not allowed.
-    Token,
-    /// The hub cannot be reached.
-    Network,
-    /// The connection is not trusted.
-    Tls,
-    /// No room on the disk.
-    DiskFull,
-    /// What arrived is not what was published.
-    Checksum,
-    /// Too many requests.
-    RateLimited,
-    /// The hub answered with an error of its own, or with something that makes no sense.
-    Hub,
-    /// The repository or folder is no model that Octet runs.
-    Foreign,
-    /// No tokenizer that fits could be had.
-    Tokenizer,
-    /// The model is loaded, or another program works on it.
-    InUse,
-    /// There is no such model, download or task.
-    NotFound,
-    /// An argument that makes no sense.
-    Invalid,
-    /// The file system refused.
-    Io,
-    /// Stopped on request.
-    Cancelled,
 }

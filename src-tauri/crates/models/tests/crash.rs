@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::*;
-use octet_models::{DownloadEnd, DownloadState, Manager, PauseReason, ProblemCode};
+use octet_models::{DownloadEnd, DownloadState, Manager, ModelsError, PauseReason};
 use octet_test_hub::{Fault, FaultKind, TestHub};
 
 /// Set in the process that is to be killed.
@@ -148,7 +148,7 @@ async fn a_disk_that_fills_up_is_an_error_and_what_arrived_is_kept() {
     std::fs::write(&filler, vec![0; 20 << 20]).unwrap();
     bench.restart();
     let problem = bench.fail().await;
-    assert_problem(&problem, ProblemCode::DiskFull);
+    assert_problem!(&problem, ModelsError::DiskFull { .. });
     let sent = bench.hub.sent_bytes();
     assert!(
         !sent.keys().any(|name| name.ends_with(".safetensors")),
@@ -172,7 +172,7 @@ async fn a_disk_that_fills_up_is_an_error_and_what_arrived_is_kept() {
         DownloadEnd::Failed(problem) => problem,
         other => panic!("{other:?}"),
     };
-    assert_problem(&problem, ProblemCode::DiskFull);
+    assert_problem!(&problem, ModelsError::DiskFull { .. });
     let kept = bench.shown().unwrap().done_bytes;
     assert!(kept >= 2_000_000, "{kept}");
     std::fs::remove_file(&filler).unwrap();

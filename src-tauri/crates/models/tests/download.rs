@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::*;
 use octet_engine::plan::{Fit, PlanRequest};
 use octet_models::{
-    DownloadEnd, DownloadState, FolderFrom, Health, Manager, OfferStatus, PauseReason, ProblemCode,
+    DownloadEnd, DownloadState, FolderFrom, Health, Manager, ModelsError, OfferStatus, PauseReason,
     TokenPlace,
 };
 use octet_test_hub::{Fault, FaultKind, Part, TestHub};
@@ -128,8 +128,8 @@ async fn a_cancelled_download_leaves_nothing() {
     bench.manager.cancel(MODEL).await.unwrap();
     assert_eq!(bench.shown(), None);
     assert!(!bench.repo_dir().exists());
-    let code = bench.manager.resume(MODEL).await.unwrap_err().code();
-    assert_eq!(code, ProblemCode::NotFound);
+    let error = bench.manager.resume(MODEL).await.unwrap_err();
+    assert!(matches!(error, ModelsError::NotFound { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,16 +210,16 @@ async fn without_a_tokenizer_the_error_says_what_was_tried_before_gigabytes_are_
     bench.options.catalogue = catalogue(&["tests/none", "tests/gated"], mixtral_check());
     bench.restart();
     let problem = bench.fail().await;
-    assert_problem(&problem, ProblemCode::Tokenizer);
+    assert_problem!(&problem, ModelsError::NoTokenizerFound { .. });
     assert!(
-        problem.message.contains("tests/none (it is not there)"),
+        problem.message().contains("tests/none (it is not there)"),
         "{problem:?}"
     );
     assert!(
-        problem.message.contains("tests/gated (it is gated)"),
+        problem.message().contains("tests/gated (it is gated)"),
         "{problem:?}"
     );
-    assert!(problem.hint.contains("access token"), "{problem:?}");
+    assert!(problem.hint().contains("access token"), "{problem:?}");
     assert!(
         !bench
             .hub
@@ -275,7 +275,7 @@ async fn each_refusal_is_an_error_of_its_own_with_the_next_step() {
     let bench = Bench::new().await;
     let look = async |repo: &str| {
         let found = bench.manager.look_up(repo, &PlanRequest::default()).await;
-        found.unwrap_err().problem()
+        found.unwrap_err()
     };
     let gated = repo(model_files()).gated(&["ann"]);
     bench.hub.publish("tests/gated", gated);
@@ -293,27 +293,27 @@ async fn each_refusal_is_an_error_of_its_own_with_the_next_step() {
     bench.hub.publish("tests/llama", repo(float));
 
     let problem = look("tests/gated").await;
-    assert_problem(&problem, ProblemCode::Gated);
-    assert!(problem.hint.contains("accept the terms"), "{problem:?}");
-    assert_problem(&look("tests/missing").await, ProblemCode::Missing);
-    assert_problem(&look("tests/private").await, ProblemCode::Missing);
-    assert_problem(&look("tests/empty").await, ProblemCode::Foreign);
+    assert_problem!(&problem, ModelsError::Gated { .. });
+    assert!(problem.hint().contains("accept the terms"), "{problem:?}");
+    assert_problem!(&look("tests/missing").await, ModelsError::Missing { .. });
+    assert_problem!(&look("tests/private").await, ModelsError::Missing { .. });
+    assert_problem!(&look("tests/empty").await, ModelsError::Foreign { .. });
     let problem = look("tests/llama").await;
-    assert_problem(&problem, ProblemCode::Foreign);
+    assert_problem!(&problem, ModelsError::Foreign { .. });
     assert!(
-        problem.message.contains("Mixtral models only"),
+        problem.message().contains("Mixtral models only"),
         "{problem:?}"
     );
-    assert_problem(&look("no owner").await, ProblemCode::Invalid);
+    assert_problem!(&look("no owner").await, ModelsError::Invalid { .. });
     bench
         .hub
         .misbehave(Fault::of(Part::Api, "", 9, FaultKind::status(429)));
-    assert_problem(&look(MODEL).await, ProblemCode::RateLimited);
+    assert_problem!(&look(MODEL).await, ModelsError::RateLimited { .. });
     bench.hub.behave();
     bench
         .hub
         .misbehave(Fault::of(Part::Api, "", 9, FaultKind::status(503)));
-    assert_problem(&look(MODEL).await, ProblemCode::Hub);
+    assert_problem!(&look(MODEL).await, ModelsError::Hub { .. });
     bench.hub.behave();
 
     bench
@@ -322,22 +322,22 @@ async fn each_refusal_is_an_error_of_its_own_with_the_next_step() {
         .await
         .unwrap();
     let problem = look("tests/gated").await;
-    assert_problem(&problem, ProblemCode::Gated);
+    assert_problem!(&problem, ModelsError::Gated { .. });
     assert!(
         problem
-            .hint
+            .hint()
             .contains("the account that the access token belongs to"),
         "{problem:?}"
     );
-    assert_problem(&look("tests/missing").await, ProblemCode::Missing);
+    assert_problem!(&look("tests/missing").await, ModelsError::Missing { .. });
     bench
         .manager
         .set_token(Some("hf_wrong".to_owned()))
         .await
         .unwrap();
-    assert_problem(&look(MODEL).await, ProblemCode::Token);
-    let wrong = bench.manager.check_token().await.unwrap_err().problem();
-    assert_problem(&wrong, ProblemCode::Token);
+    assert_problem!(&look(MODEL).await, ModelsError::Token { .. });
+    let wrong = bench.manager.check_token().await.unwrap_err();
+    assert_problem!(&wrong, ModelsError::Token { .. });
     bench.manager.set_token(None).await.unwrap();
 
     // Nobody listens there.
@@ -347,11 +347,11 @@ async fn each_refusal_is_an_error_of_its_own_with_the_next_step() {
         .await
         .unwrap();
     let problem = look(MODEL).await;
-    assert_problem(&problem, ProblemCode::Network);
+    assert_problem!(&problem, ModelsError::Network { .. });
     // A hub without encryption where it is expected.
     let address = bench.hub.url().replace("http://", "https://");
     bench.manager.set_endpoint(Some(address)).await.unwrap();
-    assert_problem(&look(MODEL).await, ProblemCode::Tls);
+    assert_problem!(&look(MODEL).await, ModelsError::Tls { .. });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -367,9 +367,9 @@ async fn file_names_that_lead_elsewhere_are_refused_before_anything_is_written()
         let published = repo(model_files()).renamed("README.md", listed);
         bench.hub.publish(MODEL, published);
         let problem = bench.fail().await;
-        assert_problem(&problem, ProblemCode::Hub);
+        assert_problem!(&problem, ModelsError::Hub { .. });
         assert!(
-            problem.message.contains("no name inside a folder"),
+            problem.message().contains("no name inside a folder"),
             "{problem:?}"
         );
         assert!(!bench.repo_dir().join("blobs").exists());
@@ -398,7 +398,7 @@ async fn offers_tell_fit_disk_and_what_is_here() {
     let offers = bench.manager.offers(&plan).await;
     assert!(!offers[0].disk.is_enough);
     let problem = bench.fail().await;
-    assert_problem(&problem, ProblemCode::DiskFull);
+    assert_problem!(&problem, ModelsError::DiskFull { .. });
     assert_eq!(
         bench.manager.offers(&plan).await[0].status,
         OfferStatus::Downloading
@@ -412,6 +412,14 @@ async fn offers_tell_fit_disk_and_what_is_here() {
     );
 }
 
+fn is_missing(problem: &ModelsError) -> bool {
+    matches!(problem, ModelsError::Missing { .. })
+}
+
+fn is_foreign(problem: &ModelsError) -> bool {
+    matches!(problem, ModelsError::Foreign { .. })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_wrong_leaves_nothing_behind() {
     let mut bench = Bench::new().await;
@@ -419,14 +427,17 @@ async fn a_name_that_is_wrong_leaves_nothing_behind() {
         "tests/other",
         repo([("config.json".to_owned(), b"{}".to_vec())].into()),
     );
-    for (name, code) in [
-        ("tests/none", ProblemCode::Missing),
-        ("tests/other", ProblemCode::Foreign),
+    for (name, is_of_kind) in [
+        ("tests/none", is_missing as fn(&ModelsError) -> bool),
+        ("tests/other", is_foreign),
     ] {
         for _ in 0..2 {
             bench.manager.download(name).await.unwrap();
             match bench.manager.wait(name).await.unwrap() {
-                DownloadEnd::Failed(problem) => assert_problem(&problem, code),
+                DownloadEnd::Failed(problem) => {
+                    assert!(is_of_kind(&problem), "{problem:?}");
+                    assert_is_told(&problem);
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -484,20 +495,20 @@ async fn a_model_of_the_catalogue_that_the_hub_lacks_gives_way_to_the_other_one(
     let DownloadEnd::Failed(problem) = bench.manager.wait(GONE).await.unwrap() else {
         panic!("downloaded from nowhere");
     };
-    assert_problem(&problem, ProblemCode::Missing);
-    assert!(problem.message.contains(GONE), "{problem:?}");
-    assert!(problem.hint.contains(MODEL), "{problem:?}");
-    assert!(!problem.hint.contains("spelling"), "{problem:?}");
+    assert_problem!(&problem, ModelsError::Withdrawn { .. });
+    assert!(problem.message().contains(GONE), "{problem:?}");
+    assert!(problem.hint().contains(MODEL), "{problem:?}");
+    assert!(!problem.hint().contains("spelling"), "{problem:?}");
     assert_eq!(recommended(&bench).await, MODEL);
 
     // Looked up, it says the same; and what is not of the catalogue may be misspelt.
     let problem = bench.manager.look_up(GONE, &plan).await.unwrap_err();
-    assert!(problem.problem().hint.contains(MODEL), "{problem}");
+    assert!(problem.hint().contains(MODEL), "{problem}");
     let other = bench
         .manager
         .look_up("tests/none", &plan)
         .await
         .unwrap_err();
-    assert!(other.problem().hint.contains("spelling"), "{other}");
+    assert!(other.hint().contains("spelling"), "{other}");
     assert_eq!(bench.download().await, DownloadEnd::Gone);
 }

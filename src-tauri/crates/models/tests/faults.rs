@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::*;
-use octet_models::{DownloadEnd, DownloadState, ProblemCode};
+use octet_models::{DownloadEnd, DownloadState, ModelsError};
 use octet_test_hub::{Fault, FaultKind, Part};
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
@@ -78,8 +78,8 @@ async fn bytes_that_stay_wrong_are_an_error_and_nothing_wrong_is_kept() {
         .hub
         .misbehave(Fault::bytes(&name, 1000, FaultKind::Corrupt { at: 10 }));
     let problem = bench.fail().await;
-    assert_problem(&problem, ProblemCode::Checksum);
-    assert!(problem.message.contains(&name), "{problem:?}");
+    assert_problem!(&problem, ModelsError::Checksum { .. });
+    assert!(problem.message().contains(&name), "{problem:?}");
     bench.hub.behave();
     assert_eq!(bench.download().await, DownloadEnd::Gone);
     bench.assert_complete(&model_files()).await;
@@ -130,12 +130,12 @@ async fn the_hub_is_left_alone_as_long_as_it_asks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_stays_away_is_an_error_that_names_it() {
-    for (kind, code) in [
-        (FaultKind::status(429), ProblemCode::RateLimited),
-        (FaultKind::status(500), ProblemCode::Hub),
-        (FaultKind::status(404), ProblemCode::Missing),
-        (FaultKind::status(403), ProblemCode::Gated),
-        (FaultKind::Drop { after: 0 }, ProblemCode::Hub),
+    for kind in [
+        FaultKind::status(429),
+        FaultKind::status(500),
+        FaultKind::status(404),
+        FaultKind::status(403),
+        FaultKind::Drop { after: 0 },
     ] {
         let bench = Bench::new().await;
         bench.hub.misbehave(Fault::of(
@@ -145,11 +145,18 @@ async fn a_hub_that_stays_away_is_an_error_that_names_it() {
             kind.clone(),
         ));
         let problem = bench.fail().await;
-        match kind {
+        let is_of_kind = match kind {
+            FaultKind::Status { status: 429, .. } => {
+                matches!(problem, ModelsError::RateLimited { .. })
+            }
+            FaultKind::Status { status: 500, .. } => matches!(problem, ModelsError::Hub { .. }),
+            FaultKind::Status { status: 404, .. } => matches!(problem, ModelsError::Missing { .. }),
+            FaultKind::Status { .. } => matches!(problem, ModelsError::Gated { .. }),
             // A redirect to nowhere is no redirect.
-            FaultKind::Drop { .. } => assert_ne!(problem.code, ProblemCode::Io, "{problem:?}"),
-            _ => assert_problem(&problem, code),
-        }
+            _ => !matches!(problem, ModelsError::Io { .. }),
+        };
+        assert!(is_of_kind, "{kind:?}: {problem:?}");
+        assert_is_told(&problem);
         bench.hub.behave();
         assert_eq!(bench.download().await, DownloadEnd::Gone, "{kind:?}");
         bench.assert_complete(&model_files()).await;
@@ -219,7 +226,7 @@ async fn an_entity_tag_that_is_never_the_listed_one_is_an_error() {
         FaultKind::Etag { etag },
     ));
     let problem = bench.fail().await;
-    assert_problem(&problem, ProblemCode::Hub);
+    assert_problem!(&problem, ModelsError::Hub { .. });
     bench.hub.behave();
     assert_eq!(bench.download().await, DownloadEnd::Gone);
     bench.assert_complete(&model_files()).await;
@@ -304,12 +311,14 @@ async fn random_sequence(seed: u64) -> u32 {
                 errors += 1;
                 assert!(
                     !matches!(
-                        problem.code,
-                        ProblemCode::Io | ProblemCode::Foreign | ProblemCode::Invalid
+                        problem,
+                        ModelsError::Io { .. }
+                            | ModelsError::Foreign { .. }
+                            | ModelsError::Invalid { .. }
                     ),
                     "seed {seed}, round {round}: {problem:?}"
                 );
-                assert_problem(&problem, problem.code);
+                assert_is_told(&problem);
             }
         }
         // It may have been complete just before it was shut down.

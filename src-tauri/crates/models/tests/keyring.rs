@@ -56,7 +56,7 @@ async fn child_with_a_bus() {
             let manager = open();
             let place = manager.set_token(Some(TOKEN.to_owned())).await.unwrap();
             assert_eq!(place, Some(TokenPlace::Session));
-            let note = manager.state().settings.token_note.unwrap();
+            let note = manager.state().settings.token_note.unwrap().to_string();
             assert!(
                 note.contains(
                     "kept until Octet closes, and not in a keyring: no keyring is available"

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::Path;
 
 use common::*;
-use octet_models::{DownloadEnd, FolderFrom, Health, ImportHow, Manager, ModelSource, ProblemCode};
+use octet_models::{
+    DownloadEnd, FolderFrom, Health, ImportHow, Manager, ModelSource, ModelsError, WeightFormat,
+};
 
 async fn installed() -> Bench {
     let bench = Bench::new().await;
@@ -71,7 +73,8 @@ async fn damage_is_named_and_only_bad_files_are_fetched_again() {
             files, can_repair, ..
         } => {
             // A flipped bit is not seen without reading.
-            assert_eq!(files, names[1..]);
+            let bad: Vec<&str> = files.iter().map(|bad| bad.file.as_str()).collect();
+            assert_eq!(bad, names[1..]);
             assert!(can_repair);
         }
         Health::Good { .. } => panic!("it is damaged"),
@@ -118,15 +121,16 @@ async fn what_a_check_found_is_known_after_a_restart_until_it_is_mended() {
         ));
         assert_eq!(bench.manager.verify(MODEL).await.unwrap().bad.len(), 1);
         bench.restart();
+        let health = bench.the_model().await.health;
+        let message = health.message().unwrap();
         let Health::Damaged {
-            message,
-            files,
-            can_repair,
-        } = bench.the_model().await.health
+            files, can_repair, ..
+        } = health
         else {
             panic!("the finding is forgotten");
         };
-        assert_eq!((&files[..], can_repair), (&[name.clone()][..], true));
+        let names: Vec<&str> = files.iter().map(|bad| bad.file.as_str()).collect();
+        assert_eq!((&names[..], can_repair), (&[name.as_str()][..], true));
         assert!(
             message.contains(&name) && message.contains("other bytes than were published"),
             "{message}"
@@ -223,7 +227,7 @@ async fn deleting_frees_what_it_says_and_refuses_while_loaded() {
                 .await
                 .unwrap_err(),
         ] {
-            assert_problem(&error.problem(), ProblemCode::InUse);
+            assert_problem!(&error, ModelsError::InUse { .. });
         }
     }
     bench.assert_complete(&model_files()).await;
@@ -235,8 +239,8 @@ async fn deleting_frees_what_it_says_and_refuses_while_loaded() {
         0
     );
     assert!(bench.installed().await.is_empty() && !bench.repo_dir().exists());
-    let code = bench.manager.remove(MODEL).await.unwrap_err().code();
-    assert_eq!(code, ProblemCode::NotFound);
+    let error = bench.manager.remove(MODEL).await.unwrap_err();
+    assert!(matches!(error, ModelsError::NotFound { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,8 +294,8 @@ async fn a_folder_comes_in_as_a_link_or_as_a_copy() {
     );
     assert!(copied.has_tokenizer && read_folder(&copied.path) == wanted(model_files()));
     assert!(bench.manager.verify(&copy).await.unwrap().bad.is_empty());
-    let code = bench.manager.repair(&copy).await.unwrap_err().code();
-    assert_eq!(code, ProblemCode::Invalid);
+    let error = bench.manager.repair(&copy).await.unwrap_err();
+    assert!(matches!(error, ModelsError::Invalid { .. }), "{error}");
     // A linked folder is forgotten; its files stay.
     assert_eq!(bench.manager.remove(&link).await.unwrap().freed_bytes, 0);
     assert!(read_folder(&folder) == model_files());
@@ -301,13 +305,8 @@ async fn a_folder_comes_in_as_a_link_or_as_a_copy() {
     let empty = bench.home.path().join("empty");
     fs::create_dir(&empty).unwrap();
     for how in [ImportHow::Link, ImportHow::Copy] {
-        let problem = bench
-            .manager
-            .import(&empty, how)
-            .await
-            .unwrap_err()
-            .problem();
-        assert_problem(&problem, ProblemCode::Foreign);
+        let problem = bench.manager.import(&empty, how).await.unwrap_err();
+        assert_problem!(&problem, ModelsError::Foreign { .. });
     }
 }
 
@@ -335,7 +334,10 @@ async fn a_gguf_file_comes_in_as_a_link_or_as_a_copy_of_all_its_parts() {
         assert!(matches!(model.health, Health::Good { .. }), "{id}");
         let shape = model.shape.as_ref().unwrap();
         assert_eq!((shape.layers, shape.experts_per_token), (2, 2));
-        assert!(shape.expert_quantization.starts_with("Q2_K"), "{shape:?}");
+        let WeightFormat::Gguf { name, .. } = &shape.quantization.experts[0] else {
+            panic!("{shape:?}");
+        };
+        assert_eq!(name, "Q2_K");
         assert!(bench.manager.verify(id).await.unwrap().bad.is_empty());
     }
     let copied = models.iter().find(|model| model.id == ids[1]).unwrap();
@@ -391,7 +393,7 @@ async fn the_models_folder_moves_and_what_is_not_octets_stays() {
     assert!(bench.manager.verify(MODEL).await.unwrap().bad.is_empty());
     assert!(foreign.join("main").is_file() && !bench.repo_dir().exists());
     let inside = bench.manager.move_folder(&to.join("x")).await.unwrap_err();
-    assert_eq!(inside.code(), ProblemCode::Invalid);
+    assert!(matches!(inside, ModelsError::Invalid { .. }), "{inside}");
 }
 
 #[cfg(target_os = "linux")]
@@ -441,13 +443,9 @@ async fn what_was_chosen_survives_a_restart_and_a_damaged_file_is_kept_aside() {
         bench.manager.state().settings.endpoint,
         "https://mirror.example"
     );
-    let code = bench
-        .manager
-        .set_endpoint(Some("ftp://x".to_owned()))
-        .await
-        .unwrap_err()
-        .code();
-    assert_eq!(code, ProblemCode::Invalid);
+    let endpoint = Some("ftp://x".to_owned());
+    let error = bench.manager.set_endpoint(endpoint).await.unwrap_err();
+    assert!(matches!(error, ModelsError::Invalid { .. }), "{error}");
     let file = bench.home.path().join("config/library.json");
     fs::write(&file, "{broken").unwrap();
     bench.restart();

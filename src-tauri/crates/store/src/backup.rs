@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use crate::database::{open_reader, sibling};
-use crate::{Result, StoreError, Timestamp, atomic_file};
+use crate::{InvalidRequest, Result, StoreError, Timestamp, atomic_file};
 
 /// How many backups there are at most. The oldest goes when a new one is complete.
 pub const BACKUPS_KEPT: usize = 3;
@@ -118,10 +118,7 @@ fn copy(path: &Path, target: &Path, is_cancelled: impl Fn() -> bool) -> Result<(
     let copying = Copying::new(&source, &mut target)?;
     while copying.step(STEP_PAGES)? != StepResult::Done {
         if is_cancelled() {
-            return Err(StoreError::Invalid {
-                what: "the backup",
-                reason: "it was cancelled because the chats were closed".to_owned(),
-            });
+            return Err(InvalidRequest::BackupCancelled.into());
         }
     }
     drop(copying);

@@ -10,7 +10,9 @@ use crate::messages::{self, clean};
 use crate::migrate::Migration;
 use crate::search::Query;
 use crate::title::one_line;
-use crate::{ChatId, Message, MessageId, Result, Store, StoreError, Timestamp};
+use crate::{
+    ChatId, InvalidRequest, Message, MessageId, Result, Store, StoreError, Stored, Timestamp,
+};
 
 pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,
@@ -290,7 +292,7 @@ impl Store {
         self.database().write(|database| {
             require(database, chat)?;
             let leaf = messages::leaf_below(database, chat, Some(message))?
-                .ok_or_else(|| StoreError::not_found("message", message))?;
+                .ok_or_else(|| StoreError::not_found(Stored::Message, message))?;
             set_leaf(database, chat, Some(leaf))?;
             Ok(leaf)
         })
@@ -430,10 +432,7 @@ impl Cursor {
                 updated_at: Timestamp::from_ms(ms),
                 id,
             }),
-            _ => Err(StoreError::Invalid {
-                what: "the place in the list of chats",
-                reason: format!("{text:?} does not come from a page before"),
-            }),
+            _ => Err(InvalidRequest::Page(text.to_owned()).into()),
         }
     }
 }
@@ -499,7 +498,7 @@ fn summary(database: &Connection, id: ChatId) -> Result<ChatSummary> {
         .prepare_cached(&format!("{SUMMARY} AND id = ?1"))?
         .query_row([id], summary_from_row)
         .optional()?;
-    found.ok_or_else(|| StoreError::not_found("chat", id))
+    found.ok_or_else(|| StoreError::not_found(Stored::Chat, id))
 }
 
 /// A chat with its messages.
@@ -523,7 +522,7 @@ pub(crate) fn whole(database: &Connection, id: ChatId) -> Result<Chat> {
             })
         })
         .optional()?;
-    let mut chat = found.ok_or_else(|| StoreError::not_found("chat", id))?;
+    let mut chat = found.ok_or_else(|| StoreError::not_found(Stored::Chat, id))?;
     chat.messages = messages::of_chat(database, id)?;
     // A file from elsewhere may name none, or a message that others follow: what follows it, on
     // no branch that is shown, could not be found again.
@@ -567,7 +566,7 @@ pub(crate) fn require(database: &Connection, id: ChatId) -> Result<String> {
         .prepare_cached("SELECT title FROM chats WHERE id = ?1 AND deleted_at IS NULL")?
         .query_row([id], |row| row.get(0))
         .optional()?;
-    title.ok_or_else(|| StoreError::not_found("chat", id))
+    title.ok_or_else(|| StoreError::not_found(Stored::Chat, id))
 }
 
 pub(crate) fn set_title(database: &Connection, id: ChatId, title: &str) -> Result<()> {

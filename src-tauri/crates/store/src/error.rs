@@ -1,11 +1,15 @@
 //! What can go wrong with chats and settings.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
+use serde::Serialize;
 
 use crate::MessageState;
+use crate::foreign::Foreign;
+use crate::import::{ChatFault, ImportLimit};
 
 /// With [`StoreError`] unless said otherwise.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
@@ -63,19 +67,14 @@ pub enum StoreError {
     /// No such chat, message, or thing to undo.
     #[error("there is no {what} {id}")]
     NotFound {
-        /// `chat`, `message`, ...
-        what: &'static str,
+        /// Which of these.
+        what: Stored,
         /// Its id.
         id: String,
     },
     /// An argument that makes no sense.
-    #[error("{what} is not valid: {reason}")]
-    Invalid {
-        /// The argument.
-        what: &'static str,
-        /// What was expected.
-        reason: String,
-    },
+    #[error(transparent)]
+    Invalid(#[from] InvalidRequest),
     /// Text came for an answer that is not being written.
     #[error("message {id} is {state:?}, not being written")]
     NotStreaming {
@@ -92,6 +91,50 @@ pub enum StoreError {
     Database(rusqlite::Error),
 }
 
+/// What a store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum Stored {
+    /// A chat.
+    Chat,
+    /// A message.
+    Message,
+    /// A chat in the trash.
+    DeletedChat,
+    /// Deleted messages.
+    Deletion,
+}
+
+impl fmt::Display for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Chat => "chat",
+            Self::Message => "message",
+            Self::DeletedChat => "deleted chat",
+            Self::Deletion => "deletion",
+        })
+    }
+}
+
+/// What cannot be done as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidRequest {
+    /// To continue a message of the person's.
+    #[error("the message to continue is not valid: only answers can be continued")]
+    NotAnAnswer,
+    /// To edit an answer while it grows.
+    #[error("the message to edit is not valid: it is still being written; stop it first")]
+    StillBeingWritten,
+    /// To back chats up that were closed meanwhile.
+    #[error("the backup was cancelled because the chats were closed")]
+    BackupCancelled,
+    /// To go on with a list from a place that is none.
+    #[error("the place in the list of chats is not valid: {0:?} does not come from a page before")]
+    Page(String),
+}
+
 /// Why a file was not imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -100,7 +143,7 @@ pub enum ImportError {
     #[error("{what} is too large to import: {found}, at most {limit}")]
     TooLarge {
         /// Which size.
-        what: &'static str,
+        what: ImportLimit,
         /// How much there is (at least).
         found: u64,
         /// The limit.
@@ -121,7 +164,7 @@ pub enum ImportError {
     #[error("the file is {what}")]
     Foreign {
         /// What it is.
-        what: &'static str,
+        what: Foreign,
     },
     /// Not made by Octet's export.
     #[error("the file was not exported by Octet: {reason}")]
@@ -140,33 +183,18 @@ pub enum ImportError {
         reason: String,
     },
     /// A chat that contradicts itself.
-    #[error("chat {number} ({title:?}) is inconsistent: {reason}")]
+    #[error("chat {number} ({title:?}) is inconsistent: {fault}")]
     Chat {
         /// Its place in the file, from 1.
         number: usize,
         /// Its title.
         title: String,
         /// What does not fit.
-        reason: String,
+        fault: ChatFault,
     },
 }
 
 impl StoreError {
-    /// A short, stable name of the kind of failure, for programs.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Damaged { .. } => "storeDamaged",
-            Self::Locked { .. } => "storeLocked",
-            Self::Newer { .. } => "storeNewer",
-            Self::DiskFull { .. } => "diskFull",
-            Self::Io { .. } => "io",
-            Self::NotFound { .. } => "notFound",
-            Self::Invalid { .. } | Self::NotStreaming { .. } => "invalid",
-            Self::Import(_) => "import",
-            Self::Database(_) => "internal",
-        }
-    }
-
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::StorageFull {
             return Self::DiskFull {
@@ -181,7 +209,7 @@ impl StoreError {
         }
     }
 
-    pub(crate) fn not_found(what: &'static str, id: impl ToString) -> Self {
+    pub(crate) fn not_found(what: Stored, id: impl ToString) -> Self {
         Self::NotFound {
             what,
             id: id.to_string(),

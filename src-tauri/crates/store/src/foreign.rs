@@ -7,39 +7,104 @@ use std::fmt;
 use std::io::Read;
 
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserializer, de};
+use serde::{Deserializer, Serialize, de};
 
-/// Names what begins with `start` and is no text, or none.
-pub(crate) fn binary(start: &[u8]) -> Option<&'static str> {
-    const MAGIC: &[(&[u8], &str)] = &[
-        (b"PK\x03\x04", "a zip archive: unpack it first"),
-        (b"PK\x05\x06", "an empty zip archive"),
-        (b"\x1f\x8b", "a gzip archive: unpack it first"),
-        (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
-        (b"SQLite format 3\0", "a database"),
-        (b"%PDF-", "a PDF"),
-        (b"\x89PNG", "a picture"),
-        (b"\xff\xd8\xff", "a picture"),
-        (b"\xff\xfe", "text in UTF-16: save it as UTF-8"),
-        (b"\xfe\xff", "text in UTF-16: save it as UTF-8"),
+/// What a file is that Octet did not export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum Foreign {
+    /// A zip archive.
+    Zip,
+    /// A zip archive without files.
+    EmptyZip,
+    /// A gzip archive.
+    Gzip,
+    /// A 7z archive.
+    SevenZip,
+    /// An SQLite database.
+    Database,
+    /// A PDF.
+    Pdf,
+    /// A PNG or JPEG picture.
+    Picture,
+    /// Text in UTF-16.
+    Utf16,
+    /// Nothing, or white space.
+    Empty,
+    /// No text.
+    Binary,
+    /// An export of ChatGPT.
+    ChatGpt,
+    /// An export of Claude.
+    Claude,
+    /// An export of Open WebUI.
+    OpenWebUi,
+    /// A conversation of LM Studio.
+    LmStudio,
+    /// Messages as OpenAI's API takes them.
+    OpenAiMessages,
+    /// Octet's own settings.
+    OctetSettings,
+    /// A list without elements.
+    EmptyList,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Zip => "a zip archive: unpack it first",
+            Self::EmptyZip => "an empty zip archive",
+            Self::Gzip => "a gzip archive: unpack it first",
+            Self::SevenZip => "a 7z archive: unpack it first",
+            Self::Database => "a database",
+            Self::Pdf => "a PDF",
+            Self::Picture => "a picture",
+            Self::Utf16 => "text in UTF-16: save it as UTF-8",
+            Self::Empty => "empty",
+            Self::Binary => "not a text file",
+            Self::ChatGpt => "a ChatGPT export",
+            Self::Claude => "a Claude export",
+            Self::OpenWebUi => "an Open WebUI export",
+            Self::LmStudio => "an LM Studio conversation",
+            Self::OpenAiMessages => "a list of messages as OpenAI’s API takes them",
+            Self::OctetSettings => "a file of Octet’s settings",
+            Self::EmptyList => "an empty list",
+        })
+    }
+}
+
+/// What begins with `start` and is no text, or none.
+pub(crate) fn binary(start: &[u8]) -> Option<Foreign> {
+    const MAGIC: &[(&[u8], Foreign)] = &[
+        (b"PK\x03\x04", Foreign::Zip),
+        (b"PK\x05\x06", Foreign::EmptyZip),
+        (b"\x1f\x8b", Foreign::Gzip),
+        (b"7z\xbc\xaf\x27\x1c", Foreign::SevenZip),
+        (b"SQLite format 3\0", Foreign::Database),
+        (b"%PDF-", Foreign::Pdf),
+        (b"\x89PNG", Foreign::Picture),
+        (b"\xff\xd8\xff", Foreign::Picture),
+        (b"\xff\xfe", Foreign::Utf16),
+        (b"\xfe\xff", Foreign::Utf16),
     ];
     let named = MAGIC.iter().find(|(magic, _)| start.starts_with(magic));
-    if let Some((_, name)) = named {
-        return Some(name);
+    if let Some((_, what)) = named {
+        return Some(*what);
     }
     let zeros = |skip: usize| start.iter().skip(skip).step_by(2).all(|byte| *byte == 0);
     match start {
-        [] => Some("empty"),
-        text if text.trim_ascii().is_empty() => Some("empty"),
+        [] => Some(Foreign::Empty),
+        text if text.trim_ascii().is_empty() => Some(Foreign::Empty),
         // Every second byte of plain letters, without a mark at the start.
-        _ if start.len() >= 8 && (zeros(0) || zeros(1)) => Some("text in UTF-16: save it as UTF-8"),
-        _ if start.contains(&0) => Some("not a text file"),
+        _ if start.len() >= 8 && (zeros(0) || zeros(1)) => Some(Foreign::Utf16),
+        _ if start.contains(&0) => Some(Foreign::Binary),
         _ => None,
     }
 }
 
-/// Names the program that wrote this JSON, or what else it is; none where it is not known.
-pub(crate) fn json(input: impl Read) -> Option<&'static str> {
+/// By which program this JSON was written, or what else it is; none where it is not known.
+pub(crate) fn json(input: impl Read) -> Option<Foreign> {
     let mut keys = Keys::default();
     let mut deserializer = serde_json::Deserializer::from_reader(std::io::BufReader::new(input));
     // A file that is cut off is known by what there is of it.
@@ -57,23 +122,23 @@ struct Keys {
 }
 
 impl Keys {
-    fn name(&self) -> Option<&'static str> {
+    fn name(&self) -> Option<Foreign> {
         let has = |key: &str| self.outer.contains(key);
         let says = |keys: &BTreeSet<String>| keys.contains("role") && keys.contains("content");
         if has("mapping") && (has("create_time") || has("current_node") || has("conversation_id")) {
-            Some("a ChatGPT export")
+            Some(Foreign::ChatGpt)
         } else if has("chat_messages") {
-            Some("a Claude export")
+            Some(Foreign::Claude)
         } else if has("chat") && (has("user_id") || has("updated_at") || has("archived")) {
-            Some("an Open WebUI export")
+            Some(Foreign::OpenWebUi)
         } else if self.message.contains("versions") {
-            Some("an LM Studio conversation")
+            Some(Foreign::LmStudio)
         } else if says(&self.outer) || says(&self.message) {
-            Some("a list of messages as OpenAI’s API takes them")
+            Some(Foreign::OpenAiMessages)
         } else if has("sampling") && has("offload") {
-            Some("a file of Octet’s settings")
+            Some(Foreign::OctetSettings)
         } else if self.is_list && self.outer.is_empty() {
-            Some("an empty list")
+            Some(Foreign::EmptyList)
         } else {
             None
         }
@@ -216,41 +281,38 @@ mod tests {
         for (text, name) in [
             (
                 r#"[{"title":"x","create_time":1.5,"mapping":{"a":{}}}]"#,
-                "a ChatGPT export",
+                Foreign::ChatGpt,
             ),
-            (
-                r#"{"mapping":{},"conversation_id":"x"}"#,
-                "a ChatGPT export",
-            ),
+            (r#"{"mapping":{},"conversation_id":"x"}"#, Foreign::ChatGpt),
             (
                 r#"[{"id":"1","user_id":"u","chat":{"history":{}}}]"#,
-                "an Open WebUI export",
+                Foreign::OpenWebUi,
             ),
             (
                 r#"[{"uuid":"1","name":"x","chat_messages":[]}]"#,
-                "a Claude export",
+                Foreign::Claude,
             ),
             (
                 r#"{"name":"LM","messages":[{"versions":[]}]}"#,
-                "an LM Studio conversation",
+                Foreign::LmStudio,
             ),
             (
                 r#"[{"role":"user","content":"Hello"}]"#,
-                "a list of messages as OpenAI’s API takes them",
+                Foreign::OpenAiMessages,
             ),
             (
                 r#"{"model":"m","messages":[{"role":"user","content":[{"type":"text"}]},5]}"#,
-                "a list of messages as OpenAI’s API takes them",
+                Foreign::OpenAiMessages,
             ),
             (
                 r#"{"version":1,"sampling":{},"offload":{}}"#,
-                "a file of Octet’s settings",
+                Foreign::OctetSettings,
             ),
-            ("[]", "an empty list"),
+            ("[]", Foreign::EmptyList),
             // Cut off.
             (
                 r#"[{"create_time":1.5,"mapping":{"a":{"id"#,
-                "a ChatGPT export",
+                Foreign::ChatGpt,
             ),
         ] {
             assert_eq!(json(text.as_bytes()), Some(name), "{text}");
@@ -264,20 +326,20 @@ mod tests {
             r#"{"messages":7}"#,
         ] {
             let name = json(text.as_bytes());
-            assert!(name.is_none_or(|name| name == "an empty list"), "{text}");
+            assert!(name.is_none_or(|name| name == Foreign::EmptyList), "{text}");
         }
     }
 
     #[test]
     fn what_is_no_text_is_said() {
         for (start, name) in [
-            (&b"PK\x03\x04\0\0"[..], "a zip archive: unpack it first"),
-            (b"\xff\xfe{\0", "text in UTF-16: save it as UTF-8"),
-            (b"{\0\"\0f\0o\0", "text in UTF-16: save it as UTF-8"),
-            (b"", "empty"),
-            (b" \n\t ", "empty"),
-            (b"SQLite format 3\0", "a database"),
-            (b"abc\0def", "not a text file"),
+            (&b"PK\x03\x04\0\0"[..], Foreign::Zip),
+            (b"\xff\xfe{\0", Foreign::Utf16),
+            (b"{\0\"\0f\0o\0", Foreign::Utf16),
+            (b"", Foreign::Empty),
+            (b" \n\t ", Foreign::Empty),
+            (b"SQLite format 3\0", Foreign::Database),
+            (b"abc\0def", Foreign::Binary),
         ] {
             assert_eq!(binary(start), Some(name));
         }

@@ -40,6 +40,52 @@ pub struct ImportResult {
     pub messages: u32,
 }
 
+/// Which size of a file may be too large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
+pub enum ImportLimit {
+    /// Bytes of the file.
+    File,
+    /// Chats in the file.
+    Chats,
+    /// Messages in a chat.
+    Messages,
+    /// Bytes of what a chat has beside its messages.
+    ChatSettings,
+    /// Bytes of a message's text.
+    MessageText,
+}
+
+impl fmt::Display for ImportLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File => "the file",
+            Self::Chats => "the number of chats",
+            Self::Messages => "the number of messages in a chat",
+            Self::ChatSettings => "the text of a chat's settings",
+            Self::MessageText => "the text of a message",
+        })
+    }
+}
+
+/// Why the messages of a chat make no tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChatFault {
+    /// Two have this id.
+    #[error("it has two messages {0}")]
+    Twice(MessageId),
+    /// The one that was shown last.
+    #[error("its active message {0} is missing")]
+    LeafMissing(MessageId),
+    /// This one follows none that is there.
+    #[error("message {0} follows a missing one")]
+    ParentMissing(MessageId),
+    /// Some follow themselves.
+    #[error("some of its messages follow each other in a circle")]
+    Circle,
+}
+
 impl Store {
     /// Adds the chats of a file that [`Store::export`] wrote, JSON or Markdown, whatever its
     /// name. A chat that is here already, or was, comes in as a copy with new ids. Answers that
@@ -53,7 +99,7 @@ impl Store {
         let failed = |error| StoreError::io("read", path, error);
         let file = File::open(path).map_err(failed)?;
         refuse_above(
-            "the file",
+            ImportLimit::File,
             file.metadata().map_err(failed)?.len(),
             MAX_IMPORT_BYTES,
         )?;
@@ -99,7 +145,7 @@ impl Store {
                 Format::Json => read_json(&mut input, |chat| importing.add(chat)),
                 Format::Markdown => read_markdown(&mut input, |chat| importing.add(chat)),
             };
-            refuse_above("the file", input.read_bytes, MAX_IMPORT_BYTES)?;
+            refuse_above(ImportLimit::File, input.read_bytes, MAX_IMPORT_BYTES)?;
             done?;
             Ok(importing.result)
         })
@@ -122,7 +168,7 @@ impl<R: Read> Read for Input<R> {
     }
 }
 
-fn refuse_above(what: &'static str, found: u64, limit: u64) -> Result<(), ImportError> {
+fn refuse_above(what: ImportLimit, found: u64, limit: u64) -> Result<(), ImportError> {
     if found > limit {
         return Err(ImportError::TooLarge { what, found, limit });
     }
@@ -138,11 +184,7 @@ struct Importing<'a> {
 impl Importing<'_> {
     fn add(&mut self, mut chat: Chat) -> Result<()> {
         let number = self.result.chats as usize + 1;
-        refuse_above(
-            "the number of chats",
-            number as u64,
-            MAX_IMPORT_CHATS as u64,
-        )?;
+        refuse_above(ImportLimit::Chats, number as u64, MAX_IMPORT_CHATS as u64)?;
         check(&mut chat, number)?;
         if self.is_known(&chat)? {
             chat = chat.with_new_ids();
@@ -176,7 +218,7 @@ impl Importing<'_> {
 fn check(chat: &mut Chat, number: usize) -> Result<(), ImportError> {
     let limit = MAX_TEXT_BYTES as u64;
     for text in chat.system_prompt.iter().chain(&chat.model) {
-        refuse_above("the text of a chat's settings", text.len() as u64, limit)?;
+        refuse_above(ImportLimit::ChatSettings, text.len() as u64, limit)?;
     }
     for message in &mut chat.messages {
         for text in [
@@ -185,34 +227,34 @@ fn check(chat: &mut Chat, number: usize) -> Result<(), ImportError> {
             message.model.as_ref(),
         ] {
             let length = text.map_or(0, String::len) as u64;
-            refuse_above("the text of a message", length, limit)?;
+            refuse_above(ImportLimit::MessageText, length, limit)?;
         }
         if message.state == MessageState::Streaming {
             message.state = MessageState::Interrupted;
         }
     }
     chat.title = chats::tidy_title(&chat.title);
-    put_parents_first(chat).map_err(|reason| ImportError::Chat {
+    put_parents_first(chat).map_err(|fault| ImportError::Chat {
         number,
         title: chat.title.clone(),
-        reason,
+        fault,
     })
 }
 
 /// Orders messages so that parents precede their children, otherwise as they came. Fails when
 /// they are no forest, or the active leaf is none of them.
-fn put_parents_first(chat: &mut Chat) -> Result<(), String> {
+fn put_parents_first(chat: &mut Chat) -> Result<(), ChatFault> {
     let messages = std::mem::take(&mut chat.messages);
     let mut index_of: HashMap<MessageId, usize> = HashMap::with_capacity(messages.len());
     for (index, message) in messages.iter().enumerate() {
         if index_of.insert(message.id, index).is_some() {
-            return Err(format!("it has two messages {}", message.id));
+            return Err(ChatFault::Twice(message.id));
         }
     }
     if let Some(leaf) = chat.active_leaf
         && !index_of.contains_key(&leaf)
     {
-        return Err(format!("its active message {leaf} is missing"));
+        return Err(ChatFault::LeafMissing(leaf));
     }
     let mut children: Vec<Vec<usize>> = vec![Vec::new(); messages.len()];
     let mut ready = BinaryHeap::new();
@@ -221,7 +263,7 @@ fn put_parents_first(chat: &mut Chat) -> Result<(), String> {
             None => ready.push(Reverse(index)),
             Some(parent) => match index_of.get(&parent) {
                 Some(&parent) => children[parent].push(index),
-                None => return Err(format!("message {} follows a missing one", message.id)),
+                None => return Err(ChatFault::ParentMissing(message.id)),
             },
         }
     }
@@ -231,7 +273,7 @@ fn put_parents_first(chat: &mut Chat) -> Result<(), String> {
         ready.extend(children[index].iter().map(|&child| Reverse(child)));
     }
     if chat.messages.len() < slots.len() {
-        return Err("some of its messages follow each other in a circle".to_owned());
+        return Err(ChatFault::Circle);
     }
     Ok(())
 }
@@ -251,11 +293,7 @@ fn read_markdown(input: &mut impl Read, mut add: impl FnMut(Chat) -> Result<()>)
     }
     for chat in markdown::read(text)? {
         let count = chat.messages.len() as u64;
-        refuse_above(
-            "the number of messages in a chat",
-            count,
-            MAX_IMPORT_MESSAGES as u64,
-        )?;
+        refuse_above(ImportLimit::Messages, count, MAX_IMPORT_MESSAGES as u64)?;
         add(chat)?;
     }
     Ok(())

@@ -31,6 +31,7 @@ mod import;
 mod markdown;
 mod messages;
 mod migrate;
+mod problem;
 pub mod recover;
 mod search;
 pub mod settings;
@@ -43,14 +44,17 @@ pub use answer_stats::{AnswerStats, StatsScope};
 pub use backup::{BACKUPS_KEPT, Backup, backups};
 pub use chats::{Chat, ChatFilter, ChatPage, ChatSummary, Counts, NewChat, Purged};
 pub use drafts::Edit;
-pub use error::{ImportError, Result, StoreError};
+pub use error::{ImportError, InvalidRequest, Result, StoreError, Stored};
 pub use export::{EXPORT_VERSION, Format};
+pub use foreign::Foreign;
 pub use ids::{ChatId, MessageId, Timestamp, UndoToken};
 pub use import::{
-    ImportResult, MAX_IMPORT_BYTES, MAX_IMPORT_CHATS, MAX_IMPORT_MESSAGES, MAX_TEXT_BYTES,
+    ChatFault, ImportLimit, ImportResult, MAX_IMPORT_BYTES, MAX_IMPORT_CHATS, MAX_IMPORT_MESSAGES,
+    MAX_TEXT_BYTES,
 };
 pub use messages::{Message, MessageState, Role, StopReason};
 pub use migrate::SCHEMA_VERSION;
+pub use problem::StoreProblem;
 pub use search::{SearchHit, Snippet};
 pub use store::{KEEP_DELETED, Store};
 pub use title::title_from;

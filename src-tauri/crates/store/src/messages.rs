@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::migrate::Migration;
 use crate::{
-    AnswerStats, ChatId, MessageId, Result, Store, StoreError, Timestamp, UndoToken, chats,
-    title_from,
+    AnswerStats, ChatId, InvalidRequest, MessageId, Result, Store, StoreError, Stored, Timestamp,
+    UndoToken, chats, title_from,
 };
 
 /// `key` numbers messages in the order they came, so that parents precede their children.
@@ -126,7 +126,8 @@ pub struct Message {
     pub stats: Option<AnswerStats>,
     /// The model that answered.
     pub model: Option<String>,
-    /// What went wrong, in state [`MessageState::Error`].
+    /// What went wrong, in state [`MessageState::Error`]: whatever the shell gave to
+    /// [`Store::fail_answer`]. Octet gives the failure as JSON; versions before gave a sentence.
     pub error: Option<String>,
 }
 
@@ -247,10 +248,7 @@ impl Store {
         self.database().write(|database| {
             let (chat, mut message) = require(database, id)?;
             if message.role != Role::Assistant {
-                return Err(StoreError::Invalid {
-                    what: "the message to continue",
-                    reason: "only answers can be continued".to_owned(),
-                });
+                return Err(InvalidRequest::NotAnAnswer.into());
             }
             if leaf_below(database, chat, Some(id))? != Some(id) {
                 let copy = Message {
@@ -334,7 +332,8 @@ impl Store {
         })
     }
 
-    /// Ends an answer that went wrong, with the text that it has so far.
+    /// Ends an answer that went wrong, with the text that it has so far, and keeps `error` as it
+    /// is.
     ///
     /// # Errors
     /// As [`Store::update_answer`].
@@ -359,10 +358,7 @@ impl Store {
         self.database().write(|database| {
             let (_, mut message) = require(database, id)?;
             if message.state == MessageState::Streaming {
-                return Err(StoreError::Invalid {
-                    what: "the message to edit",
-                    reason: "it is still being written; stop it first".to_owned(),
-                });
+                return Err(InvalidRequest::StillBeingWritten.into());
             }
             message.text = clean(text).into_owned();
             end(database, &message)?;
@@ -436,7 +432,7 @@ impl Store {
                 )
                 .optional()?;
             let (chat, leaf): (ChatId, Option<MessageId>) =
-                deletion.ok_or_else(|| StoreError::not_found("deletion", token))?;
+                deletion.ok_or_else(|| StoreError::not_found(Stored::Deletion, token))?;
             database.execute(
                 "WITH RECURSIVE above(id) AS (
                      SELECT parent_id FROM messages WHERE deletion = ?1
@@ -544,7 +540,7 @@ pub(crate) fn require(database: &Connection, id: MessageId) -> Result<(ChatId, M
         .prepare_cached(&sql)?
         .query_row([id], |row| Ok((row.get(9)?, from_row(row)?)))
         .optional()?;
-    found.ok_or_else(|| StoreError::not_found("message", id))
+    found.ok_or_else(|| StoreError::not_found(Stored::Message, id))
 }
 
 /// An answer that is being written, with its chat. It may have been deleted meanwhile: the
@@ -556,7 +552,7 @@ pub(crate) fn require_streaming(database: &Connection, id: MessageId) -> Result<
         .query_row([id], |row| Ok((row.get(9)?, from_row(row)?)))
         .optional()?;
     let (chat, message): (ChatId, Message) =
-        found.ok_or_else(|| StoreError::not_found("message", id))?;
+        found.ok_or_else(|| StoreError::not_found(Stored::Message, id))?;
     if message.state != MessageState::Streaming {
         return Err(StoreError::NotStreaming {
             id: id.to_string(),
@@ -576,7 +572,7 @@ fn require_in(database: &Connection, chat: ChatId, id: MessageId) -> Result<()> 
     if exists {
         Ok(())
     } else {
-        Err(StoreError::not_found("message", id))
+        Err(StoreError::not_found(Stored::Message, id))
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::messages;
 use crate::title::one_line;
-use crate::{ChatId, KEEP_DELETED, Result, Store, StoreError, Timestamp, UndoToken};
+use crate::{ChatId, KEEP_DELETED, Result, Store, StoreError, Stored, Timestamp, UndoToken};
 
 /// Characters of a preview.
 const PREVIEW_CHARS: usize = 140;
@@ -101,7 +101,7 @@ impl Store {
             DeletionId::Chat { id } => {
                 let sql = "DELETE FROM chats WHERE id = ?1 AND deleted_at IS NOT NULL";
                 match database.execute(sql, [id])? {
-                    0 => Err(StoreError::not_found("deleted chat", id)),
+                    0 => Err(StoreError::not_found(Stored::DeletedChat, id)),
                     _ => Ok(()),
                 }
             }
@@ -123,7 +123,7 @@ fn purge_messages(database: &Connection, token: UndoToken) -> Result<()> {
         .prepare_cached("SELECT 1 FROM deletions WHERE token = ?1")?
         .exists([token])?;
     if !is_there {
-        return Err(StoreError::not_found("deletion", token));
+        return Err(StoreError::not_found(Stored::Deletion, token));
     }
     messages::purge_deletion(database, token)
 }

@@ -113,7 +113,7 @@ export const commands = {
 	/**  Searches titles and messages. */
 	searchChats: (query: string, limit: number) => __TAURI_INVOKE<SearchHit[]>("search_chats", { query, limit }),
 	/**  Writes a chat, or all of them, where the person says; gives the path, or none. */
-	exportChat: (chatId: ChatId | null, format: ExportFormat) => __TAURI_INVOKE<string | null>("export_chat", { chatId, format }),
+	exportChat: (chatId: ChatId | null, format: Format) => __TAURI_INVOKE<string | null>("export_chat", { chatId, format }),
 	/**  Reads chats from a file that the person chooses; how many, or none. */
 	importChats: () => __TAURI_INVOKE<ImportResult | null>("import_chats"),
 	/**  Reads chats from a file that was dropped on the window. */
@@ -181,17 +181,18 @@ export type AnswerStats = {
 	scope?: StatsScope,
 };
 
-/**  A failure as the page shows it. */
-export type ApiError = {
-	/**  What the page may branch on. */
-	code: ErrorCode,
-	/**  What happened, with numbers and names. */
-	message: string,
-	/**  What to do next. */
-	hint: string | null,
-	/**  Why the model does not fit, which the page puts into words itself. */
-	plan: PlanError | null,
-};
+/**  A failure. For the page, one union: every kind has a name of its own. */
+export type ApiError = 
+/**  Of loading or answering. */
+EngineProblem | 
+/**  Of the memory plan. */
+PlanError | 
+/**  Of chats and settings. */
+StoreProblem | 
+/**  Of downloads and the library of models. */
+ModelsError | 
+/**  Of the app itself. */
+AppProblem;
 
 /**  What the page shows about the app. */
 export type AppInfo = {
@@ -214,6 +215,61 @@ export type AppInfo = {
 	/**  Whether there were no settings yet. */
 	firstStart: boolean,
 };
+
+/**  What the app itself refuses, or fails at. */
+export type AppProblem = 
+/**  No model is loaded. */
+{ kind: "notLoaded" } | 
+/**  There is no such model. */
+{ kind: "unknownModel"; 
+/**  The id that was asked for. */
+id: string } | 
+/**  The chat is being answered already. */
+{ kind: "chatBusy" } | 
+/**  An answer is being written, in whatever chat. */
+{ kind: "answerBusy" } | 
+/**  There is nothing in the message. */
+{ kind: "emptyMessage" } | 
+/**  The message is of another chat, or of the other side. */
+{ kind: "wrongMessage" } | 
+/**  The person chose another folder, or none. */
+{ kind: "folderNotPicked"; 
+/**  The folder that was named. */
+path: string } | 
+/**  The person did not drop this file. */
+{ kind: "fileNotDropped"; 
+/**  The file that was named. */
+path: string } | 
+/**  A link that may not leave the app. */
+{ kind: "linkRefused"; 
+/**  What is wrong with it. */
+fault: LinkFault } | 
+/**  The file is no backup of these chats. */
+{ kind: "notABackup"; 
+/**  The file. */
+path: string } | 
+/**  The chats are being restored. */
+{ kind: "restoring" } | 
+/**  The system did not open a link, file or folder. */
+{ kind: "notOpened"; 
+/**  Which. */
+what: string; 
+/**  What the system says. */
+detail: string } | 
+/**  A folder of the app's own could not be created. */
+{ kind: "folderNotCreated"; 
+/**  The folder. */
+path: string; 
+/**  What the system says. */
+detail: string } | 
+/**  The demo model could not be unpacked. */
+{ kind: "demoUnusable"; 
+/**  Why not. */
+detail: string } | 
+/**  A fault of this program. */
+{ kind: "internal"; 
+/**  What ended early. */
+detail: string };
 
 /**  How things look. */
 export type Appearance = {
@@ -244,7 +300,7 @@ export type BadFile = {
 	/**  Its name in the model. */
 	file: string,
 	/**  What is wrong with it. */
-	reason: string,
+	fault: FileFault,
 };
 
 /**  A whole chat. Also the form in which chats are exported. */
@@ -419,7 +475,7 @@ seconds: number } |
 /**  In this many seconds. */
 inSeconds: number; 
 /**  What happened. */
-problem: Problem } | 
+problem: ModelsError } | 
 /**  Stopped, with all that has arrived kept. */
 { kind: "paused"; 
 /**  Why. */
@@ -427,7 +483,7 @@ reason: PauseReason } |
 /**  Ended by an error, with all that has arrived kept; resuming tries again. */
 { kind: "failed"; 
 /**  What happened. */
-problem: Problem };
+problem: ModelsError };
 
 /**  Something that was dropped. */
 export type Dropped = {
@@ -458,68 +514,149 @@ export type Edit = {
 	text: string,
 };
 
-/**  The kinds of failure. */
-export type ErrorCode = 
-/**  The model folder is missing, damaged or foreign. */
-"checkpoint" | 
-/**  Too little memory. */
-"memory" | 
-/**  The tokenizer is missing or damaged. */
-"tokenizer" | 
-/**  The messages make no prompt. */
-"prompt" | 
-/**  Bad sampling settings, or a model whose output is no numbers. */
-"sampling" | 
-/**  The engine failed. */
-"engine" | 
+/**  What is wrong with a hub's address. */
+export type EndpointFault = 
+/**  It is no address at all. */
+{ kind: "noAddress"; 
+/**  What the parser says. */
+detail: string } | 
+/**  It is no web address. */
+{ kind: "notWeb" } | 
+/**  It carries a name or a password. */
+{ kind: "hasPassword" };
+
+/**
+ *  What kind of failure an [`EngineError`] is, with its names and numbers.
+ * 
+ *  `detail` is what the system, a driver, or a parser of damaged files says, in English.
+ */
+export type EngineProblem = 
+/**  There is no model at this path. */
+{ kind: "notAModel"; 
+/**  The folder or file. */
+path: string; 
+/**  What it lacks. */
+detail: string } | 
+/**  A file of the model is missing, or gone since it was opened. */
+{ kind: "modelFileMissing"; 
+/**  The file. */
+path: string } | 
+/**  The system refuses to read a file of the model. */
+{ kind: "modelFileUnreadable"; 
+/**  The file. */
+path: string; 
+/**  What the system says. */
+detail: string } | 
+/**  A file of the model was replaced while the model was in use. */
+{ kind: "modelChanged"; 
+/**  The file. */
+path: string } | 
+/**  The model's files are damaged, or contradict each other. */
+{ kind: "checkpoint"; 
+/**  Which file and what is wrong with it. */
+detail: string } | 
+/**  The model needs something that no backend computes. */
+{ kind: "unsupported"; 
+/**  The name of that. */
+detail: string } | 
+/**  The memory plan refuses. */
+{ kind: "plan"; 
+/**  Why. */
+detail: string } | 
+/**  Fewer expert slots than it takes to work. */
+{ kind: "tooFewSlots"; 
+/**  Slots there would be. */
+slots: number; 
+/**  Slots needed. */
+needed: number } | 
+/**  The model has no tokenizer. */
+{ kind: "noTokenizer"; 
+/**  The model's folder. */
+dir: string } | 
+/**  The tokenizer cannot be used. */
+{ kind: "tokenizer"; 
+/**  What is wrong with it. */
+detail: string } | 
+/**  The tokenizer belongs to another model. */
+{ kind: "tokenizerMismatch"; 
+/**  Tokens of the tokenizer. */
+tokenizer: number; 
+/**  Tokens of the model. */
+model: number } | 
+/**  Nothing to answer. */
+{ kind: "emptyConversation" } | 
+/**  A message from the wrong side. */
+{ kind: "messageOrder"; 
+/**  Its place, counted from 1. */
+position: number } | 
+/**  The chat template cannot be carried out. */
+{ kind: "templateBroken"; 
+/**  The file that holds it; empty where that is not known. */
+path: string; 
+/**  What is wrong with it. */
+detail: string } | 
+/**  The chat template refuses these messages. */
+{ kind: "templateRefused"; 
+/**  The file that holds it. */
+path: string; 
+/**  The template's own message. */
+detail: string } | 
+/**  The chat template leaves no way to go on with an answer. */
+{ kind: "cannotContinue" } | 
+/**  A token that the model has no embedding for. */
+{ kind: "unknownToken"; 
+/**  Its id. */
+token: number; 
+/**  Tokens the model knows. */
+vocabSize: number } | 
+/**  The text cannot be turned into tokens. */
+{ kind: "prompt"; 
+/**  Why. */
+detail: string } | 
+/**  A sampling parameter is out of its range. */
+{ kind: "samplingRange"; 
+/**  The field of [`SamplingParams`](crate::sampling::SamplingParams). */
+name: string; 
+/**  Its value. */
+value: number | null } | 
+/**  The model's output is no number. */
+{ kind: "badOutput" } | 
+/**  An expert could not be read or copied. */
+{ kind: "expertUnavailable"; 
+/**  Its layer, counted from 0. */
+layer: number; 
+/**  Its place in the layer, counted from 0. */
+expert: number; 
+/**  What the memory says. */
+detail: string } | 
+/**  More experts are needed at once than there are slots. */
+{ kind: "noExpertSlot"; 
+/**  Slots there are. */
+slots: number } | 
+/**  The kernels asked for are not to be had. */
+{ kind: "kernels"; 
+/**  Why. */
+detail: string } | 
+/**  A computation failed. */
+{ kind: "computation"; 
+/**  What the tensor library says. */
+detail: string } | 
 /**  The GPU failed; the model goes on on the CPU. */
-"gpu" | 
+{ kind: "gpuFailed"; 
+/**  What the driver says. */
+detail: string } | 
 /**  The text does not fit the context. */
-"contextFull" | 
+{ kind: "contextFull"; 
+/**  Tokens the context holds. */
+limit: number; 
+/**  Tokens needed. */
+needed: number; 
+/**  A context that is long enough, where the model has one. */
+enough: number | null } | 
 /**  Stopped on request. */
-"cancelled" | 
-/**  No model is loaded. */
-"notLoaded" | 
-/**  The chat is being answered already. */
-"busy" | 
-/**  No such chat, message or model. */
-"notFound" | 
-/**  An argument that makes no sense. */
-"invalid" | 
-/**  The file system refused. */
-"io" | 
-/**  No room on the disk. */
-"diskFull" | 
-/**  The database of the chats is damaged. */
-"storeDamaged" | 
-/**  Another program holds the database. */
-"storeLocked" | 
-/**  A newer version wrote the database. */
-"storeNewer" | 
-/**  A file that cannot be imported. */
-"import" | 
-/**  Terms have to be accepted on the hub first. */
-"gated" | 
-/**  No such repository, or it is private. */
-"missing" | 
-/**  The access token is wrong or not allowed. */
-"token" | 
-/**  The hub cannot be reached. */
-"network" | 
-/**  The connection is not trusted. */
-"tls" | 
-/**  What arrived is not what was published. */
-"checksum" | 
-/**  Too many requests. */
-"rateLimited" | 
-/**  The hub failed. */
-"hub" | 
-/**  No model that Octet runs. */
-"foreign" | 
-/**  The model or its folder is in use. */
-"inUse" | 
-/**  A fault of this program. */
-"internal";
+{ kind: "cancelled" } | 
+/**  The model is no longer loaded. */
+{ kind: "unloaded" };
 
 /**  The experts at one moment. */
 export type ExpertsFrame = {
@@ -549,12 +686,32 @@ export type ExpertsFrame = {
 	keptFromPrevious: number | null,
 };
 
-/**  Of a file of chats. */
-export type ExportFormat = 
-/**  Everything, to be imported again. */
-"json" | 
-/**  The active branch, to be read. */
-"markdown";
+/**  What is wrong with a file. */
+export type FileFault = 
+/**  It is not there. */
+{ kind: "missing" } | 
+/**  A folder, pipe or device is in its place. */
+{ kind: "notAFile" } | 
+/**  It is shorter or longer than what was published. */
+{ kind: "size"; 
+/**  Its bytes. */
+found: number; 
+/**  The bytes it should have. */
+expected: number } | 
+/**  Its bytes are others than those that were published. */
+{ kind: "content"; 
+/**  The beginning of its hash. */
+found: string; 
+/**  That of the published one. */
+expected: string } | 
+/**  The system refuses to read it. */
+{ kind: "unreadable"; 
+/**  What the system says. */
+detail: string } | 
+/**  The engine refuses it, or an earlier version of Octet found fault with it. */
+{ kind: "refused"; 
+/**  Why. */
+detail: string };
 
 /**  Something was dropped on the window. */
 export type FilesDropped = Dropped[];
@@ -597,6 +754,83 @@ export type FolderFrom =
 "hubCache" | 
 /**  Octet's own, for there is no Hugging Face cache. */
 "own";
+
+/**  What a file is that Octet did not export. */
+export type Foreign = 
+/**  A zip archive. */
+"zip" | 
+/**  A zip archive without files. */
+"emptyZip" | 
+/**  A gzip archive. */
+"gzip" | 
+/**  A 7z archive. */
+"sevenZip" | 
+/**  An SQLite database. */
+"database" | 
+/**  A PDF. */
+"pdf" | 
+/**  A PNG or JPEG picture. */
+"picture" | 
+/**  Text in UTF-16. */
+"utf16" | 
+/**  Nothing, or white space. */
+"empty" | 
+/**  No text. */
+"binary" | 
+/**  An export of ChatGPT. */
+"chatGpt" | 
+/**  An export of Claude. */
+"claude" | 
+/**  An export of Open WebUI. */
+"openWebUi" | 
+/**  A conversation of LM Studio. */
+"lmStudio" | 
+/**  Messages as OpenAI's API takes them. */
+"openAiMessages" | 
+/**  Octet's own settings. */
+"octetSettings" | 
+/**  A list without elements. */
+"emptyList";
+
+/**  Why a repository or folder is no model that Octet runs. */
+export type ForeignFault = 
+/**  A file that every model has is not there. */
+{ kind: "noFile"; 
+/**  The file. */
+file: string } | 
+/**  A file that the index names is not there. */
+{ kind: "noIndexedFile"; 
+/**  The file. */
+file: string } | 
+/**  The index names no embeddings. */
+{ kind: "noEmbeddings" } | 
+/**  The index leaves out an expert. */
+{ kind: "noExpert"; 
+/**  The layer, counted from 0. */
+layer: number; 
+/**  The expert in its layer, counted from 0. */
+expert: number } | 
+/**  The experts are stored in another way. */
+{ kind: "notHqq" } | 
+/**  A file is longer than any of its kind. */
+{ kind: "fileTooLarge"; 
+/**  The file. */
+file: string; 
+/**  Its bytes. */
+found: number; 
+/**  The bytes that are read. */
+limit: number } | 
+/**  The engine, or a parser, refuses a file. */
+{ kind: "refused"; 
+/**  Why. */
+detail: string };
+
+/**  Of a file of chats. */
+export type Format = 
+/**  Everything, to be imported again. */
+"json" | 
+/**  The active branch, to be read; it can be imported too. */
+"markdown";
 
 /**  What the page is told while it waits. */
 export type GenerationEvent = 
@@ -761,19 +995,32 @@ export type Health =
 verifiedAtMs: number | null } | 
 /**  It cannot be loaded, or would give wrong answers. */
 { kind: "damaged"; 
-/**  In a sentence. */
-message: string; 
+/**  What is wrong. */
+damage: ModelDamage; 
 /**  Files that are missing, cut off or different; may be empty where that is not known. */
-files: string[]; 
+files: BadFile[]; 
 /**  Whether [`crate::Manager::repair`] can download them again. */
 canRepair: boolean };
 
-/**  What importing does with a folder. */
+/**  How a folder comes in. */
 export type ImportHow = 
-/**  It is used where it is. */
+/**  It stays where it is and is remembered. */
 "link" | 
-/**  It is copied into the models folder. */
+/**  Its files are copied into the models folder. */
 "copy";
+
+/**  Which size of a file may be too large. */
+export type ImportLimit = 
+/**  Bytes of the file. */
+"file" | 
+/**  Chats in the file. */
+"chats" | 
+/**  Messages in a chat. */
+"messages" | 
+/**  Bytes of what a chat has beside its messages. */
+"chatSettings" | 
+/**  Bytes of a message's text. */
+"messageText";
 
 /**  What was imported. */
 export type ImportResult = {
@@ -782,6 +1029,43 @@ export type ImportResult = {
 	/**  Their messages. */
 	messages: number,
 };
+
+/**  What was asked for and cannot be. */
+export type InvalidInput = 
+/**  The user has no home folder. */
+{ kind: "noHome" } | 
+/**  A name that no repository has. */
+{ kind: "repoName"; 
+/**  The name, shortened. */
+name: string; 
+/**  What is wrong with it. */
+fault: RepoNameFault } | 
+/**  An address that no hub has. */
+{ kind: "endpoint"; 
+/**  It comes from `HF_ENDPOINT`. */
+inEnvironment: boolean; 
+/**  What is wrong with it. */
+fault: EndpointFault } | 
+/**  The proxy's settings, for example. */
+{ kind: "networkSettings"; 
+/**  What the network library says. */
+detail: string } | 
+/**  A token with spaces or other characters that no token has. */
+{ kind: "token" } | 
+/**  The hub published a hash that is none. */
+{ kind: "hash"; 
+/**  The hash. */
+hash: string } | 
+/**  Only what the hub has can be downloaded again. */
+{ kind: "notRepairable"; 
+/**  Its id. */
+model: string } | 
+/**  The models folder cannot go into itself. */
+{ kind: "folderInside" } | 
+/**  The new models folder holds a model of the same name. */
+{ kind: "folderHas"; 
+/**  The model. */
+repo: string };
 
 /**  A limit of the GPU kernels that a model's shape is beyond. */
 export type KernelLimit = 
@@ -814,27 +1098,51 @@ most: number } |
 /**  Of the model. */
 has: number };
 
+/**  Why the system's keyring did not serve. */
+export type KeyringProblem = 
+/**  There is none. */
+{ kind: "none" } | 
+/**  The person did not unlock it, or its program hangs. */
+{ kind: "silent" } | 
+/**  The library that talks to it ended. */
+{ kind: "broken" } | 
+/**  It reports an error. */
+{ kind: "failed"; 
+/**  What it says. */
+detail: string };
+
+/**  Why a link is not opened. */
+export type LinkFault = 
+/**  Longer than any real one. */
+"tooLong" | 
+/**  No scheme, or no address at all. */
+"incomplete" | 
+/**  Neither a web nor a mail address. */
+"otherScheme" | 
+/**  A name or password, which hides where it leads. */
+"hasPassword";
+
 /**  How far loading is. */
 export type LoadProgress = {
 	/**  What is being done. */
 	stage: LoadStage,
-	/**  Bytes in memory. */
+	/**  Bytes of the model that are in memory. */
 	doneBytes: number,
 	/**  Bytes that will be; 0 as long as that is not known. */
 	totalBytes: number,
 };
 
-/**  The steps of loading. */
+/**  What is being done. */
 export type LoadStage = 
-/**  Files are looked at. */
+/**  Headers, index and configuration are read and the memory is planned. */
 "checking" | 
 /**  The tokenizer is read. */
 "tokenizer" | 
-/**  The trunk is read. */
+/**  The trunk is read and its output matrix brought to 8 bits. */
 "trunk" | 
-/**  Experts are read. */
+/**  Experts are read into RAM, and copied to the GPU. */
 "experts" | 
-/**  A first token is computed. */
+/**  One token is computed, so that every buffer exists. */
 "warming";
 
 /**  What a plan gives up when a GPU has less VRAM than was thought. */
@@ -918,7 +1226,10 @@ export type Message = {
 	stats: AnswerStats | null,
 	/**  The model that answered. */
 	model: string | null,
-	/**  What went wrong, in state [`MessageState::Error`]. */
+	/**
+	 *  What went wrong, in state [`MessageState::Error`]: whatever the shell gave to
+	 *  [`Store::fail_answer`]. Octet gives the failure as JSON; versions before gave a sentence.
+	 */
 	error: string | null,
 };
 
@@ -951,6 +1262,17 @@ export type Misses =
 /**  Compute it on the CPU. */
 "cpu";
 
+/**  What makes a model unusable. */
+export type ModelDamage = 
+/**  A linked folder or file is not there. */
+{ kind: "gone" } | 
+/**  Some files are not as they should be. */
+{ kind: "files" } | 
+/**  The engine refuses it. */
+{ kind: "refused"; 
+/**  Why. */
+detail: string };
+
 /**  A model as the page lists it. */
 export type ModelEntry = {
 	/**  [`DEMO`], or that of the library. */
@@ -971,10 +1293,8 @@ export type ModelEntry = {
 	nLayers: number,
 	/**  Experts a layer. */
 	nExperts: number,
-	/**  In words, as found in the files. */
-	expertQuantization: string,
-	/**  In words, as found in the files. */
-	attentionQuantization: string,
+	/**  How its weights are stored; none where the files cannot be read. */
+	quantization: Quantization | null,
 	/**  The longest context it was made for, in tokens. */
 	maxContext: number,
 	/**  A tokenizer lies beside it. */
@@ -1029,6 +1349,119 @@ export type ModelStateChanged = ModelState;
 /**  Downloads or the library changed; at most five times a second. */
 export type ModelsChanged = ModelsState;
 
+/**
+ *  Any failure of listing, downloading or keeping models. Its text says what happened, why, and
+ *  the next step.
+ * 
+ *  As data, `kind` is the name of the variant, and `detail` what the system, the hub, or a parser of
+ *  damaged files says, in English.
+ */
+export type ModelsError = 
+/**  Terms have to be accepted first. */
+{ kind: "gated"; 
+/**  The repository. */
+repo: string; 
+/**  Whether a token was sent. */
+withToken: boolean } | 
+/**  The hub does not have it, or does not show it. */
+{ kind: "missing"; 
+/**  Repository, revision or file. */
+what: string } | 
+/**  The token is wrong, or not allowed to read this. */
+{ kind: "token"; 
+/**  What the hub says. */
+detail: string } | 
+/**  The hub cannot be reached. */
+{ kind: "network"; 
+/**  The host. */
+host: string; 
+/**  What the system says. */
+detail: string } | 
+/**  The hub's certificate is not trusted, or the connection is no TLS at all. */
+{ kind: "tls"; 
+/**  The host. */
+host: string; 
+/**  What is wrong. */
+detail: string } | 
+/**  No room. */
+{ kind: "diskFull"; 
+/**  The folder. */
+path: string; 
+/**  Bytes still to be written, with what is kept free; 0 where that is not known. */
+neededBytes: number; 
+/**  Bytes there are. */
+freeBytes: number } | 
+/**  A repository that Octet offers is not on the hub. */
+{ kind: "withdrawn"; 
+/**  The repository. */
+repo: string; 
+/**  Another one that Octet offers. */
+instead: string } | 
+/**  The bytes that arrived are not those that were published, more than once. */
+{ kind: "checksum"; 
+/**  The file. */
+file: string; 
+/**  The published hash. */
+expected: string; 
+/**  The hash of what arrived. */
+found: string } | 
+/**  Too many requests, and waiting did not help. */
+{ kind: "rateLimited"; 
+/**  The host. */
+host: string; 
+/**  How long the hub says to wait, in seconds. */
+retryAfterS: number | null } | 
+/**  The hub failed, or answered with something that makes no sense. */
+{ kind: "hub"; 
+/**  The host. */
+host: string; 
+/**  What it said. */
+detail: string } | 
+/**  The repository or folder holds something else than a model that Octet runs. */
+{ kind: "foreign"; 
+/**  Repository or folder. */
+what: string; 
+/**  What it lacks. */
+fault: ForeignFault } | 
+/**  None of the tokenizer's sources gave one that fits. */
+{ kind: "noTokenizerFound"; 
+/**  The model. */
+repo: string; 
+/**  Where it was looked for, one after the other. */
+tried: TriedTokenizer[]; 
+/**  Whether an access token might help. */
+gated: boolean } | 
+/**  Somebody uses it. */
+{ kind: "inUse"; 
+/**  The model or file; none: the models folder. */
+what: string | null; 
+/**  What for. */
+by: Use } | 
+/**  There is no such model, download or task. */
+{ kind: "notFound"; 
+/**  Which of these. */
+what: Wanted; 
+/**  Its name. */
+name: string } | 
+/**  A short name that several models have. */
+{ kind: "ambiguous"; 
+/**  The name. */
+name: string; 
+/**  The full names that it could stand for. */
+candidates: [string, string] } | 
+/**  An argument that makes no sense. */
+{ kind: "invalid"; 
+/**  Which, and what is wrong with it. */
+input: InvalidInput } | 
+/**  The file system refused. */
+{ kind: "modelsFile"; 
+/**  The file or folder. */
+path: string; 
+/**  What the system says. */
+detail: string } | 
+/**  Stopped on request; what has arrived is kept. */
+{ kind: "cancelled" };
+
 /**  Where models are and where they come from. */
 export type ModelsSettings = {
 	/**  The models folder. */
@@ -1042,7 +1475,7 @@ export type ModelsSettings = {
 	/**  Where the access token is; none: there is none. */
 	token: TokenPlace | null,
 	/**  Why the token is not in the keyring, where it is not and could have been expected to be. */
-	tokenNote: string | null,
+	tokenNote: TokenNote | null,
 };
 
 /**  Everything that changes by itself, as [`crate::Manager::watch`] gives it. */
@@ -1118,25 +1551,41 @@ gpu: string;
 limit: KernelLimit };
 
 /**  Something that happened at the start. */
-export type Notice = {
-	/**  What kind. */
-	kind: NoticeKind,
-	/**  For people. */
-	message: string,
-	/**  A file that was kept. */
-	path: string | null,
-};
-
-/**  The kinds of notices. */
-export type NoticeKind = 
-/**  Settings could not be read, all or some. */
-"settingsDamaged" | 
+export type Notice = 
+/**  Some settings made no sense and have their defaults. */
+{ kind: "settingsReset"; 
+/**  Which, as named in the file. */
+fields: string[] } | 
+/**  The settings could not be read and have their defaults. */
+{ kind: "settingsUnreadable"; 
+/**  Where the unreadable file is now. */
+path: string; 
+/**  What the system or the parser says. */
+detail: string } | 
+/**  The same, and saving will replace the unreadable file. */
+{ kind: "settingsNotKept"; 
+/**  The unreadable file. */
+path: string; 
+/**  What the system says about renaming it. */
+detail: string } | 
 /**  The chats cannot be opened. */
-"storeDamaged" | 
+{ kind: "storeUnavailable"; 
+/**  Their file. */
+path: string; 
+/**  Why. */
+error: ApiError } | 
 /**  The chats were damaged; what could be read is there. */
-"storeRestored" | 
+{ kind: "storeRestored"; 
+/**  Where the damaged file is now. */
+path: string; 
+/**  Chats that could be read. */
+chats: number; 
+/**  Their messages. */
+messages: number } | 
 /**  Answers were cut off when the program last ended. */
-"interruptedAnswers";
+{ kind: "interruptedAnswers"; 
+/**  How many. */
+count: number };
 
 /**  A model that can be had. */
 export type Offer = {
@@ -1154,8 +1603,8 @@ export type Offer = {
 	sizeBytes: number,
 	/**  Files of that. */
 	files: number,
-	/**  How it is quantized, in words; none where only its files would tell. */
-	quantization: string | null,
+	/**  How its weights are stored; none where only its files would tell. */
+	quantization: Quantization | null,
 	/**  Repositories that the tokenizer is looked for in, in this order. */
 	tokenizerFrom: string[],
 	/**  How it would run here. */
@@ -1190,12 +1639,8 @@ export type OffloadPreset =
 "auto" | 
 /**  For 16 GB: `offload_per_layer` 4. */
 "gpu16" | 
-/**  For 16 GB: `offload_per_layer` 4. */
-"16gb" | 
 /**  For 12 GB: `offload_per_layer` 5. */
 "gpu12" | 
-/**  For 12 GB: `offload_per_layer` 5. */
-"12gb" | 
 /**  No GPU. */
 "cpu";
 
@@ -1522,50 +1967,13 @@ export type Preset = {
 	sampling: SamplingSettings,
 };
 
-/**  A failure as a person meets it. */
-export type Problem = {
-	/**  To branch on. */
-	code: ProblemCode,
-	/**  What happened and why. */
-	message: string,
-	/**  What to do next. */
-	hint: string,
+/**  How the weights of a model are stored; of each part, the format of most bytes first. */
+export type Quantization = {
+	/**  The experts' matrices. */
+	experts: WeightFormat[],
+	/**  The attention projections. */
+	attention: WeightFormat[],
 };
-
-/**  The kinds of failure. */
-export type ProblemCode = 
-/**  Terms have to be accepted on the hub first. */
-"gated" | 
-/**  No such repository, revision or file; or it is private. */
-"missing" | 
-/**  The access token is wrong or not allowed. */
-"token" | 
-/**  The hub cannot be reached. */
-"network" | 
-/**  The connection is not trusted. */
-"tls" | 
-/**  No room on the disk. */
-"diskFull" | 
-/**  What arrived is not what was published. */
-"checksum" | 
-/**  Too many requests. */
-"rateLimited" | 
-/**  The hub answered with an error of its own, or with something that makes no sense. */
-"hub" | 
-/**  The repository or folder is no model that Octet runs. */
-"foreign" | 
-/**  No tokenizer that fits could be had. */
-"tokenizer" | 
-/**  The model is loaded, or another program works on it. */
-"inUse" | 
-/**  There is no such model, download or task. */
-"notFound" | 
-/**  An argument that makes no sense. */
-"invalid" | 
-/**  The file system refused. */
-"io" | 
-/**  Stopped on request. */
-"cancelled";
 
 /**  What an answer waits for. */
 export type QueueReason = 
@@ -1645,6 +2053,21 @@ export type Removed = {
 	/**  Bytes that are free now; 0 for a linked folder. */
 	freedBytes: number,
 };
+
+/**  What is wrong with a repository's name. */
+export type RepoNameFault = 
+/**  No slash. */
+"noOwner" | 
+/**  Several slashes. */
+"slashes" | 
+/**  A part of the wrong length. */
+"length" | 
+/**  A character that no name has. */
+"characters" | 
+/**  Two signs in a row. */
+"doubled" | 
+/**  A sign at an end of a part. */
+"edge";
 
 /**  Who speaks. */
 export type Role = 
@@ -1772,6 +2195,108 @@ export type StopReason =
 /**  The person stopped it. */
 "cancelled";
 
+/**
+ *  What kind of failure a [`StoreError`] is, with its names and numbers.
+ * 
+ *  `detail` is what the system, SQLite, or a parser of damaged files says, in English.
+ */
+export type StoreProblem = 
+/**  The database is damaged. */
+{ kind: "storeDamaged"; 
+/**  The database. */
+path: string; 
+/**  What SQLite says. */
+detail: string } | 
+/**  Another program holds the database. */
+{ kind: "storeLocked"; 
+/**  The database. */
+path: string } | 
+/**  A newer version wrote the database. */
+{ kind: "storeNewer"; 
+/**  The database. */
+path: string; 
+/**  Its schema version. */
+found: number; 
+/**  The newest schema version known here. */
+known: number } | 
+/**  No room on the disk for the chats, settings, or an export. */
+{ kind: "storeDiskFull"; 
+/**  The file. */
+path: string } | 
+/**  A file could not be read or written. */
+{ kind: "storeFile"; 
+/**  The file or folder. */
+path: string; 
+/**  What the system says. */
+detail: string } | 
+/**  It was deleted, or never was. */
+{ kind: "notStored"; 
+/**  What. */
+what: Stored } | 
+/**  Only an answer can be continued. */
+{ kind: "notAnAnswer" } | 
+/**  The message is still being written. */
+{ kind: "stillBeingWritten" } | 
+/**  Text came for an answer that has ended. */
+{ kind: "answerEnded" } | 
+/**  The backup was given up, for the chats were closed. */
+{ kind: "backupCancelled" } | 
+/**  The list of chats was asked to go on from a place it never gave. */
+{ kind: "noSuchPage" } | 
+/**  A size in the file is beyond the limit. */
+{ kind: "importTooLarge"; 
+/**  Which size. */
+what: ImportLimit; 
+/**  How much there is, at least. */
+found: number; 
+/**  The limit. */
+limit: number } | 
+/**  A newer version wrote the file. */
+{ kind: "importNewer"; 
+/**  The file's version. */
+found: number; 
+/**  The newest one known here. */
+known: number } | 
+/**  Another program made the file. */
+{ kind: "importForeign"; 
+/**  What it is. */
+what: Foreign } | 
+/**  The file is no export. */
+{ kind: "importNotOurs"; 
+/**  What gave it away. */
+detail: string } | 
+/**  The file is damaged. */
+{ kind: "importDamaged"; 
+/**  From 1. */
+line: number; 
+/**  From 1. */
+column: number; 
+/**  What was expected. */
+detail: string } | 
+/**  A chat in the file contradicts itself. */
+{ kind: "importInconsistent"; 
+/**  Its place in the file, from 1. */
+number: number; 
+/**  Its title. */
+title: string; 
+/**  What does not fit. */
+detail: string } | 
+/**  The database failed in a way that is no damage. */
+{ kind: "database"; 
+/**  What SQLite says. */
+detail: string };
+
+/**  What a store holds. */
+export type Stored = 
+/**  A chat. */
+"chat" | 
+/**  A message. */
+"message" | 
+/**  A chat in the trash. */
+"deletedChat" | 
+/**  Deleted messages. */
+"deletion";
+
 /**  Work on models that is under way. */
 export type Task = {
 	/**  For [`crate::Manager::cancel_task`]. */
@@ -1841,6 +2366,17 @@ export type TierTotals = {
 /**  A moment: milliseconds since 1970-01-01 UTC, in the range that JavaScript's `Date` has. */
 export type Timestamp = number;
 
+/**  What to know about where the access token is. */
+export type TokenNote = 
+/**  One was kept in the keyring and did not come back. */
+{ kind: "notRead"; 
+/**  Why. */
+problem: KeyringProblem } | 
+/**  It is gone when the program ends. */
+{ kind: "notKept"; 
+/**  Why. */
+problem: KeyringProblem };
+
 /**  Where an access token is kept. */
 export type TokenPlace = 
 /**  The environment variable `HF_TOKEN`. */
@@ -1851,6 +2387,33 @@ export type TokenPlace =
 "session" | 
 /**  The file that Hugging Face's own tools keep. */
 "hubFile";
+
+/**  Why a repository gave no tokenizer that fits. */
+export type TokenizerFault = 
+/**  The repository has no tokenizer. */
+{ kind: "none" } | 
+/**  Terms have to be accepted first. */
+{ kind: "gated" } | 
+/**  There is no such repository. */
+{ kind: "noRepository" } | 
+/**  The tokenizer has another size than the model. */
+{ kind: "wrongSize"; 
+/**  Tokens of the tokenizer. */
+tokens: number; 
+/**  Tokens of the model. */
+model: number } | 
+/**  The tokenizer is another one, cannot be read, or did not arrive. */
+{ kind: "unusable"; 
+/**  What is wrong with it. */
+detail: string };
+
+/**  A place where a tokenizer was looked for. */
+export type TriedTokenizer = {
+	/**  The repository. */
+	repo: string,
+	/**  What came of it. */
+	fault: TokenizerFault,
+};
 
 /**
  *  What [`Store::delete_message`](crate::Store::delete_message) gives, to undo it.
@@ -1867,6 +2430,17 @@ export type UnusableGpu = {
 	problem: GpuProblem,
 };
 
+/**  What a model or file is in use for. */
+export type Use = 
+/**  It is downloaded here. */
+"download" | 
+/**  Another program downloads it. */
+"otherProgram" | 
+/**  It is loaded. */
+"loaded" | 
+/**  It is deleted, repaired or moved. */
+"change";
+
 /**  What verifying found. */
 export type VerifyReport = {
 	/**  The model. */
@@ -1880,6 +2454,32 @@ export type VerifyReport = {
 	/**  Files of which no hash is known, so that only the engine's checks were made. */
 	unknown: number,
 };
+
+/**  What is looked for by its name. */
+export type Wanted = 
+/**  A download. */
+"download" | 
+/**  A model that is here. */
+"installedModel";
+
+/**  How matrices are stored. */
+export type WeightFormat = 
+/**  HQQ: integers with a scale and a zero for each group. */
+{ kind: "hqq"; 
+/**  Bits a weight, scales not counted. */
+bits: number; 
+/**  Weights that share a scale and a zero; none where that is not known. */
+groupSize: number | null; 
+/**  Scales that share a meta scale; none where scales are f16, or that is not known. */
+scaleGroupSize: number | null } | 
+/**  A block type of GGUF. */
+{ kind: "gguf"; 
+/**  Its name, as in `Q4_K`. */
+name: string; 
+/**  Bits a weight, scales included. */
+bits: number; 
+/**  Bytes of the matrices stored so. */
+bytes: number };
 
 /* Tauri Specta runtime */
 type EventEmit<T> = [T] extends [null] ? () => Promise<void> : (payload: T) => Promise<void>;

@@ -3,9 +3,10 @@ import userEvent from '@testing-library/user-event';
 import { tick } from 'svelte';
 import { beforeEach, describe, expect, it, vi } from 'vitest';
 import { useBackend } from '$lib/backend';
+import { failure } from '$lib/backend/fake/failures';
 import { createFake } from '$lib/backend/fake';
 import { makePlan, MIXTRAL } from '$lib/backend/fake/models';
-import { apiError, readOptions } from '$lib/backend/fake/options';
+import { readOptions } from '$lib/backend/fake/options';
 import { i18n } from '$lib/i18n/index.svelte';
 import { announcer } from '$lib/state/announcer.svelte';
 import { models } from '$lib/state/models.svelte';
@@ -224,16 +225,16 @@ describe('a bar of memory', () => {
 
 describe('an error', () => {
   it('says what happened, why, and what to do next', () => {
-    render(ErrorNote, { error: { code: 'memory', message: 'needs 18.9 GB, 6.5 GB more than the limit of 12.4 GB', hint: null } });
+    render(ErrorNote, { error: failure('tooBig') });
     const alert = screen.getByRole('alert');
     expect(alert).toHaveTextContent('There is not enough memory.');
     expect(alert).toHaveTextContent('18.9 GB');
-    expect(alert).toHaveTextContent('Shorten the context');
+    expect(alert).toHaveTextContent('Lower the context length to 4,096');
   });
 
   it('about memory names the settings that help, in the language of the window', () => {
     i18n.use('de');
-    render(ErrorNote, { error: apiError('memory') });
+    render(ErrorNote, { error: failure('tooBig') });
     const alert = screen.getByRole('alert');
     expect(alert).toHaveTextContent('Das Modell braucht 18,9 GB RAM, 6,5 GB mehr als die Grenze von 12,4 GB.');
     expect(alert).toHaveTextContent('Verringere die Kontextlänge auf 4.096 oder lade es trotzdem.');

@@ -6,8 +6,8 @@ const named = (id: string, change: Partial<typeof MIXTRAL>) => ({ ...MIXTRAL, id
 
 describe('models of one name', () => {
   it('are told apart by their quantization, where that differs', () => {
-    const three = '3 bits in groups of 32';
-    const marks = tellApart([named('a', {}), named('b', { name: 'mixtral ', expertQuantization: three }), HERMES]);
+    const three = { quantization: HERMES.quantization };
+    const marks = tellApart([named('a', {}), named('b', { name: 'mixtral ', ...three }), HERMES]);
     expect(marks.get('a')).toBe('2-bit experts, 4-bit attention');
     expect(marks.get('b')).toBe('3-bit experts, 4-bit attention');
     expect(marks.has(HERMES.id)).toBe(false);

@@ -14,7 +14,7 @@ const ownerOf = ({ id, kind }: ModelEntry): string => (kind === 'hub' ? (id.spli
 
 /** What may tell models of one name apart, the shortest first. */
 const MARKS: readonly ((entry: ModelEntry) => string)[] = [
-  (entry) => (entry.nLayers === 0 ? '' : quantizationText(entry)),
+  ({ quantization }) => (quantization ? quantizationText(quantization) : ''),
   ownerOf,
   ({ path }) => endOf(path, 1),
   ({ path }) => endOf(path, 2),

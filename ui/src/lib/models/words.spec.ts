@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { Download, DownloadState, Fit, Offer } from '$lib/backend';
+import type { Download, DownloadState, Fit, Offer, Quantization, WeightFormat } from '$lib/backend';
+import { failure } from '$lib/backend/fake/failures';
 import { HERMES, MIXTRAL } from '$lib/backend/fake/models';
 import { CATALOGUE } from '$lib/backend/fake/offers';
 import { i18n } from '$lib/i18n/index.svelte';
@@ -10,9 +11,8 @@ import {
   licenseName,
   offerBadge,
   offerPlan,
-  offerQuantization,
+  formatText,
   quantizationText,
-  repoIn,
   speedText,
   tokenizerText,
   verifyText,
@@ -32,7 +32,7 @@ const download = (state: DownloadState): Download => ({
   secondsLeft: 285,
   isRepair: false
 });
-const network = { code: 'network', message: '', hint: '' } as const;
+const network = failure('network');
 
 describe('a download in words', () => {
   it.each<[DownloadState, string]>([
@@ -56,15 +56,32 @@ describe('a download in words', () => {
 });
 
 describe('quantization', () => {
-  it('is short where it begins with bits', () => {
-    expect(quantizationText(MIXTRAL)).toBe('2-bit experts, 4-bit attention');
-    expect(quantizationText(HERMES)).toBe('3-bit experts, 4-bit attention');
-    expect(quantizationText({ ...MIXTRAL, expertQuantization: 'mixed: 2 and 3 bits' })).toBe('mixed: 2 and 3 bits');
+  const gguf = (name: string, bits: number): WeightFormat => ({ kind: 'gguf', name, bits, bytes: 24.6e9 });
+  const mixed: Quantization = { experts: [gguf('Q4_K', 4.5), gguf('Q6_K', 6.5625)], attention: [gguf('Q8_0', 8.5)] };
+
+  it('is told in short', () => {
+    expect(CATALOGUE.map(({ quantization }) => quantization && quantizationText(quantization))).toEqual([
+      '2-bit experts, 4-bit attention',
+      '3-bit experts, 4-bit attention'
+    ]);
+    expect(quantizationText(mixed)).toBe('Q4_K experts, Q8_0 attention');
+    expect(quantizationText({ experts: [], attention: [] })).toBe('');
   });
 
-  it('is read from what the catalogue says', () => {
-    expect(offerQuantization('HQQ: 2-bit experts in groups of 16, 4-bit attention in groups of 64')).toBe('2-bit experts, 4-bit attention');
-    expect(offerQuantization('float16')).toBe('float16');
+  it('is told in full', () => {
+    if (!MIXTRAL.quantization) throw new Error('Mixtral is quantized');
+    expect(formatText(MIXTRAL.quantization)).toBe(
+      'Experts: 2 bits in groups of 16, 8-bit scales in groups of 128. Attention: 4 bits in groups of 64, 8-bit scales in groups of 256.'
+    );
+    expect(formatText(mixed)).toBe(
+      'Experts: Q4_K, 4.50 bits per weight, 24.6\u00a0GB; Q6_K, 6.56 bits per weight, 24.6\u00a0GB. Attention: Q8_0, 8.50 bits per weight, 24.6\u00a0GB.'
+    );
+  });
+
+  it('is told in German', () => {
+    i18n.use('de');
+    expect(quantizationText(mixed)).toBe('Experten mit Q4_K, Attention mit Q8_0');
+    if (MIXTRAL.quantization) expect(quantizationText(MIXTRAL.quantization)).toBe('Experten mit 2 Bit, Attention mit 4 Bit');
   });
 });
 
@@ -110,7 +127,7 @@ describe('an offer', () => {
 
 describe('a check', () => {
   const report = { model: 'mixtral', files: 257, bytes: 18.2e9, bad: [], unknown: 0 };
-  const bad = [{ file: 'a.safetensors', reason: 'has other bytes' }];
+  const bad = [{ file: 'a.safetensors', fault: { kind: 'missing' as const } }];
 
   it('says what was compared, and of what nothing is known', () => {
     expect(verifyText(report)).toBe('All 257 files match the published ones: 18.2\u00a0GB compared.');
@@ -122,20 +139,9 @@ describe('a check', () => {
     const good = { ...HERMES, health: MIXTRAL.health };
     expect(damageOf(good, undefined)).toBeNull();
     expect(damageOf(good, report)).toBeNull();
-    expect(damageOf(good, { ...report, bad })).toMatchObject({ files: ['a.safetensors'], canRepair: true });
+    expect(damageOf(good, { ...report, bad })).toMatchObject({ files: bad, canRepair: true });
     expect(damageOf(MIXTRAL, { ...report, bad })).toMatchObject({ canRepair: false });
     expect(damageOf(HERMES, undefined)).toBe(HERMES.health);
-  });
-});
-
-describe('the repository that a message names', () => {
-  it.each([
-    ['mistralai/Mixtral-8x7B-Instruct-v0.1 is gated: its terms', 'mistralai/Mixtral-8x7B-Instruct-v0.1'],
-    ['No tokenizer for a/b was found; tried c/d (gated).', 'a/b'],
-    ['See https://example.org/settings/tokens.', null],
-    ['It is private.', null]
-  ])('%s', (message, repo) => {
-    expect(repoIn(message)).toBe(repo);
   });
 });
 

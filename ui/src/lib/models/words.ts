@@ -1,4 +1,4 @@
-import type { Download, HardwareInfo, Health, ModelEntry, Offer, PlanView, VerifyReport } from '$lib/backend';
+import type { Download, HardwareInfo, Health, ModelEntry, Offer, PlanView, Quantization, VerifyReport, WeightFormat } from '$lib/backend';
 import { bytes, duration, number } from '$lib/format';
 import { i18n, t, type Key } from '$lib/i18n/index.svelte';
 
@@ -72,20 +72,32 @@ export function tokenizerText({ repo, tokenizerFrom: [from, ...others] }: Offer)
   return others.length === 0 ? t('offers.tokenizer', { from }) : t('offers.tokenizerElse', { from, others: others.join(', ') });
 }
 
-/** The bits of a description in English: `2 bits in groups of 16`, `2-bit experts`. */
-function quantization(experts: string | undefined, attention: string | undefined): string | null {
-  return experts && attention ? t('models.quantization', { experts, attention }) : null;
+/** The format that most bytes of a part are in, in short: `2-bit`, `Q4_K`. */
+function shortFormat([format]: readonly WeightFormat[]): string | null {
+  if (!format) return null;
+  return format.kind === 'hqq' ? t('quant.bits', { bits: format.bits }) : format.name;
 }
 
-/** In short; what does not begin with bits is given as it is. */
-export function quantizationText({ expertQuantization, attentionQuantization }: ModelEntry): string {
-  const bits = (text: string) => /^(\d+) bits/.exec(text)?.[1];
-  return quantization(bits(expertQuantization), bits(attentionQuantization)) ?? expertQuantization;
+/** In short: "2-bit experts, 4-bit attention". */
+export function quantizationText({ experts, attention }: Quantization): string {
+  const [ofExperts, ofAttention] = [shortFormat(experts), shortFormat(attention)];
+  return ofExperts === null || ofAttention === null ? '' : t('models.quantization', { experts: ofExperts, attention: ofAttention });
 }
 
-export function offerQuantization(text: string): string {
-  const [, experts, attention] = /(\d+)-bit experts.*\b(\d+)-bit attention/.exec(text) ?? [];
-  return quantization(experts, attention) ?? text;
+function longFormat(format: WeightFormat): string {
+  if (format.kind === 'gguf') {
+    const { name, bits } = format;
+    return t('quant.gguf', { name, bits: number(bits, i18n.locale, 2), size: bytes(format.bytes, i18n.locale) });
+  }
+  const { bits, groupSize: group, scaleGroupSize: scales } = format;
+  if (group === null) return t('quant.hqq', { bits });
+  return scales === null ? t('quant.hqqGroups', { bits, group }) : t('quant.hqqScales', { bits, group, scales });
+}
+
+/** Every format, with groups and scales. */
+export function formatText({ experts, attention }: Quantization): string {
+  const list = (formats: readonly WeightFormat[]) => formats.map(longFormat).join('; ');
+  return t('quant.details', { experts: list(experts), attention: list(attention) });
 }
 
 /** What the catalogue says in English of the models that are known here. */
@@ -146,11 +158,8 @@ type Damaged = Extract<Health, { kind: 'damaged' }>;
 export function damageOf(entry: ModelEntry, report: VerifyReport | undefined): Damaged | null {
   if (entry.health.kind === 'damaged') return entry.health;
   if (!report || report.bad.length === 0) return null;
-  return { kind: 'damaged', message: '', files: report.bad.map(({ file }) => file), canRepair: entry.kind === 'hub' };
+  return { kind: 'damaged', damage: { kind: 'files' }, files: report.bad, canRepair: entry.kind === 'hub' };
 }
-
-/** The repository that a message names first: the one to look at may be that of the tokenizer. */
-export const repoIn = (message: string): string | null => /(?<![\w./:-])[\w.-]+\/[\w.-]*\w/.exec(message)?.[0] ?? null;
 
 export function machineText(hardware: HardwareInfo): string {
   const size = (value: number) => bytes(value, i18n.locale);

@@ -179,17 +179,17 @@ describe('a conversation', () => {
 
 describe('what goes wrong in a conversation', () => {
   it('keeps what had come when the engine fails, and says why', async () => {
-    await start('fail=answer:engine');
+    await start('fail=answer:gpuFailed');
     await conversation.send('How do experts work?');
     expect(last().state).toBe('error');
     expect(last().text).not.toBe('');
-    expect(conversation.failures.get(last().id)?.code).toBe('engine');
+    expect(conversation.failures.get(last().id)?.kind).toBe('gpuFailed');
   });
 
   it('gives a message back that was not taken', async () => {
     await start('fail=sendMessage:notLoaded');
     await conversation.send('Hello');
-    expect(conversation.rejected?.error.code).toBe('notLoaded');
+    expect(conversation.rejected?.error.kind).toBe('notLoaded');
     expect(conversation.generation).toBeNull();
     expect(conversation.id).toBeNull();
     expect((await backend.listChats(null, 100)).chats.some((chat) => chat.messageCount === 0)).toBe(false);
@@ -198,27 +198,27 @@ describe('what goes wrong in a conversation', () => {
 
   // The field for a new message held something else, and the edit was gone.
   it('goes on with an edit that was not taken', async () => {
-    await start('fail=editMessage:diskFull');
+    await start('fail=editMessage:storeDiskFull');
     await conversation.send('What is Octet?');
     const [question] = conversation.path;
     if (!question) throw new Error('the chat is empty');
     edits.begin(question);
     edits.end(question.id);
     await conversation.edit(question, 'What is Octet for?');
-    expect(conversation.rejected).toMatchObject({ text: null, error: { code: 'diskFull' } });
+    expect(conversation.rejected).toMatchObject({ text: null, error: { kind: 'storeDiskFull' } });
     expect(edits.texts.get(question.id)).toBe('What is Octet for?');
   });
 
   it('gives a message back when no chat can be made', async () => {
-    await start('fail=createChat:diskFull');
+    await start('fail=createChat:storeDiskFull');
     await conversation.send('Hello');
-    expect(conversation.rejected).toMatchObject({ text: 'Hello', error: { code: 'diskFull' } });
+    expect(conversation.rejected).toMatchObject({ text: 'Hello', error: { kind: 'storeDiskFull' } });
   });
 
   it('says why a chat cannot be shown', async () => {
     await start('fail=getChat:storeDamaged');
     await conversation.open('any');
-    expect(conversation.error?.code).toBe('storeDamaged');
+    expect(conversation.error?.kind).toBe('storeDamaged');
   });
 
   it('queues a message while the model loads', async () => {
@@ -268,9 +268,9 @@ describe('settings and models', () => {
   });
 
   it('shows the numbers of a load that failed, and loads anyway', async () => {
-    await start('model=none&fail=loadModel:memory&loadMs=60');
+    await start('model=none&fail=loadModel:tooBig&loadMs=60');
     await models.load('mixtral');
-    expect(models.state).toMatchObject({ type: 'failed', error: { code: 'memory' } });
+    expect(models.state).toMatchObject({ type: 'failed', error: { kind: 'tooBig' } });
     await models.load('mixtral', true);
     expect(models.state.type).toBe('ready');
   });

@@ -2,7 +2,7 @@ import { tick } from 'svelte';
 import { SvelteMap } from 'svelte/reactivity';
 import { backend, type ApiError, type Chat, type ContextUsage, type GenerationEvent, type Message } from '$lib/backend';
 import { activePath, branchOf, indexTree, withMessage, type Branch, type MessageTree } from '$lib/chat/tree';
-import { asApiError } from '$lib/errors';
+import { asApiError, errorTitle } from '$lib/errors';
 import { t } from '$lib/i18n/index.svelte';
 import { announcer } from './announcer.svelte';
 import { chats } from './chats.svelte';
@@ -208,7 +208,7 @@ class Conversation {
         this.failures = new Map([...this.failures, [message.id, error]]);
         this.#end(chatId, message);
         this.#whenOpen(chatId, () => void this.readUsage());
-        announcer.say(t(`error.${error.code}`));
+        announcer.say(errorTitle(error));
       },
       takenBack: () => {
         this.generations.delete(chatId);
@@ -258,13 +258,13 @@ class Conversation {
   }
 
   #reject(chatId: string, generation: Generation, error: ApiError): void {
-    if (error.code === 'cancelled' || generation.answerId !== null) return;
+    if (error.kind === 'cancelled' || generation.answerId !== null) return;
     const { question } = generation;
     // What was not taken is written on where it was written: the field below may hold something else.
     if (question?.edited !== undefined) edits.restore(chatId, question.edited, question.text);
     const text = question?.edited === undefined ? (question?.text ?? null) : null;
     this.#whenOpen(chatId, () => (this.rejected = { error, text }));
-    announcer.say(t(`error.${error.code}`));
+    announcer.say(errorTitle(error));
   }
 
   #end(chatId: string, message: Message): void {

@@ -106,7 +106,7 @@ describe('what fails', () => {
   it('is kept beside what was tried, until it is tried again', async () => {
     await start('disk=small');
     await library.download(REPO);
-    expect(library.problems.get(`offer ${REPO}`)?.code).toBe('diskFull');
+    expect(library.problems.get(`offer ${REPO}`)?.kind).toBe('diskFull');
     expect(library.problems.size).toBe(1);
     useBackend(createFake(new URLSearchParams('model=none')));
     await library.download(REPO);
@@ -124,8 +124,8 @@ describe('what fails', () => {
   });
 
   it('leaves the demo usable where there is no library', async () => {
-    await start('fail=modelsState:invalid&fail=listOffers:invalid');
-    expect(library.problems.get('offers')?.code).toBe('invalid');
+    await start('fail=modelsState:network&fail=listOffers:network');
+    expect(library.problems.get('offers')?.kind).toBe('network');
     expect(library.available).toEqual([]);
     await models.load('demo');
     expect(models.state.type).toBe('ready');

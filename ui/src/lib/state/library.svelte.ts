@@ -117,7 +117,7 @@ class Library {
       return await call();
     } catch (thrown) {
       const error = asApiError(thrown);
-      if (error.code !== 'cancelled') this.problems.set(place, error);
+      if (error.kind !== 'cancelled') this.problems.set(place, error);
       return null;
     }
   }

@@ -50,7 +50,7 @@ class Models {
     } catch (thrown) {
       const error = asApiError(thrown);
       const model = this.entries.find((entry) => entry.id === id);
-      if (error.code === 'cancelled' || !model) this.state = await backend.modelState();
+      if (error.kind === 'cancelled' || !model) this.state = await backend.modelState();
       else this.state = { type: 'failed', model, error };
     }
   }

@@ -1,5 +1,5 @@
 import type { ApiError, DeletionId } from '$lib/backend';
-import { t } from '$lib/i18n/index.svelte';
+import { errorWords } from '$lib/errors';
 
 /** A deletion that can be undone: of a chat or in one, or of a preset, by its name. */
 export type Undoable = { deletion: DeletionId; chatId: string } | { preset: string };
@@ -16,8 +16,9 @@ interface Action {
 export interface Toast {
   id: number;
   text: string;
-  /** What the program says about it, in English, and what to do then. */
+  /** What happened, what the system or a parser says about it in English, and what to do then. */
   reason: string | null;
+  detail: string | null;
   advice: string | null;
   tone: 'plain' | 'bad';
   action: Action | null;
@@ -38,7 +39,7 @@ class Toasts {
   #timers = new Map<number, ReturnType<typeof setTimeout>>();
 
   show(text: string, options: Partial<Omit<Toast, 'id' | 'text'>> = {}): void {
-    const toast: Toast = { id: ++this.#lastId, text, reason: null, advice: null, tone: 'plain', action: null, ...options };
+    const toast: Toast = { id: ++this.#lastId, text, reason: null, detail: null, advice: null, tone: 'plain', action: null, ...options };
     // What only tells something gives way; an error or a way back stays until it was seen.
     const isKept = (one: Toast, index: number) => one.tone === 'bad' || one.action !== null || index > this.list.length - SHOWN;
     for (const { id } of this.list.filter((one, index) => !isKept(one, index))) this.dismiss(id);
@@ -48,12 +49,8 @@ class Toasts {
 
   /** With what can be done about it, and what it is about where that is not plain; stays until it is put away. */
   fail(error: ApiError, about?: string): void {
-    const what = t(`error.${error.code}`);
-    this.show(about === undefined ? what : `${about}: ${what}`, {
-      tone: 'bad',
-      reason: error.message,
-      advice: t(`errorNext.${error.code}`)
-    });
+    const { title, text, detail, next } = errorWords(error);
+    this.show(about === undefined ? title : `${about}: ${title}`, { tone: 'bad', reason: text, detail, advice: next });
   }
 
   /** Takes back what the newest toast offers to; whether one did. */

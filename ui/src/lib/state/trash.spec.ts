@@ -67,7 +67,7 @@ describe('the trash', () => {
     if (!newest) throw new Error('three chats were deleted');
     await trash.deleteForGood(newest);
     expect(trash.list).toHaveLength(2);
-    await expect(backend.restore(newest.id)).rejects.toMatchObject({ code: 'notFound' });
+    await expect(backend.restore(newest.id)).rejects.toMatchObject({ kind: 'notStored' });
     await trash.empty();
     expect(trash.list).toEqual([]);
     expect(await backend.listDeletions(10)).toEqual([]);
@@ -170,7 +170,7 @@ describe('an offer to undo', () => {
 
   it('stays where the trash cannot be read', async () => {
     await chats.remove(chat);
-    vi.spyOn(backend, 'listDeletions').mockRejectedValue({ code: 'storeLocked', message: '', hint: null });
+    vi.spyOn(backend, 'listDeletions').mockRejectedValue({ kind: 'storeLocked', path: 'chats.db' });
     await trash.load();
     expect(undos()).toHaveLength(1);
   });

@@ -174,7 +174,7 @@ impl Demo {
             cancelled: &|| false,
             emit: &mut |event| match event {
                 Event::Token { text, .. } | Event::Done { text, .. } => said.push_str(&text),
-                Event::Error { message, .. } => panic!("{message}"),
+                Event::Error(failure) => panic!("{failure}"),
                 _ => {}
             },
         }

@@ -67,7 +67,8 @@ pub enum Fill {
 
 /// What is being done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
 pub enum LoadStage {
     /// Headers, index and configuration are read and the memory is planned.
     Checking,
@@ -83,12 +84,16 @@ pub enum LoadStage {
 
 /// How far loading is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "specta", derive(specta::Type))]
+#[serde(rename_all = "camelCase")]
 pub struct LoadProgress {
     /// What is being done.
     pub stage: LoadStage,
     /// Bytes of the model that are in memory.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
     pub done_bytes: u64,
     /// Bytes that will be; 0 as long as that is not known.
+    #[cfg_attr(feature = "specta", specta(type = u32))]
     pub total_bytes: u64,
 }
 

@@ -322,10 +322,8 @@ choice! {
         #[default]
         Auto = "auto",
         /// For 16 GB: `offload_per_layer` 4.
-        #[serde(alias = "16gb")]
         Gpu16 = "16gb",
         /// For 12 GB: `offload_per_layer` 5.
-        #[serde(alias = "12gb")]
         Gpu12 = "12gb",
         /// No GPU.
         Cpu = "cpu",

@@ -40,7 +40,10 @@ pub(super) async fn refused(context: &Context<'_>, response: Response) -> Failur
     };
     match status {
         StatusCode::TOO_MANY_REQUESTS => Failure::Passing {
-            error: ModelsError::RateLimited { host, wait },
+            error: ModelsError::RateLimited {
+                host,
+                retry_after_s: wait.map(|wait| wait.as_secs().max(1)),
+            },
             wait,
         },
         StatusCode::REQUEST_TIMEOUT => Failure::Passing { error: hub(), wait },

@@ -11,7 +11,7 @@ use crate::download::{Job, Live, discard, is_pause};
 use crate::names::RepoName;
 use crate::record::{Manifest, Ticket, now_ms};
 use crate::transfer::{Meter, Stop, TransferOptions, blocking, seconds_left};
-use crate::{Download, DownloadState, ModelsError, PauseReason, Problem, ProblemCode, Result};
+use crate::{Download, DownloadState, ModelsError, PauseReason, Result, Use};
 
 /// How a download ended, as [`Manager::wait`] tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum DownloadEnd {
     /// All that has arrived is kept.
     Paused,
     /// So it is here.
-    Failed(Problem),
+    Failed(ModelsError),
 }
 
 /// All downloads, in their order.
@@ -43,7 +43,7 @@ enum Status {
     Queued,
     Running(Running),
     Paused(PauseReason),
-    Failed(Problem),
+    Failed(ModelsError),
 }
 
 struct Running {
@@ -143,7 +143,7 @@ impl Running {
             download.total_bytes = now.total_bytes;
             download.files = now.files;
         }
-        let retrying = |(until, problem): (Instant, Problem)| DownloadState::Retrying {
+        let retrying = |(until, problem): (Instant, ModelsError)| DownloadState::Retrying {
             in_seconds: until.saturating_duration_since(Instant::now()).as_secs() as u32,
             problem,
         };
@@ -187,7 +187,10 @@ fn on_disk(dir: &RepoDir, ticket: &Ticket) -> (u64, u32) {
 
 /// Whether there is no such model, and never was.
 fn is_wrong_name(error: &ModelsError) -> bool {
-    matches!(error.code(), ProblemCode::Missing | ProblemCode::Foreign)
+    matches!(
+        error,
+        ModelsError::Missing { .. } | ModelsError::Withdrawn { .. } | ModelsError::Foreign { .. }
+    )
 }
 
 impl Manager {
@@ -434,7 +437,7 @@ impl Manager {
                         entry.status = match is_pause(&error) {
                             true if is_paused => Status::Paused(PauseReason::Asked),
                             true => Status::Paused(PauseReason::Interrupted),
-                            false => Status::Failed(error.problem()),
+                            false => Status::Failed(error),
                         };
                     }
                 }
@@ -488,10 +491,10 @@ impl Manager {
     }
 }
 
-/// A download is in the way.
-pub(super) fn busy(what: &str) -> ModelsError {
+/// A download of `what` is in the way; none: of anything.
+pub(super) fn busy(what: Option<&str>) -> ModelsError {
     ModelsError::InUse {
-        what: what.to_owned(),
-        by: "by a download; pause or cancel it first".to_owned(),
+        what: what.map(str::to_owned),
+        by: Use::Download,
     }
 }

@@ -21,8 +21,8 @@ use crate::remote::RemoteModel;
 use crate::transfer::{Meter, Stop, blocking, persist, seconds_left};
 use crate::work::Work;
 use crate::{
-    DiskNeed, Health, InstalledModel, ModelSource, ModelsError, Offer, OfferStatus, Removed,
-    Result, Task, TaskKind, VerifyReport, disk, relocate, verify,
+    DiskNeed, Health, InstalledModel, InvalidInput, ModelSource, ModelsError, Offer, OfferStatus,
+    Removed, Result, Task, TaskKind, VerifyReport, disk, relocate, verify,
 };
 
 /// Attempts of a question that a person waits for.
@@ -99,7 +99,7 @@ impl Manager {
             page: self.page(&item.repo),
             size_bytes,
             files: item.files,
-            quantization: Some(item.quantization.to_owned()),
+            quantization: Some(item.quantization.clone()),
             tokenizer_from: item
                 .tokenizer
                 .repos
@@ -152,7 +152,7 @@ impl Manager {
                 page: manager.page(&repo),
                 size_bytes: model.bytes(),
                 files: model.files.len() as u32,
-                quantization: known.map(|item| item.quantization.to_owned()),
+                quantization: known.map(|item| item.quantization.clone()),
                 tokenizer_from,
                 fit: fit(&model.sizes, &hardware, &plan),
                 disk: manager.disk_need(&repo, model.bytes()),
@@ -289,13 +289,7 @@ impl Manager {
     pub async fn repair(&self, id: &str) -> Result<()> {
         let found = self.found(id)?;
         let Some(repo) = found.repo.as_ref().filter(|_| found.can_repair()) else {
-            return Err(ModelsError::invalid(
-                "the model",
-                format!(
-                    "{} came from a folder: put good files there, and import it again",
-                    found.id
-                ),
-            ));
+            return Err(InvalidInput::NotRepairable { model: found.id }.into());
         };
         let name = repo.name.clone();
         if locked(&self.shared.queue).has(&name) {
@@ -333,7 +327,7 @@ impl Manager {
         if let Some(repo) = &found.repo
             && locked(&self.shared.queue).has(&repo.name)
         {
-            return Err(busy(&found.id));
+            return Err(busy(Some(&found.id)));
         }
         let model = found.id.clone();
         let freed_bytes = blocking(move || library::remove(&found)).await??;
@@ -384,13 +378,10 @@ impl Manager {
             return Ok(());
         }
         if to.starts_with(&from) || from.starts_with(&to) {
-            return Err(ModelsError::invalid(
-                "the new models folder",
-                "it is inside the old one, or the other way round",
-            ));
+            return Err(InvalidInput::FolderInside.into());
         }
         if locked(&self.shared.queue).is_active() {
-            return Err(busy("the models folder"));
+            return Err(busy(None));
         }
         let found: Vec<Found> = self
             .scan()

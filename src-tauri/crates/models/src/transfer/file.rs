@@ -62,9 +62,9 @@ impl Transfer {
             let until = Instant::now() + wait.unwrap_or_default().max(backoff);
             tracing::debug!(file = file.path, %error, "a transfer failed and is tried again");
             if let ModelsError::RateLimited { .. } = error {
-                self.close_gate(until, error.problem());
+                self.close_gate(until, error.clone());
             }
-            self.wait(index, until, error.problem()).await?;
+            self.wait(index, until, error.clone()).await?;
         }
     }
 
@@ -253,6 +253,6 @@ fn ended_early(reason: &str) -> ModelsError {
     ModelsError::Io {
         action: "finish the work on",
         path: "a file".into(),
-        source: std::io::Error::other(reason.to_owned()),
+        detail: reason.to_owned(),
     }
 }

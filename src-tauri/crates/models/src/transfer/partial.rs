@@ -9,7 +9,7 @@ use super::run::Stop;
 use crate::cache::RepoDir;
 use crate::content_hash::ContentHash;
 use crate::record::{RepoFile, Sidecar};
-use crate::{ModelsError, Result};
+use crate::{InvalidInput, ModelsError, Result};
 
 /// An open `HASH.incomplete`. Nothing but appending keeps other programs right that resume from
 /// its length.
@@ -110,6 +110,8 @@ impl Partial {
 }
 
 fn new_hash(wanted: &RepoFile) -> Result<ContentHash> {
-    ContentHash::for_blob(&wanted.blob, wanted.size)
-        .ok_or_else(|| ModelsError::invalid("a file's hash", format!("{:?} is none", wanted.blob)))
+    ContentHash::for_blob(&wanted.blob, wanted.size).ok_or_else(|| {
+        let hash = wanted.blob.clone();
+        InvalidInput::Hash { hash }.into()
+    })
 }

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
 use super::{Failure, Stop, TransferOptions};
-use crate::{ModelsError, Problem};
+use crate::ModelsError;
 
 /// Failures of one file since it last came forward.
 #[derive(Default)]
@@ -40,7 +40,7 @@ impl Tries {
 pub(crate) async fn persist<T, F: Future<Output = Result<T, Failure>>>(
     options: &TransferOptions,
     stop: &Stop,
-    mut tell: impl FnMut(Option<(Instant, Problem)>),
+    mut tell: impl FnMut(Option<(Instant, ModelsError)>),
     mut act: impl FnMut() -> F,
 ) -> Result<T, Failure> {
     let mut tries = Tries::default();
@@ -57,7 +57,7 @@ pub(crate) async fn persist<T, F: Future<Output = Result<T, Failure>>>(
             return Err(Failure::Passing { error, wait: asked });
         };
         let wait = asked.unwrap_or_default().max(backoff);
-        tell(Some((Instant::now() + wait, error.problem())));
+        tell(Some((Instant::now() + wait, error.clone())));
         tokio::select! {
             () = stop.stopped() => return Err(ModelsError::Cancelled.into()),
             () = tokio::time::sleep(wait) => {}

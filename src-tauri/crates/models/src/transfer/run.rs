@@ -13,7 +13,7 @@ use crate::cache::RepoDir;
 use crate::hub::Hub;
 use crate::names::RepoName;
 use crate::record::RepoFile;
-use crate::{ModelsError, Problem, Result, disk};
+use crate::{ModelsError, Result, disk};
 
 /// Between two looks at the free disk.
 const DISK_WATCH: Duration = Duration::from_secs(1);
@@ -52,7 +52,7 @@ pub(crate) struct Progress {
     active: AtomicU32,
     since: Instant,
     last_byte_ms: AtomicU64,
-    waiting: Mutex<HashMap<usize, (Instant, Problem)>>,
+    waiting: Mutex<HashMap<usize, (Instant, ModelsError)>>,
 }
 
 impl Progress {
@@ -92,7 +92,7 @@ impl Progress {
     }
 
     /// Where every worker waits to try again: the first to do so, and what happened to it.
-    pub(crate) fn all_wait(&self) -> Option<(Instant, Problem)> {
+    pub(crate) fn all_wait(&self) -> Option<(Instant, ModelsError)> {
         let waiting = self.waiting();
         if waiting.is_empty() || (waiting.len() as u32) < self.active.load(Ordering::Relaxed) {
             return None;
@@ -115,7 +115,7 @@ impl Progress {
         self.last_byte_ms.fetch_max(now, Ordering::Relaxed);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<usize, (Instant, Problem)>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<usize, (Instant, ModelsError)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -136,7 +136,7 @@ pub(crate) struct Transfer {
     /// Blobs that are read and compared although they are complete.
     pub(super) unchecked: HashSet<String>,
     /// Before this the hub wants no request.
-    not_before: Mutex<Option<(Instant, Problem)>>,
+    not_before: Mutex<Option<(Instant, ModelsError)>>,
 }
 
 impl Transfer {
@@ -232,7 +232,7 @@ impl Transfer {
                     Some(Err(error)) => keep(Failure::Final(ModelsError::Io {
                         action: "fetch into",
                         path: self.dir.path(),
-                        source: std::io::Error::other(error.to_string()),
+                        detail: error.to_string(),
                     })),
                 },
                 () = self.stop.stopped(), if !self.halt.is_stopped() => self.halt.stop(),
@@ -268,21 +268,26 @@ impl Transfer {
         }
     }
 
-    pub(super) fn close_gate(&self, until: Instant, problem: Problem) {
+    pub(super) fn close_gate(&self, until: Instant, problem: ModelsError) {
         let mut gate = self.gate();
         if gate.as_ref().is_none_or(|(before, _)| *before < until) {
             *gate = Some((until, problem));
         }
     }
 
-    fn gate(&self) -> MutexGuard<'_, Option<(Instant, Problem)>> {
+    fn gate(&self) -> MutexGuard<'_, Option<(Instant, ModelsError)>> {
         self.not_before
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits, and shows why.
-    pub(super) async fn wait(&self, index: usize, until: Instant, problem: Problem) -> Result<()> {
+    pub(super) async fn wait(
+        &self,
+        index: usize,
+        until: Instant,
+        problem: ModelsError,
+    ) -> Result<()> {
         self.progress.waiting().insert(index, (until, problem));
         let waited = self.sleep_until(until).await;
         self.progress.waiting().remove(&index);

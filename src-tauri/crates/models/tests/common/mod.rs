@@ -1,5 +1,5 @@
 //! What the tests share: a hub, a small model, and a manager that is in a hurry.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports, unused_macros)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use octet_engine::plan::PlanRequest;
 use octet_engine::synth::{SynthOptions, synth};
 use octet_engine::tokenizer::TokenId;
 use octet_models::{
-    CatalogueItem, Download, DownloadEnd, Environment, InstalledModel, Manager, Options, Problem,
-    ProblemCode, TokenizerCheck, TokenizerSources, TransferOptions,
+    CatalogueItem, Download, DownloadEnd, Environment, InstalledModel, Manager, ModelsError,
+    Options, Quantization, TokenizerCheck, TokenizerSources, TransferOptions, WeightFormat,
 };
 use octet_test_hub::{Repo, TestHub};
 use tempfile::TempDir;
@@ -137,7 +137,7 @@ impl Bench {
         self.manager.wait(MODEL).await.unwrap()
     }
 
-    pub async fn fail(&self) -> Problem {
+    pub async fn fail(&self) -> ModelsError {
         match self.download().await {
             DownloadEnd::Failed(problem) => problem,
             other => panic!("{other:?} instead of a failure"),
@@ -215,7 +215,10 @@ pub fn catalogue(sources: &[&str], check: TokenizerCheck) -> Vec<CatalogueItem> 
         title: "A random model",
         about: "For tests.",
         license: "apache-2.0",
-        quantization: "2 bits",
+        quantization: Quantization {
+            experts: vec![WeightFormat::hqq(2, None)],
+            attention: Vec::new(),
+        },
         sizes: octet_engine::plan::ModelSizes {
             n_layers: 2,
             n_experts: 4,
@@ -268,14 +271,21 @@ pub fn mixtral_tokenizer() -> Vec<u8> {
     std::fs::read(octet_tests::fixture("tokenizer").join("tokenizer.json")).unwrap()
 }
 
-pub fn assert_problem(problem: &Problem, code: ProblemCode) {
-    assert_eq!(problem.code, code, "{problem:?}");
-    assert!(
-        problem.message.ends_with('.') && problem.hint.ends_with('.'),
-        "{problem:?}"
-    );
-    assert!(
-        problem.message.len() > 20 && problem.hint.len() > 20,
-        "{problem:?}"
-    );
+/// That a failure is of a kind, and told in sentences.
+macro_rules! assert_problem {
+    ($problem:expr, $kind:pat) => {{
+        let problem: &octet_models::ModelsError = $problem;
+        assert!(matches!(problem, $kind), "{problem:?}");
+        $crate::common::assert_is_told(problem);
+    }};
+}
+pub(crate) use assert_problem;
+
+pub fn assert_is_told(problem: &ModelsError) {
+    for text in [problem.message(), problem.hint()] {
+        assert!(
+            text.ends_with('.') && text.len() > 20,
+            "{problem:?}: {text}"
+        );
+    }
 }

@@ -5,7 +5,6 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::Settings;
@@ -33,16 +32,27 @@ pub struct Loaded {
 }
 
 /// Settings that are not as they were left.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "specta", derive(specta::Type))]
-#[serde(rename_all = "camelCase")]
-pub struct SettingsNotice {
-    /// What happened, and what to do, in a sentence or two.
-    pub message: String,
-    /// Where the unreadable file is now, if it was one.
-    pub kept: Option<PathBuf>,
-    /// Fields that have their default or the nearest value instead, as named in the file.
-    pub fields: Vec<String>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettingsNotice {
+    /// Some made no sense.
+    Reset {
+        /// Fields that have their default or the nearest value instead, as named in the file.
+        fields: Vec<String>,
+    },
+    /// The file could not be read; the defaults stand in for it.
+    Unreadable {
+        /// Where the unreadable file is now.
+        kept: PathBuf,
+        /// What the system or the parser says.
+        detail: String,
+    },
+    /// The same, and the file could not be kept either: saving replaces it.
+    NotKept {
+        /// The unreadable file.
+        path: PathBuf,
+        /// What the system says about renaming it.
+        detail: String,
+    },
 }
 
 impl SettingsFile {
@@ -55,14 +65,7 @@ impl SettingsFile {
         let (raw, loaded) = match read(path) {
             Ok(Some(raw)) => {
                 let (settings, fields) = understand(&raw);
-                let notice = (!fields.is_empty()).then(|| SettingsNotice {
-                    message: format!(
-                        "Some settings were invalid and have been reset: {}.",
-                        fields.join(", ")
-                    ),
-                    kept: None,
-                    fields,
-                });
+                let notice = (!fields.is_empty()).then_some(SettingsNotice::Reset { fields });
                 let loaded = Loaded {
                     settings,
                     is_new: false,
@@ -71,9 +74,9 @@ impl SettingsFile {
                 (raw, loaded)
             }
             Ok(None) => (Value::Null, defaults(true, None)),
-            Err(reason) => (
+            Err(unreadable) => (
                 Value::Null,
-                defaults(false, Some(keep_aside(path, &reason))),
+                defaults(false, Some(keep_aside(path, unreadable.to_string()))),
             ),
         };
         let file = Self {
@@ -122,51 +125,54 @@ fn to_value(settings: &Settings) -> Value {
     serde_json::to_value(settings).expect("BUG: plain fields are always JSON")
 }
 
+/// Why a settings file cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("it is larger than {MAX_BYTES} bytes")]
+    TooLarge,
+    #[error("it is not a JSON object")]
+    NoObject,
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+}
+
 /// The file as JSON; none if there is no file. Or why it cannot be read.
-fn read(path: &Path) -> Result<Option<Value>, String> {
+fn read(path: &Path) -> Result<Option<Value>, Unreadable> {
     let mut bytes = Vec::new();
     let done = match fs::File::open(path) {
         Ok(file) => file.take(MAX_BYTES + 1).read_to_end(&mut bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => Err(error),
     };
-    done.map_err(|error| error.to_string())?;
+    done?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(format!("it is larger than {MAX_BYTES} bytes"));
+        return Err(Unreadable::TooLarge);
     }
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     match serde_json::from_slice(text) {
         Ok(Value::Object(fields)) => Ok(Some(Value::Object(fields))),
-        Ok(_) => Err("it is not a JSON object".to_owned()),
-        Err(error) => Err(error.to_string()),
+        Ok(_) => Err(Unreadable::NoObject),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// Renames an unreadable file, so that saving does not replace it.
-fn keep_aside(path: &Path, reason: &str) -> SettingsNotice {
+fn keep_aside(path: &Path, unreadable: String) -> SettingsNotice {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let kept = (1..)
         .map(|number| path.with_file_name(format!("{stem}.damaged-{number}.json")))
         .find(|candidate| fs::symlink_metadata(candidate).is_err())
         .expect("BUG: numbers do not end");
     match fs::rename(path, &kept) {
-        Ok(()) => SettingsNotice {
-            message: format!(
-                "The settings could not be read ({reason}), so the defaults are used. The file \
-                 is kept as {}.",
-                kept.display()
-            ),
-            kept: Some(kept),
-            fields: Vec::new(),
+        Ok(()) => SettingsNotice::Unreadable {
+            kept,
+            detail: unreadable,
         },
-        Err(error) => SettingsNotice {
-            message: format!(
-                "The settings in {} could not be read ({reason}), so the defaults are used. The \
-                 file could not be kept ({error}): check the permissions of its folder.",
-                path.display()
-            ),
-            kept: None,
-            fields: Vec::new(),
+        Err(error) => SettingsNotice::NotKept {
+            path: path.to_owned(),
+            detail: error.to_string(),
         },
     }
 }

@@ -1,6 +1,7 @@
 import { indexTree } from '../../chat/tree';
 import type { AnswerStats, Chat, ChatPage, ChatSummary, ChatsChanged, Deletion, DeletionId, Edit, Message, SearchHit } from '../bindings';
-import { apiError, type Options } from './options';
+import { refused } from './failures';
+import type { Options } from './options';
 import { seeded } from './random';
 import { BORROW_ANSWER, EXPERTS_ANSWER, INDEX_ANSWER, OLBERS_ANSWER, SAMPLE_CHATS } from './texts';
 
@@ -66,13 +67,13 @@ export class FakeChats {
 
   get(id: string): Chat {
     const chat = this.#chats.get(id);
-    if (!chat) throw apiError('notFound');
+    if (!chat) throw refused('notStored');
     return chat;
   }
 
   holding(messageId: string): Chat {
     for (const chat of this.#chats.values()) if (chat.messages.some((one) => one.id === messageId)) return chat;
-    throw apiError('notFound');
+    throw refused('notStored');
   }
 
   create(title = ''): Chat {
@@ -136,7 +137,7 @@ export class FakeChats {
   showBranch(chatId: string, messageId: string): string {
     const chat = this.get(chatId);
     const leaf = this.#leafBelow(chat, messageId);
-    if (leaf === null) throw apiError('notFound');
+    if (leaf === null) throw refused('notStored');
     this.setLeaf(chat, leaf);
     return leaf;
   }
@@ -182,7 +183,7 @@ export class FakeChats {
     if (deletion.type === 'messages') return this.#restoreMessages(deletion.token);
     const { id } = deletion;
     const deleted = this.#deleted.get(id);
-    if (!deleted) throw apiError('notFound');
+    if (!deleted) throw refused('notStored');
     this.#chats.set(id, deleted.chat);
     this.#deleted.delete(id);
     this.changed(id);
@@ -191,7 +192,7 @@ export class FakeChats {
 
   deleteForGood(deletion: DeletionId): void {
     const isGone = deletion.type === 'chat' ? this.#deleted.delete(deletion.id) : this.#deleteCut(deletion.token);
-    if (!isGone) throw apiError('notFound');
+    if (!isGone) throw refused('notStored');
     if (deletion.type === 'messages') return;
     for (const [token, { chat }] of this.#cut) if (chat.id === deletion.id) this.#cut.delete(token);
   }
@@ -232,7 +233,7 @@ export class FakeChats {
 
   #restoreMessages(token: string): string {
     const cut = this.#cut.get(token);
-    if (!cut) throw apiError('notFound');
+    if (!cut) throw refused('notStored');
     this.#cut.delete(token);
     const since = cut.chat.messages.filter(({ id }) => !cut.messages.some((one) => one.id === id));
     cut.chat.messages = [...cut.messages, ...since];

@@ -8,6 +8,7 @@ import type {
   ImportHow,
   Message,
   ModelState,
+  Notice,
   Settings,
   StopReason
 } from '../bindings';
@@ -15,7 +16,8 @@ import { FakeChats, message, STATS } from './chats';
 import { FakeRouter } from './experts';
 import { FakeLibrary } from './library';
 import { FakeModels, hardware, makePlan } from './models';
-import { apiError, readOptions, type Options } from './options';
+import { failure, NOTICES, refused } from './failures';
+import { readOptions, type Options } from './options';
 import { answerTo } from './texts';
 
 /** The production build is searched for this. */
@@ -247,8 +249,8 @@ class Fake {
   }
 
   #fail(chat: Chat, answer: Message, on: OnGeneration): void {
-    const error = apiError(this.options.failures.get('answer') ?? 'engine');
-    const final: Message = { ...answer, state: 'error', error: error.message };
+    const error: ApiError = failure(this.options.failures.get('answer') ?? 'gpuFailed');
+    const final: Message = { ...answer, state: 'error', error: JSON.stringify(error) };
     this.chats.put(chat, final);
     on({ type: 'failed', message: copy(final), error });
   }
@@ -265,11 +267,11 @@ function answering(fake: Fake): Pick<Backend, 'sendMessage' | 'regenerate' | 'ed
     stats: null
   });
   const requireModel = () => {
-    if (fake.models.state.type === 'none' || fake.models.state.type === 'failed') throw apiError('notLoaded');
+    if (fake.models.state.type === 'none' || fake.models.state.type === 'failed') throw refused('notLoaded');
   };
   const find = (chat: Chat, id: string): Message => {
     const found = chat.messages.find((one) => one.id === id);
-    if (!found) throw apiError('notFound');
+    if (!found) throw refused('notStored');
     return found;
   };
   return {
@@ -366,8 +368,7 @@ function listing(
       return { chats: 1, messages: 0 };
     },
     importDroppedChats: async (path) => {
-      const foreign: ApiError = { ...apiError('import'), message: 'The file is a ChatGPT export.' };
-      if (!path.endsWith('octet.json')) throw foreign;
+      if (!path.endsWith('octet.json')) throw refused('importForeign');
       chats.create('A dropped chat');
       return { chats: 1, messages: 0 };
     },
@@ -477,15 +478,7 @@ export function createFake(params: URLSearchParams): Backend {
       configDir: '/home/ada/.config/octet',
       logDir: '/home/ada/.local/share/octet/logs',
       modelsDir: '/home/ada/.local/share/octet/models',
-      notices: options.notice
-        ? [
-            {
-              kind: options.notice as 'settingsDamaged',
-              message: 'line 3: expected a number',
-              path: '/home/ada/.config/octet/settings.damaged-1.json'
-            }
-          ]
-        : [],
+      notices: options.notice ? [NOTICES[options.notice as Notice['kind']]] : [],
       firstStart: options.isFirstStart
     }),
     hardware: async () => hardware(options),
@@ -530,10 +523,10 @@ export function createFake(params: URLSearchParams): Backend {
 function withFailures(full: Backend, options: Options): Backend {
   return new Proxy(full, {
     get(target, name: keyof Backend) {
-      const code = name === 'loadModel' ? undefined : options.failures.get(name);
-      if (code === undefined) return Reflect.get(target, name) as unknown;
+      const kind = name === 'loadModel' ? undefined : options.failures.get(name);
+      if (kind === undefined) return Reflect.get(target, name) as unknown;
       return async () => {
-        throw apiError(code);
+        throw refused(kind);
       };
     }
   });

@@ -2,20 +2,22 @@ import type {
   Download,
   DownloadState,
   ImportHow,
+  InvalidInput,
   ModelEntry,
+  ModelsError,
   ModelsState,
   Offer,
-  Problem,
-  ProblemCode,
   Removed,
   Task,
   TaskKind,
+  TokenNote,
   TokenPlace,
   VerifyReport
 } from '../bindings';
 import type { FakeModels } from './models';
 import { CATALOGUE, fetched, OTHER } from './offers';
-import { apiError, type Options } from './options';
+import { failure, refused } from './failures';
+import type { Options } from './options';
 
 const TICK_MS = 200;
 /** How far a download comes that is made to fail, stall or wait. */
@@ -32,10 +34,8 @@ interface Job {
   isFrozen: boolean;
 }
 
-const problem = (code: string): Problem => {
-  const { message, hint } = apiError(code as ProblemCode);
-  return { code: code as ProblemCode, message, hint: hint ?? '' };
-};
+/** A failure of a download. */
+const problem = (kind: string): ModelsError => failure(kind as ModelsError['kind']);
 
 /** Downloads, the library's tasks and settings, as time goes by. */
 export class FakeLibrary {
@@ -85,9 +85,9 @@ export class FakeLibrary {
   }
 
   lookUp(repo: string): Offer {
-    if (!/^[\w.-]+\/[\w.-]+$/.test(repo)) throw apiError('invalid');
+    if (!/^[\w.-]+\/[\w.-]+$/.test(repo)) throw refused('invalid');
     const known = [...CATALOGUE, OTHER].find((offer) => offer.repo.toLowerCase() === repo.toLowerCase());
-    if (!known) throw apiError(repo.includes('gguf') ? 'foreign' : 'missing');
+    if (!known) throw repo.includes('gguf') ? refused('foreign') : refused('missing', { what: repo });
     return this.#offered(known);
   }
 
@@ -161,7 +161,7 @@ export class FakeLibrary {
   download(repo: string, isRepair = false): void {
     const known = this.#jobs.find((job) => job.download.repo === repo);
     if (known) return this.resume(repo);
-    if (this.options.disk === 'small') throw apiError('diskFull');
+    if (this.options.disk === 'small') throw refused('diskFull');
     this.#add(repo, isRepair);
     this.#told();
   }
@@ -188,7 +188,7 @@ export class FakeLibrary {
 
   #job(repo: string): Job {
     const job = this.#jobs.find((one) => one.download.repo === repo);
-    if (!job) throw apiError('notFound');
+    if (!job) throw refused('notFound');
     return job;
   }
 
@@ -243,10 +243,10 @@ export class FakeLibrary {
     const share = Math.min(1, download.doneBytes / download.totalBytes + TICK_MS / downloadMs);
     this.#fill(job, share);
     if (share >= TROUBLE_AT && !job.hasFailed) {
-      const code = failures.get('download') ?? failures.get('retry');
+      const kind = failures.get('download') ?? failures.get('retry');
       job.hasFailed = true;
-      if (code) {
-        const what = problem(code);
+      if (kind) {
+        const what = problem(kind);
         return this.#to(
           job,
           failures.has('download') ? { kind: 'failed', problem: what } : { kind: 'retrying', inSeconds: RETRY_SECONDS, problem: what }
@@ -288,7 +288,7 @@ export class FakeLibrary {
     }
     this.#tasks = this.#tasks.filter((one) => one !== task);
     this.#told();
-    if (this.#cancelledTasks.has(task.id)) throw apiError('cancelled');
+    if (this.#cancelledTasks.has(task.id)) throw refused('cancelled');
   }
 
   cancelTask(id: number): void {
@@ -302,7 +302,12 @@ export class FakeLibrary {
     const wasDamaged = entry.health.kind === 'damaged';
     const isBad = wasDamaged || (this.options.verify === 'bad' && !this.#repaired.has(id));
     const bad = isBad
-      ? [{ file: 'model-00017-of-00257.safetensors', reason: 'has other bytes than were published (hash 90ab41cc07fe, not 3f1c0a9be2d4)' }]
+      ? [
+          {
+            file: 'model-00017-of-00257.safetensors',
+            fault: { kind: 'content' as const, found: '90ab41cc07fe', expected: '3f1c0a9be2d4' }
+          }
+        ]
       : [];
     const isKnown = entry.kind === 'hub';
     if (!isBad && isKnown) entry.health = { kind: 'good', verifiedAtMs: Date.now() };
@@ -312,14 +317,14 @@ export class FakeLibrary {
 
   /** Only what came from the hub can be had again. */
   async repair(id: string): Promise<void> {
-    if (this.models.entry(id).kind !== 'hub') throw apiError('invalid');
+    if (this.models.entry(id).kind !== 'hub') throw refused('invalid', { input: { kind: 'notRepairable', model: id } });
     this.download(id, true);
   }
 
   remove(id: string): Removed {
     const entry = this.models.entry(id);
     const { state } = this.models;
-    if (state.type !== 'none' && state.type !== 'failed' && state.model.id === id) throw apiError('inUse');
+    if (state.type !== 'none' && state.type !== 'failed' && state.model.id === id) throw refused('inUse');
     this.models.entries = this.models.entries.filter((one) => one !== entry);
     this.#changed();
     return { model: id, freedBytes: entry.freesBytes };
@@ -344,7 +349,7 @@ export class FakeLibrary {
   }
 
   async move(path: string): Promise<void> {
-    if (this.#jobs.some((job) => job.download.state.kind !== 'paused')) throw apiError('inUse');
+    if (this.#jobs.some((job) => job.download.state.kind !== 'paused')) throw refused('inUse');
     await this.#work(
       'move',
       null,
@@ -355,7 +360,10 @@ export class FakeLibrary {
   }
 
   setEndpoint(endpoint: string | null): void {
-    if (endpoint !== null && !/^https?:\/\/\S+$/.test(endpoint)) throw apiError('invalid');
+    if (endpoint !== null && !/^https?:\/\/\S+$/.test(endpoint)) {
+      const input: InvalidInput = { kind: 'endpoint', inEnvironment: false, fault: { kind: 'notWeb' } };
+      throw refused('invalid', { input });
+    }
     this.#settings = {
       ...this.#settings,
       endpoint: endpoint ?? 'https://huggingface.co',
@@ -367,14 +375,14 @@ export class FakeLibrary {
   setToken(token: string | null): TokenPlace | null {
     this.token = token;
     const place = token === null ? null : this.options.hasKeyring ? 'keyring' : 'session';
-    const tokenNote = place === 'session' ? 'there is no keyring service on this system' : null;
+    const tokenNote: TokenNote | null = place === 'session' ? { kind: 'notKept', problem: { kind: 'none' } } : null;
     this.#settings = { ...this.#settings, token: place, tokenNote };
     this.#told();
     return place;
   }
 
   checkToken(): string {
-    if (this.#settings.token === null || this.token === 'wrong') throw apiError('token');
+    if (this.#settings.token === null || this.token === 'wrong') throw refused('token');
     return 'ada';
   }
 

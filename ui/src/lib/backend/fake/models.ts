@@ -1,5 +1,16 @@
-import type { GpuInfo, HardwareInfo, LoadStage, ModelEntry, ModelState, OffloadSettings, PlanItem, PlanView } from '../bindings';
-import { apiError, type Options } from './options';
+import type {
+  GpuInfo,
+  HardwareInfo,
+  LoadStage,
+  ModelEntry,
+  ModelState,
+  OffloadSettings,
+  PlanItem,
+  PlanView,
+  Quantization
+} from '../bindings';
+import { failure, refused } from './failures';
+import type { Options } from './options';
 
 const GPU: GpuInfo = {
   name: 'NVIDIA GeForce RTX 3060',
@@ -36,8 +47,10 @@ export const DEMO: ModelEntry = {
   installedAtMs: null,
   nLayers: 6,
   nExperts: 8,
-  expertQuantization: '4 bits in groups of 32',
-  attentionQuantization: '8 bits in groups of 64',
+  quantization: {
+    experts: [{ kind: 'hqq', bits: 4, groupSize: 32, scaleGroupSize: null }],
+    attention: [{ kind: 'hqq', bits: 8, groupSize: 64, scaleGroupSize: null }]
+  },
   maxContext: 1024,
   hasTokenizer: true,
   health: { kind: 'good', verifiedAtMs: null },
@@ -54,12 +67,20 @@ export const MIXTRAL: ModelEntry = {
   installedAtMs: Date.now() - 12 * DAY,
   nLayers: 32,
   nExperts: 8,
-  expertQuantization: '2 bits in groups of 16, 8-bit scales in groups of 128',
-  attentionQuantization: '4 bits in groups of 64, 8-bit scales in groups of 256',
+  quantization: {
+    experts: [{ kind: 'hqq', bits: 2, groupSize: 16, scaleGroupSize: 128 }],
+    attention: [{ kind: 'hqq', bits: 4, groupSize: 64, scaleGroupSize: 256 }]
+  },
   maxContext: 32768,
   hasTokenizer: true,
   health: { kind: 'good', verifiedAtMs: Date.now() - 3 * DAY },
   isInUse: false
+};
+
+/** Of two models that differ from the others in nothing else. */
+const THREE_BITS: Quantization = {
+  experts: [{ kind: 'hqq', bits: 3, groupSize: 32, scaleGroupSize: 128 }],
+  attention: [{ kind: 'hqq', bits: 4, groupSize: 64, scaleGroupSize: 256 }]
 };
 
 export const HERMES: ModelEntry = {
@@ -70,11 +91,11 @@ export const HERMES: ModelEntry = {
   path: '/home/ada/.cache/huggingface/hub/models--ada--Nous-Hermes-2-Mixtral-3bit/snapshots/main',
   sizeBytes: 22.9e9,
   freesBytes: 22.9e9,
-  expertQuantization: '3 bits in groups of 32, 8-bit scales in groups of 128',
+  quantization: THREE_BITS,
   health: {
     kind: 'damaged',
-    message: 'One file is cut off: 41.2 MB of 66.4 MB are there.',
-    files: ['model-00017-of-00257.safetensors'],
+    damage: { kind: 'files' },
+    files: [{ file: 'model-00017-of-00257.safetensors', fault: { kind: 'size', found: 41_231_872, expected: 66_401_280 } }],
     canRepair: true
   }
 };
@@ -84,7 +105,7 @@ const TWIN: ModelEntry = {
   ...MIXTRAL,
   id: 'mixtral-3bit',
   path: '/home/ada/models/mixtral-3bit',
-  expertQuantization: '3 bits in groups of 32, 8-bit scales in groups of 128',
+  quantization: THREE_BITS,
   hasTokenizer: false
 };
 
@@ -194,7 +215,7 @@ export class FakeModels {
     this.state = { type: 'none' };
     if (options.model === 'ready') this.state = this.#ready(MIXTRAL);
     if (options.model === 'demo') this.state = this.#ready(DEMO);
-    if (options.model === 'failed') this.state = { type: 'failed', model: MIXTRAL, error: apiError('memory') };
+    if (options.model === 'failed') this.state = { type: 'failed', model: MIXTRAL, error: failure('tooBig') };
     if (options.model === 'loading') void this.load('mixtral');
   }
 
@@ -205,20 +226,20 @@ export class FakeModels {
 
   entry(id: string): ModelEntry {
     const found = this.entries.find((entry) => entry.id === id);
-    if (!found) throw apiError('notFound');
+    if (!found) throw refused('unknownModel');
     return found;
   }
 
   load(id: string, isForced = false): Promise<ModelState> {
     this.cancel();
     const model = this.entry(id);
-    const failure = model.hasTokenizer ? (isForced ? undefined : this.options.failures.get('loadModel')) : 'tokenizer';
+    const kind = model.hasTokenizer ? (isForced ? undefined : this.options.failures.get('loadModel')) : 'noTokenizer';
     const start = performance.now();
     return new Promise((resolve) => {
       this.#settle = resolve;
       const step = () => {
         const share = Math.min(1, (performance.now() - start) / this.options.loadMs);
-        if (failure && share > 0.3) return this.#end({ type: 'failed', model, error: apiError(failure) });
+        if (kind && share > 0.3) return this.#end({ type: 'failed', model, error: failure(kind) });
         if (share >= 1) return this.#end(this.#ready(model));
         const stage = STAGES.find(([, end]) => share < end)?.[0] ?? 'warming';
         this.#set({ type: 'loading', model, progress: { stage, doneBytes: share * model.sizeBytes, totalBytes: model.sizeBytes } });

@@ -1,4 +1,9 @@
-import type { ModelEntry, Offer } from '../bindings';
+import type { ModelEntry, Offer, Quantization } from '../bindings';
+
+const bits = (experts: number, groupSize: number): Quantization => ({
+  experts: [{ kind: 'hqq', bits: experts, groupSize, scaleGroupSize: null }],
+  attention: [{ kind: 'hqq', bits: 4, groupSize: 64, scaleGroupSize: null }]
+});
 
 /** The one that Octet was made for. */
 export const REPO = 'lavawolfiee/Mixtral-8x7B-Instruct-v0.1-offloading-demo';
@@ -11,7 +16,7 @@ const INSTRUCT: Offer = {
   page: `https://huggingface.co/${REPO}`,
   sizeBytes: 18.2e9,
   files: 259,
-  quantization: 'HQQ: 2-bit experts in groups of 16, 4-bit attention in groups of 64',
+  quantization: bits(2, 16),
   tokenizerFrom: ['mobiuslabsgmbh/Mixtral-8x7B-Instruct-v0.1-hf-attn-4bit-moe-2bit-HQQ', 'mistralai/Mixtral-8x7B-Instruct-v0.1'],
   fit: {
     badge: 'fits',
@@ -37,7 +42,7 @@ const BASE: Offer = {
   sizeBytes: 22.9e9,
   isRecommended: false,
   compared: { to: INSTRUCT.title, isBetter: true, bytes: 4.7e9 },
-  quantization: 'HQQ: 3-bit experts in groups of 32, 4-bit attention in groups of 64',
+  quantization: bits(3, 32),
   fit: {
     badge: 'tight',
     problem: null,
@@ -92,8 +97,7 @@ export function fetched(offer: Offer, folder: string): ModelEntry {
     installedAtMs: Date.now(),
     nLayers: 32,
     nExperts: 8,
-    expertQuantization: '2 bits in groups of 16, 8-bit scales in groups of 128',
-    attentionQuantization: '4 bits in groups of 64, 8-bit scales in groups of 256',
+    quantization: offer.quantization ?? bits(2, 16),
     maxContext: 32768,
     hasTokenizer: true,
     health: { kind: 'good', verifiedAtMs: Date.now() },

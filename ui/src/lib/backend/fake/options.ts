@@ -1,6 +1,6 @@
-import type { ApiError, ErrorCode, PlanError } from '../bindings';
+import type { ErrorKind } from './failures';
 
-/** What the address asks of the fake: `?model=none&gpu=0&chats=10000&messages=2000&rate=30&fail=loadModel:memory`. */
+/** What the address asks of the fake: `?model=none&gpu=0&chats=10000&messages=2000&rate=30&fail=loadModel:tooBig`. */
 export interface Options {
   model: 'ready' | 'demo' | 'none' | 'loading' | 'failed';
   hasGpu: boolean;
@@ -16,7 +16,7 @@ export interface Options {
   /** How long a download takes, and a check, a copy or a move. */
   downloadMs: number;
   taskMs: number;
-  /** Downloads that are there at the start: `running`, `paused`, ..., or the code of a failure. */
+  /** Downloads that are there at the start: `running`, `paused`, ..., or the kind of a failure. */
   downloads: string[];
   /** `bad`: a check finds a damaged file. */
   verify: string | null;
@@ -30,7 +30,7 @@ export interface Options {
    * Name of the call that fails, and how. `answer` fails in the middle of an answer; `download`, `retry` and `stall`
    * happen to a download under way.
    */
-  failures: Map<string, ErrorCode>;
+  failures: Map<string, ErrorKind>;
   /** A second model of the same name, which has no tokenizer. */
   hasTwins: boolean;
   /** `none`: nothing is to be downloaded. */
@@ -48,10 +48,10 @@ export function readOptions(params: URLSearchParams): Options {
     const value = Number(params.get(name) ?? otherwise);
     return Number.isFinite(value) ? value : otherwise;
   };
-  const failures = new Map<string, ErrorCode>();
+  const failures = new Map<string, ErrorKind>();
   for (const each of params.getAll('fail')) {
-    const [call = '', code = 'internal'] = each.split(':');
-    failures.set(call, code as ErrorCode);
+    const [call = '', kind = 'internal'] = each.split(':');
+    failures.set(call, kind as ErrorKind);
   }
   return {
     model: (params.get('model') ?? 'ready') as Options['model'],
@@ -80,58 +80,4 @@ export function readOptions(params: URLSearchParams): Options {
     theme: params.get('theme'),
     language: params.get('lang')
   };
-}
-
-const ERRORS: Partial<Record<ErrorCode, [string, string]>> = {
-  memory: ['The model needs 18.9 GB of RAM, 6.5 GB more than the limit of 12.4 GB.', ''],
-  checkpoint: ['model-00017-of-00257.safetensors is cut off: 41,231,872 bytes of 66,401,280', 'Fetch the file that is named again.'],
-  engine: ['the GPU was lost: CUDA error 719 in the experts of layer 12', 'Send again: Octet goes on with the CPU.'],
-  gpu: ['The GPU failed (an illegal memory access was encountered)', 'Try again: the CPU takes over. Reload the model to use the GPU.'],
-  contextFull: ['9,120 tokens do not fit the context of 8,192', 'Shorten the text, or choose a larger context.'],
-  tokenizer: [
-    '/home/ada/models/mixtral-3bit has no tokenizer.json, which turns text into tokens',
-    'Put the model’s own tokenizer.json into its folder, then load it again.'
-  ],
-  notLoaded: ['no model is loaded', 'Load a model first.'],
-  storeDamaged: ['chats.db is damaged: page 412 is malformed', 'Restore the backup of yesterday.'],
-  diskFull: ['the disk is full: 0 B of 512 GB are free', 'Free some space; nothing that was saved is lost.'],
-  gated: [
-    'mistralai/Mixtral-8x7B-Instruct-v0.1 is gated: its terms must be accepted on the hub first.',
-    'Open the page of mistralai/Mixtral-8x7B-Instruct-v0.1 on the hub, accept the terms with your account, then enter an access token of that account.'
-  ],
-  missing: [
-    'The hub has no ada/nothing, or it is private.',
-    'Check the spelling; if it is private, enter an access token of an account that can read it.'
-  ],
-  network: [
-    'huggingface.co cannot be reached: connection refused.',
-    'Check the connection, the proxy and the hub’s address, then try again.'
-  ],
-  foreign: [
-    'Octet can’t run ada/some-gguf: it has no model.safetensors.index.json.',
-    'Choose a Mixtral in the format of the offloading demo (config.json, model.safetensors.index.json, HQQ experts).'
-  ],
-  token: [
-    'The hub rejects the access token: 401 Unauthorized.',
-    'Create a new token with read access on the hub’s settings page, and enter it in Octet.'
-  ],
-  checksum: [
-    'The downloaded model-00017-of-00257.safetensors is not the published one: its hash should be 3f1c0a9be2d4, but is 90ab41cc07fe.',
-    'Try again; if the problem persists, a proxy or mirror changes the files: use another.'
-  ],
-  inUse: ['The models folder is in use by a download: pause it.', 'Unload the model or close what uses it, then try again.'],
-  import: ['line 3: "messages" is missing', 'Choose a file that Octet exported.']
-};
-
-const SHORTAGE: PlanError = {
-  kind: 'tooBig',
-  memory: 'ram',
-  neededBytes: 18.9e9,
-  limitBytes: 12.4e9,
-  remedies: [{ kind: 'lowerCtx', tokens: 4096 }]
-};
-
-export function apiError(code: ErrorCode): ApiError {
-  const [message, hint] = ERRORS[code] ?? [`it failed (${code})`, 'Try again.'];
-  return { code, message, hint, plan: code === 'memory' ? SHORTAGE : null };
 }
