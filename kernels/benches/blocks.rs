@@ -178,7 +178,7 @@ fn decode(pool: &Pool, options: &Options, kind: BlockType, set: &str) {
 /// Many tokens, in turns with HQQ's 4-bit weights of the same shape.
 fn prefill(pool: &Pool, options: &Options, kind: BlockType) {
     let t = options.tokens.unwrap_or(128);
-    let (n, k) = (256, 2048);
+    let (n, k) = (2048, 2048);
     let blocks = Blocks::random(&mut Rng::new(1), kind, (n, k), 0.01);
     let hqq = Packed::demo(1, n, k, Bits::B4, 64, 256);
     let x = Rng::new(1).normals(t * k);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::blocks::BlockVec;
+use crate::blocks::{BlockMat, BlockVec};
 use crate::cpu::Kernels;
 use crate::matrix::Matrix;
 use crate::matvec::{self, Matvec};
@@ -49,6 +49,7 @@ struct Plan<'a> {
 enum Kind {
     Matvec(Matvec),
     Blocks(BlockVec),
+    Tiles(BlockMat),
     Product(Product),
 }
 
@@ -166,7 +167,7 @@ impl<'a> Plan<'a> {
                 .filter(same_x)
                 .map(|plan| &plan.kind)
         };
-        let few = match &w {
+        let integers = match &w {
             Matrix::Hqq(w) if precision == Precision::Fast && t <= matvec::max_tokens(w.bits()) => {
                 let twin = twins().find_map(|kind| match kind {
                     Kind::Matvec(matvec) => Some(matvec),
@@ -181,9 +182,16 @@ impl<'a> Plan<'a> {
                 });
                 Some(Kind::Blocks(BlockVec::new(kernels, w, t, twins, shared)))
             }
+            Matrix::Blocks(w) if BlockMat::takes(w.kind(), precision == Precision::Exact) => {
+                let twins = twins().filter_map(|kind| match kind {
+                    Kind::Tiles(tiles) => Some(tiles),
+                    _ => None,
+                });
+                Some(Kind::Tiles(BlockMat::new(kernels, w, t, twins, shared)))
+            }
             _ => None,
         };
-        let kind = few.unwrap_or_else(|| {
+        let kind = integers.unwrap_or_else(|| {
             let twins = twins().filter_map(|kind| match kind {
                 Kind::Product(product) => Some(product),
                 _ => None,
@@ -193,6 +201,7 @@ impl<'a> Plan<'a> {
         let units = match &kind {
             Kind::Matvec(matvec) => matvec.units(),
             Kind::Blocks(blocks) => blocks.units(),
+            Kind::Tiles(tiles) => tiles.units(),
             Kind::Product(product) => product.units(),
         };
         Some(Self {
@@ -210,7 +219,9 @@ impl<'a> Plan<'a> {
     fn cost_bytes(&self) -> usize {
         match &self.kind {
             Kind::Matvec(_) | Kind::Blocks(_) => self.w.bytes(),
-            Kind::Product(_) => self.w.bytes() * (self.x.len() / self.w.k()).div_ceil(4),
+            Kind::Tiles(_) | Kind::Product(_) => {
+                self.w.bytes() * (self.x.len() / self.w.k()).div_ceil(4)
+            }
         }
     }
 
@@ -223,6 +234,7 @@ impl<'a> Plan<'a> {
         match &self.kind {
             Kind::Matvec(matvec) => matvec.thread_bytes(),
             Kind::Blocks(_) => 0,
+            Kind::Tiles(tiles) => tiles.thread_bytes(),
             Kind::Product(product) => product.thread_bytes(),
         }
     }
@@ -231,6 +243,7 @@ impl<'a> Plan<'a> {
         match &self.kind {
             Kind::Matvec(matvec) => matvec.prep_items(),
             Kind::Blocks(blocks) => blocks.prep_items(),
+            Kind::Tiles(tiles) => tiles.prep_items(),
             Kind::Product(product) => product.prep_items(),
         }
     }
@@ -241,6 +254,7 @@ impl<'a> Plan<'a> {
                 matvec.prepare(kernels, w, self.x, shared, item);
             }
             (Kind::Blocks(blocks), _) => blocks.prepare(kernels, self.x, shared, item),
+            (Kind::Tiles(tiles), _) => tiles.prepare(kernels, self.x, shared, item),
             (Kind::Product(product), _) => product.prepare(kernels, self.x, shared, item),
             (Kind::Matvec(_), Matrix::Blocks(_)) => {
                 unreachable!("BUG: a plan of another matrix type")
@@ -259,6 +273,10 @@ impl<'a> Plan<'a> {
             // SAFETY: the caller's promise.
             (Kind::Blocks(blocks), Matrix::Blocks(w)) => unsafe {
                 blocks.run(kernels, w, self.x, self.y, shared, unit);
+            },
+            // SAFETY: the caller's promise.
+            (Kind::Tiles(tiles), Matrix::Blocks(w)) => unsafe {
+                tiles.run(kernels, w, self.y, shared, thread, unit);
             },
             // SAFETY: the caller's promise.
             (Kind::Product(product), w) => unsafe {

@@ -14,9 +14,9 @@ pub enum Precision {
     /// of its own block only. Layouts whose groups do not line up with rows are computed as in
     /// [`Precision::Exact`].
     ///
-    /// Blocks, up to 8 tokens: activations are rounded to 8 bits in blocks of 32 columns, whatever
-    /// the weights' own blocks; the error is about 0.6% of the output's RMS. More tokens: as with
-    /// HQQ, with steps of the weights that each row has for itself; about 0.03%.
+    /// Blocks, however many tokens: activations are rounded to 8 bits in blocks of 32 columns,
+    /// whatever the weights' own blocks; the weights stay the integers of the file. The error is
+    /// about 0.6% of the output's RMS.
     #[default]
     Fast,
 }

@@ -98,11 +98,7 @@ impl Product {
             }
             None => (Tiling::Rows, w.n().div_ceil(TILE)),
         };
-        let rounds = match w {
-            Matrix::Hqq(_) => grouped.is_some(),
-            Matrix::Blocks(w) => !w.kind().is_float(),
-        };
-        let integer = precision == Precision::Fast && rounds;
+        let integer = precision == Precision::Fast && grouped.is_some();
         let kb = if integer { KB_I16 } else { KB_F32 };
         let k_blocks = w.k().div_ceil(kb);
         let fair = tiles / (4 * threads);
@@ -268,18 +264,7 @@ impl Product {
                             let columns = (start, len);
                             [self.fill_i16(kernels, w, slots, thread, columns, tile); TILE]
                         }
-                        Matrix::Blocks(w) => {
-                            let mut steps = [0.0; TILE];
-                            for ((slot, row), step) in slots.iter().zip(&mut *tile).zip(&mut steps)
-                            {
-                                let bytes = w.run(slot.out, start, len);
-                                let row = &mut row[..len];
-                                // SAFETY: a table is only handed out where the CPU has its
-                                // features.
-                                *step = unsafe { (kernels.block_integers)(w.kind(), bytes, row) };
-                            }
-                            steps
-                        }
+                        Matrix::Blocks(_) => unreachable!("BUG: an integer tile of blocks"),
                     };
                     pad(tile, count, size.0, len, size.1, 0);
                     let units = &units[block * t..][..t];

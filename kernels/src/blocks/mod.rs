@@ -6,14 +6,16 @@
 
 mod few;
 mod grids;
+mod many;
 mod values;
 
 pub(crate) use few::BlockVec;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use grids::{IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, sign_byte};
+pub(crate) use many::BlockMat;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use values::{IQ4_LEVELS, MXFP4_LEVELS};
-pub(crate) use values::{Span, WIDTH, extremes, fill, floats, half, spans};
+pub(crate) use values::{Span, WIDTH, fill, floats, half, spans};
 
 use crate::cpu::Kernels;
 

@@ -34,26 +34,6 @@ impl Span {
     };
 }
 
-/// The least and the largest integer that a quantized type multiplies with its scales.
-pub(crate) const fn extremes(kind: BlockType) -> (f32, f32) {
-    match kind {
-        BlockType::Q8_0 => (-128.0, 127.0),
-        BlockType::Q4_K | BlockType::Q4_1 => (0.0, 15.0),
-        BlockType::Q5_K | BlockType::Q5_1 => (0.0, 31.0),
-        BlockType::Q6_K => (-32.0, 31.0),
-        BlockType::Q2_K => (0.0, 3.0),
-        BlockType::Q3_K => (-4.0, 3.0),
-        BlockType::MXFP4 => (-12.0, 12.0),
-        BlockType::Q4_0 => (-8.0, 7.0),
-        BlockType::Q5_0 => (-16.0, 15.0),
-        BlockType::IQ4_NL | BlockType::IQ4_XS => (-127.0, 113.0),
-        BlockType::IQ3_XXS => (-62.0, 62.0),
-        BlockType::IQ3_S => (-15.0, 15.0),
-        BlockType::IQ2_XXS | BlockType::IQ2_XS | BlockType::IQ2_S => (-43.0, 43.0),
-        BlockType::F32 | BlockType::F16 | BlockType::BF16 => (0.0, 0.0),
-    }
-}
-
 /// The bytes of each span, the last one perhaps shorter.
 #[inline(always)]
 pub(crate) fn spans(kind: BlockType, bytes: &[u8]) -> std::slice::Chunks<'_, u8> {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 use std::array::{from_mut, from_ref};
 
-use super::blocks::avx2::{block_layout, block_rows};
+use super::blocks::avx2::{block_layout, block_rows, block_tile, tile_layout};
 use super::blocks::common::block_kernels;
 use super::blocks::{self, Layout, XBlock};
 use super::common::{self, common_kernels, requantize};
@@ -32,10 +32,11 @@ pub(super) static KERNELS: Kernels = Kernels {
     axpy_f16,
     dot_q8,
     block_values,
-    block_integers,
     block_layout,
     block_x,
     block_rows,
+    tile_layout,
+    block_tile,
     dot_floats,
 };
 

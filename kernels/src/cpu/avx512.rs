@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 use std::array::{from_mut, from_ref};
 
 use super::avx2::{self, accumulate, padded, prefetch, room, scaled_units, sums_of};
-use super::blocks::avx512::{block_integers, block_layout, block_rows, block_x};
+use super::blocks::avx512::{block_layout, block_rows, block_tile, block_x, tile_layout};
 use super::common::requantize;
 use super::{BLOCK, GroupInput, KB_F32, KB_I16, Kernels, Level, Q8_BLOCK, TILE};
 
@@ -17,9 +17,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     mul_i16,
     mul_f32,
     dot_q8,
-    block_integers,
     block_layout,
     block_rows,
+    tile_layout,
+    block_tile,
     block_x,
     ..avx2::KERNELS
 };

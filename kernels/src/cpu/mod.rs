@@ -18,7 +18,9 @@ mod common;
 mod neon;
 mod scalar;
 
-pub(crate) use blocks::{BlockRows, Layout, XBlock, span_start};
+pub(crate) use blocks::{
+    BlockRows, BlockTile, Layout, TILE_ROWS, TileLayout, TileSpace, XBlock, span_start,
+};
 
 /// Columns that share a scale in a quantized group input.
 pub(crate) const BLOCK: usize = 256;
@@ -241,15 +243,16 @@ pub(crate) struct Kernels {
     pub dot_q8: unsafe fn(&[[i8; Q8_BLOCK]], &[f32], &[[i16; Q8_BLOCK]], &[f32], *const u8) -> f32,
     /// The weights of whole blocks in f32.
     pub block_values: unsafe fn(BlockType, &[u8], &mut [f32]),
-    /// Up to [`KB_I16`] weights of a row as integers up to [`W_MAX`]; returns the value of one
-    /// unit.
-    pub block_integers: unsafe fn(BlockType, &[u8], &mut [i16]) -> f32,
     /// The order of activations for `block_rows`.
     pub block_layout: fn(BlockType) -> &'static Layout,
     /// Rounds 256 activations to 8 bits, in an order.
     pub block_x: unsafe fn(&Layout, &[f32], &mut XBlock),
     /// Products of some rows with some tokens: `out[token][row]`.
     pub block_rows: unsafe fn(&BlockRows<'_>, &mut [f32]),
+    /// The order of activations for `block_tile`.
+    pub tile_layout: fn(BlockType) -> TileLayout,
+    /// Adds the products of some rows with many tokens to their sums, by token.
+    pub block_tile: unsafe fn(&BlockTile<'_>, &mut TileSpace, &mut [[f32; TILE_ROWS]]),
     /// The dot product of f32 and little-endian weights of a float type.
     pub dot_floats: unsafe fn(BlockType, &[f32], &[u8]) -> f32,
 }

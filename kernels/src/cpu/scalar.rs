@@ -1,7 +1,9 @@
 //! The reference: plain Rust on every machine.
 
 use super::blocks::common::block_kernels;
-use super::blocks::{self, BlockRows, Layout, NATURAL, XBlock};
+use super::blocks::{
+    self, BlockRows, BlockTile, Layout, NATURAL, TILE_ROWS, TileLayout, TileSpace, XBlock,
+};
 use super::common::{self, common_kernels, requantize, table_slot};
 use super::{BLOCK, GroupInput, KB_F32, KB_I16, Kernels, Level, Q8_BLOCK, TILE, Units};
 use crate::blocks::BlockType;
@@ -30,10 +32,11 @@ pub(super) static KERNELS: Kernels = Kernels {
     axpy_f16,
     dot_q8,
     block_values,
-    block_integers,
     block_layout,
     block_x,
     block_rows,
+    tile_layout,
+    block_tile,
     dot_floats,
 };
 
@@ -46,6 +49,14 @@ fn block_layout(_kind: BlockType) -> &'static Layout {
 
 fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
     blocks::common::block_rows(rows, out);
+}
+
+fn tile_layout(_kind: BlockType) -> TileLayout {
+    TileLayout::plain(&NATURAL)
+}
+
+fn block_tile(tile: &BlockTile<'_>, _space: &mut TileSpace, sums: &mut [[f32; TILE_ROWS]]) {
+    blocks::common::block_tile(tile, sums);
 }
 
 /// `a * b / 2^15`, rounded, as the instruction of that name.

@@ -1,11 +1,16 @@
 //! [`Simd`] with AVX2, FMA and F16C: a vector is two registers.
 
 use std::arch::x86_64::*;
+use std::array::{from_mut, from_ref};
 
+use super::avx512::for_type;
 use super::rows::{Decode, each_tokens, rows};
 use super::simd::{Simd, each2, each4, instructions};
-use super::{BlockRows, LANES, Layout, NATURAL, XBlock};
-use super::{grids, types};
+use super::{
+    BlockRows, BlockTile, HalfTile, LANES, Layout, NATURAL, TILE_ROWS, TileLayout, TileSpace,
+    XBlock,
+};
+use super::{grids, tiles, types};
 use crate::blocks::{BlockType, WIDTH};
 
 /// AVX2, FMA and F16C.
@@ -116,6 +121,15 @@ impl Simd for Avx2 {
         }
 
         fn convert(v: Bytes) -> Floats { each2!(v, |v| _mm256_cvtepi32_ps(v)) }
+        fn quarters(v: Bytes) -> [__m128i; 4] {
+            [
+                _mm256_castsi256_si128(v[0]),
+                _mm256_extracti128_si256::<1>(v[0]),
+                _mm256_castsi256_si128(v[1]),
+                _mm256_extracti128_si256::<1>(v[1]),
+            ]
+        }
+        fn bits(v: Floats) -> Bytes { each2!(v, |v| _mm256_castps_si256(v)) }
         fn reinterpret(v: Bytes) -> Floats { each2!(v, |v| _mm256_castsi256_ps(v)) }
         fn widen(v: __m128i) -> Bytes {
             [_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(v, v))]
@@ -236,55 +250,15 @@ pub(super) fn scales3(tail: &[u8; 16]) -> __m128i {
 }
 
 pub(in super::super) fn block_layout(kind: BlockType) -> &'static Layout {
-    fn of<K: Decode<Avx2, N>, const N: usize>() -> &'static Layout {
-        K::LAYOUT
+    if kind.is_float() {
+        return &NATURAL;
     }
-    match kind {
-        BlockType::Q4_K => of::<types::Q4K, 144>(),
-        BlockType::Q5_K => of::<types::Q5K, 176>(),
-        BlockType::Q6_K => of::<types::Q6K, 210>(),
-        BlockType::Q2_K => of::<types::Q2K, 84>(),
-        BlockType::Q3_K => of::<types::Q3K, 110>(),
-        BlockType::Q8_0 => of::<types::Q80, 272>(),
-        BlockType::MXFP4 => of::<types::Mxfp4, 136>(),
-        BlockType::Q4_0 => of::<types::Q40, 144>(),
-        BlockType::Q4_1 => of::<types::Q41, 160>(),
-        BlockType::Q5_0 => of::<types::Q50, 176>(),
-        BlockType::Q5_1 => of::<types::Q51, 192>(),
-        BlockType::IQ4_NL => of::<types::Iq4Nl, 144>(),
-        BlockType::IQ4_XS => of::<types::Iq4Xs, 136>(),
-        BlockType::IQ3_XXS => of::<grids::Iq3Xxs, 98>(),
-        BlockType::IQ3_S => of::<grids::Iq3S, 110>(),
-        BlockType::IQ2_XXS => of::<grids::Iq2Xxs, 66>(),
-        BlockType::IQ2_XS => of::<grids::Iq2Xs, 74>(),
-        BlockType::IQ2_S => of::<grids::Iq2S, 82>(),
-        BlockType::F32 | BlockType::F16 | BlockType::BF16 => &NATURAL,
-    }
+    for_type!(kind, |K, N| <K as Decode<Avx2, N>>::LAYOUT)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in super::super) fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
-    match rows.kind {
-        BlockType::Q4_K => typed::<types::Q4K, 144>(rows, out),
-        BlockType::Q5_K => typed::<types::Q5K, 176>(rows, out),
-        BlockType::Q6_K => typed::<types::Q6K, 210>(rows, out),
-        BlockType::Q2_K => typed::<types::Q2K, 84>(rows, out),
-        BlockType::Q3_K => typed::<types::Q3K, 110>(rows, out),
-        BlockType::Q8_0 => typed::<types::Q80, 272>(rows, out),
-        BlockType::MXFP4 => typed::<types::Mxfp4, 136>(rows, out),
-        BlockType::Q4_0 => typed::<types::Q40, 144>(rows, out),
-        BlockType::Q4_1 => typed::<types::Q41, 160>(rows, out),
-        BlockType::Q5_0 => typed::<types::Q50, 176>(rows, out),
-        BlockType::Q5_1 => typed::<types::Q51, 192>(rows, out),
-        BlockType::IQ4_NL => typed::<types::Iq4Nl, 144>(rows, out),
-        BlockType::IQ4_XS => typed::<types::Iq4Xs, 136>(rows, out),
-        BlockType::IQ3_XXS => typed::<grids::Iq3Xxs, 98>(rows, out),
-        BlockType::IQ3_S => typed::<grids::Iq3S, 110>(rows, out),
-        BlockType::IQ2_XXS => typed::<grids::Iq2Xxs, 66>(rows, out),
-        BlockType::IQ2_XS => typed::<grids::Iq2Xs, 74>(rows, out),
-        BlockType::IQ2_S => typed::<grids::Iq2S, 82>(rows, out),
-        kind => unreachable!("BUG: {kind} is not multiplied as integers"),
-    }
+    for_type!(rows.kind, |K, N| typed::<K, N>(rows, out));
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -302,4 +276,172 @@ fn some<K: Decode<Avx2, N>, const N: usize, const T: usize>(
     // SAFETY: the features of this function.
     let s = unsafe { Avx2::new() };
     rows::<Avx2, K, N, T>(s, some, x, out);
+}
+
+pub(in super::super) fn tile_layout(kind: BlockType) -> TileLayout {
+    for_type!(kind, |K, N| tiles::layout::<Avx2, K, N>())
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in super::super) fn block_tile(
+    tile: &BlockTile<'_>,
+    space: &mut TileSpace,
+    sums: &mut [[f32; TILE_ROWS]],
+) {
+    for_type!(tile.kind, |K, N| each_span::<K, N>(tile, space, sums));
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn each_span<K: Decode<Avx2, N>, const N: usize>(
+    tile: &BlockTile<'_>,
+    space: &mut TileSpace,
+    sums: &mut [[f32; TILE_ROWS]],
+) {
+    for (i, x) in tile.x.chunks(sums.len()).enumerate() {
+        fill::<K, N>(tile, i, space);
+        let (fours, x_rest) = x.as_chunks::<TOKENS>();
+        let (sums, sums_rest) = sums.as_chunks_mut::<TOKENS>();
+        for (half, tile) in space.halves.iter().enumerate() {
+            for (x, sums) in fours.iter().zip(&mut *sums) {
+                multiply::<TOKENS, K, N>(tile, half, x, sums);
+            }
+            for (x, sums) in x_rest.iter().zip(&mut *sums_rest) {
+                multiply::<1, K, N>(tile, half, from_ref(x), from_mut(sums));
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
+fn fill<K: Decode<Avx2, N>, const N: usize>(tile: &BlockTile<'_>, i: usize, space: &mut TileSpace) {
+    // SAFETY: the features of this function.
+    let s = unsafe { Avx2::new() };
+    tiles::fill::<Avx2, K, N>(s, tile, i, space);
+}
+
+/// Tokens of a register tile of 16 rows.
+const TOKENS: usize = 4;
+
+/// Integer sums of 16 rows, by token.
+type Sums<const T: usize> = [Bytes; T];
+
+/// Adds the products of a span of 16 rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
+fn multiply<const T: usize, K: Decode<Avx2, N>, const N: usize>(
+    tile: &HalfTile,
+    half: usize,
+    x: &[XBlock; T],
+    sums: &mut [[f32; TILE_ROWS]; T],
+) {
+    // SAFETY: the features of this function.
+    let s = unsafe { Avx2::new() };
+    for (pair, lanes) in K::TILE_LAYOUT.lanes.as_chunks::<2>().0.iter().enumerate() {
+        let lanes = lanes.map(|lane| lane as usize % LANES);
+        let mut acc = start(x, lanes[0]);
+        dot_group::<T, K, N>(s, &mut acc, &tile.q[2 * pair], x, lanes[0]);
+        if !K::PAIRED {
+            add_scaled::<T, K, N>(s, &acc, tile, 2 * pair, half, x, lanes[0], sums);
+            acc = start(x, lanes[1]);
+        }
+        dot_group::<T, K, N>(s, &mut acc, &tile.q[2 * pair + 1], x, lanes[1]);
+        let last = if K::PAIRED { 0 } else { 1 };
+        add_scaled::<T, K, N>(s, &acc, tile, 2 * pair + last, half, x, lanes[last], sums);
+        if K::MIN && K::PAIRED && !K::PAIRED_MIN {
+            let nothing = [s.integers(&[0; LANES]); T];
+            add_scaled::<T, K, N>(s, &nothing, tile, 2 * pair + 1, half, x, lanes[1], sums);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn start<const T: usize>(x: &[XBlock; T], lane: usize) -> Sums<T> {
+    let mut acc = [[_mm256_setzero_si256(); 2]; T];
+    for (acc, x) in acc.iter_mut().zip(x) {
+        *acc = [_mm256_set1_epi32(x.start[lane]); 2];
+    }
+    acc
+}
+
+/// Adds the integer products of 16 columns; as many as fit are added up in 16 bits first.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn dot_group<const T: usize, K: Decode<Avx2, N>, const N: usize>(
+    s: Avx2,
+    acc: &mut Sums<T>,
+    q: &[[[u8; 16]; 4]; 4],
+    x: &[XBlock; T],
+    lane: usize,
+) {
+    let run = const {
+        match i16::MAX / (2 * 127) / K::MOST {
+            0 | 1 => 1,
+            2 | 3 => 2,
+            _ => 4,
+        }
+    };
+    let one = _mm256_set1_epi16(1);
+    let mut pairs = [[_mm256_setzero_si256(); 2]; T];
+    for m in 0..4 {
+        let w = s.load(q[m].as_flattened().first_chunk().unwrap_or(&[0; 64]));
+        for ((acc, pairs), x) in acc.iter_mut().zip(&mut pairs).zip(x) {
+            let four = x.q.as_chunks::<4>().0[16 * m + lane];
+            let four = _mm256_set1_epi32(i32::from_ne_bytes(four.map(|q| q as u8)));
+            for i in 0..2 {
+                let products = match K::SIGNED {
+                    true => {
+                        let four = _mm256_sign_epi8(four, w[i]);
+                        _mm256_maddubs_epi16(_mm256_abs_epi8(w[i]), four)
+                    }
+                    false => _mm256_maddubs_epi16(w[i], four),
+                };
+                pairs[i] = match m % run {
+                    0 => products,
+                    _ => _mm256_add_epi16(pairs[i], products),
+                };
+                if m % run == run - 1 {
+                    acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(pairs[i], one));
+                }
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+#[allow(clippy::too_many_arguments)]
+fn add_scaled<const T: usize, K: Decode<Avx2, N>, const N: usize>(
+    s: Avx2,
+    acc: &Sums<T>,
+    tile: &HalfTile,
+    group: usize,
+    half: usize,
+    x: &[XBlock; T],
+    lane: usize,
+    sums: &mut [[f32; TILE_ROWS]; T],
+) {
+    let scale = s.floats(&tile.scale[group]);
+    let min = s.floats(&tile.min[group]);
+    for ((acc, x), sums) in acc.iter().zip(x).zip(sums) {
+        let sums = &mut sums.as_chunks_mut::<LANES>().0[half];
+        let mut total = s.floats(sums);
+        total = s.fma(s.convert(*acc), s.mul_f(scale, splat(x.unit[lane])), total);
+        if K::MIN {
+            total = s.sub_f(total, s.mul_f(min, splat(x.sum[lane])));
+        }
+        let [low, high] = total;
+        // SAFETY: an array of 16.
+        unsafe {
+            _mm256_storeu_ps(sums.as_mut_ptr(), low);
+            _mm256_storeu_ps(sums[8..].as_mut_ptr(), high);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn splat(v: f32) -> Floats {
+    [_mm256_set1_ps(v); 2]
 }

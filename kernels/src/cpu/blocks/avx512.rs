@@ -5,7 +5,9 @@ use std::arch::x86_64::*;
 use super::avx2::{halves_of_bytes, scales3, scales6, shuffle};
 use super::rows::{Decode, each_tokens, rows};
 use super::simd::{Simd, each4, instructions};
-use super::{BlockRows, LANES, Layout, NATURAL, XBlock};
+use super::{
+    BlockRows, BlockTile, LANES, Layout, NATURAL, TILE_ROWS, TileLayout, TileSpace, XBlock,
+};
 use super::{common, grids, tiles, types, vbmi};
 use crate::blocks::{BlockType, WIDTH};
 
@@ -90,6 +92,15 @@ impl Simd for Avx512 {
         }
 
         fn convert(v: __m512i) -> __m512 { _mm512_cvtepi32_ps(v) }
+        fn quarters(v: __m512i) -> [__m128i; 4] {
+            [
+                _mm512_castsi512_si128(v),
+                _mm512_extracti32x4_epi32::<1>(v),
+                _mm512_extracti32x4_epi32::<2>(v),
+                _mm512_extracti32x4_epi32::<3>(v),
+            ]
+        }
+        fn bits(v: __m512) -> __m512i { _mm512_castps_si512(v) }
         fn reinterpret(v: __m512i) -> __m512 { _mm512_castsi512_ps(v) }
         fn widen(v: __m128i) -> __m512i { _mm512_cvtepu8_epi32(v) }
         fn widen_signed(v: __m128i) -> __m512i { _mm512_cvtepi8_epi32(v) }
@@ -113,6 +124,43 @@ impl Simd for Avx512 {
     }
 }
 
+/// `$each` with the decoder of a type.
+macro_rules! for_type {
+    ($kind:expr, |$k:ident, $n:ident| $each:expr) => {{
+        macro_rules! with {
+            ($decoder:ty, $bytes:literal) => {{
+                type $k = $decoder;
+                const $n: usize = $bytes;
+                $each
+            }};
+        }
+        match $kind {
+            BlockType::Q4_K => with!(types::Q4K, 144),
+            BlockType::Q5_K => with!(types::Q5K, 176),
+            BlockType::Q6_K => with!(types::Q6K, 210),
+            BlockType::Q2_K => with!(types::Q2K, 84),
+            BlockType::Q3_K => with!(types::Q3K, 110),
+            BlockType::Q8_0 => with!(types::Q80, 272),
+            BlockType::MXFP4 => with!(types::Mxfp4, 136),
+            BlockType::Q4_0 => with!(types::Q40, 144),
+            BlockType::Q4_1 => with!(types::Q41, 160),
+            BlockType::Q5_0 => with!(types::Q50, 176),
+            BlockType::Q5_1 => with!(types::Q51, 192),
+            BlockType::IQ4_NL => with!(types::Iq4Nl, 144),
+            BlockType::IQ4_XS => with!(types::Iq4Xs, 136),
+            BlockType::IQ3_XXS => with!(grids::Iq3Xxs, 98),
+            BlockType::IQ3_S => with!(grids::Iq3S, 110),
+            BlockType::IQ2_XXS => with!(grids::Iq2Xxs, 66),
+            BlockType::IQ2_XS => with!(grids::Iq2Xs, 74),
+            BlockType::IQ2_S => with!(grids::Iq2S, 82),
+            kind @ (BlockType::F32 | BlockType::F16 | BlockType::BF16) => {
+                unreachable!("BUG: {kind} is not multiplied as integers")
+            }
+        }
+    }};
+}
+pub(super) use for_type;
+
 /// Whether grids can be looked up in registers. All CPUs of this level have VBMI but Intel's
 /// Cascade Lake and Cooper Lake.
 fn has_vbmi() -> bool {
@@ -129,44 +177,14 @@ pub(in super::super) fn block_x(layout: &Layout, x: &[f32], out: &mut XBlock) {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(in super::super) fn block_integers(kind: BlockType, bytes: &[u8], out: &mut [i16]) -> f32 {
-    if has_vbmi() {
-        // SAFETY: the CPU has VBMI, and the features of this function.
-        unsafe { tiles::block_integers(kind, bytes, out) }
-    } else {
-        common::block_integers(kind, bytes, out)
-    }
-}
-
 pub(in super::super) fn block_layout(kind: BlockType) -> &'static Layout {
-    fn of<K: Decode<Avx512, N>, const N: usize>() -> &'static Layout {
-        K::LAYOUT
-    }
     if let Some(layout) = vbmi::block_layout(kind).filter(|_| has_vbmi()) {
         return layout;
     }
-    match kind {
-        BlockType::Q4_K => of::<types::Q4K, 144>(),
-        BlockType::Q5_K => of::<types::Q5K, 176>(),
-        BlockType::Q6_K => of::<types::Q6K, 210>(),
-        BlockType::Q2_K => of::<types::Q2K, 84>(),
-        BlockType::Q3_K => of::<types::Q3K, 110>(),
-        BlockType::Q8_0 => of::<types::Q80, 272>(),
-        BlockType::MXFP4 => of::<types::Mxfp4, 136>(),
-        BlockType::Q4_0 => of::<types::Q40, 144>(),
-        BlockType::Q4_1 => of::<types::Q41, 160>(),
-        BlockType::Q5_0 => of::<types::Q50, 176>(),
-        BlockType::Q5_1 => of::<types::Q51, 192>(),
-        BlockType::IQ4_NL => of::<types::Iq4Nl, 144>(),
-        BlockType::IQ4_XS => of::<types::Iq4Xs, 136>(),
-        BlockType::IQ3_XXS => of::<grids::Iq3Xxs, 98>(),
-        BlockType::IQ3_S => of::<grids::Iq3S, 110>(),
-        BlockType::IQ2_XXS => of::<grids::Iq2Xxs, 66>(),
-        BlockType::IQ2_XS => of::<grids::Iq2Xs, 74>(),
-        BlockType::IQ2_S => of::<grids::Iq2S, 82>(),
-        BlockType::F32 | BlockType::F16 | BlockType::BF16 => &NATURAL,
+    if kind.is_float() {
+        return &NATURAL;
     }
+    for_type!(kind, |K, N| <K as Decode<Avx512, N>>::LAYOUT)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -175,27 +193,7 @@ pub(in super::super) fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
         // SAFETY: the CPU has VBMI, and the features of this function.
         return unsafe { vbmi::block_rows(rows, out) };
     }
-    match rows.kind {
-        BlockType::Q4_K => typed::<types::Q4K, 144>(rows, out),
-        BlockType::Q5_K => typed::<types::Q5K, 176>(rows, out),
-        BlockType::Q6_K => typed::<types::Q6K, 210>(rows, out),
-        BlockType::Q2_K => typed::<types::Q2K, 84>(rows, out),
-        BlockType::Q3_K => typed::<types::Q3K, 110>(rows, out),
-        BlockType::Q8_0 => typed::<types::Q80, 272>(rows, out),
-        BlockType::MXFP4 => typed::<types::Mxfp4, 136>(rows, out),
-        BlockType::Q4_0 => typed::<types::Q40, 144>(rows, out),
-        BlockType::Q4_1 => typed::<types::Q41, 160>(rows, out),
-        BlockType::Q5_0 => typed::<types::Q50, 176>(rows, out),
-        BlockType::Q5_1 => typed::<types::Q51, 192>(rows, out),
-        BlockType::IQ4_NL => typed::<types::Iq4Nl, 144>(rows, out),
-        BlockType::IQ4_XS => typed::<types::Iq4Xs, 136>(rows, out),
-        BlockType::IQ3_XXS => typed::<grids::Iq3Xxs, 98>(rows, out),
-        BlockType::IQ3_S => typed::<grids::Iq3S, 110>(rows, out),
-        BlockType::IQ2_XXS => typed::<grids::Iq2Xxs, 66>(rows, out),
-        BlockType::IQ2_XS => typed::<grids::Iq2Xs, 74>(rows, out),
-        BlockType::IQ2_S => typed::<grids::Iq2S, 82>(rows, out),
-        kind => unreachable!("BUG: {kind} is not multiplied as integers"),
-    }
+    for_type!(rows.kind, |K, N| typed::<K, N>(rows, out));
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -213,6 +211,224 @@ fn some<K: Decode<Avx512, N>, const N: usize, const T: usize>(
     // SAFETY: the features of this function.
     let s = unsafe { Avx512::new() };
     rows::<Avx512, K, N, T>(s, some, x, out);
+}
+
+pub(in super::super) fn tile_layout(kind: BlockType) -> TileLayout {
+    if let Some(layout) = vbmi::tile_layout(kind).filter(|_| has_vbmi()) {
+        return layout;
+    }
+    for_type!(kind, |K, N| tiles::layout::<Avx512, K, N>())
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(in super::super) fn block_tile(
+    tile: &BlockTile<'_>,
+    space: &mut TileSpace,
+    sums: &mut [[f32; TILE_ROWS]],
+) {
+    if vbmi::tile_layout(tile.kind).is_some() && has_vbmi() {
+        // SAFETY: the CPU has VBMI, and the features of this function.
+        return unsafe { vbmi::block_tile(tile, space, sums) };
+    }
+    for_type!(tile.kind, |K, N| each_span::<K, N>(tile, space, sums));
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn each_span<K: Decode<Avx512, N>, const N: usize>(
+    tile: &BlockTile<'_>,
+    space: &mut TileSpace,
+    sums: &mut [[f32; TILE_ROWS]],
+) {
+    let layout = tiles::layout::<Avx512, K, N>();
+    for (i, x) in tile.x.chunks(sums.len()).enumerate() {
+        fill::<K, N>(tile, i, space);
+        multiply(space, layout, K::MIN, x, sums);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline(never)]
+fn fill<K: Decode<Avx512, N>, const N: usize>(
+    tile: &BlockTile<'_>,
+    i: usize,
+    space: &mut TileSpace,
+) {
+    // SAFETY: the features of this function.
+    let s = unsafe { Avx512::new() };
+    tiles::fill::<Avx512, K, N>(s, tile, i, space);
+}
+
+/// Tokens of a register tile of 32 rows: with sums in f32 and in integers, it takes 24 registers.
+const TOKENS: usize = 6;
+
+/// Adds the products of a span.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn multiply(
+    space: &TileSpace,
+    layout: TileLayout,
+    min: bool,
+    x: &[XBlock],
+    sums: &mut [[f32; TILE_ROWS]],
+) {
+    let lanes = &layout.order.lanes;
+    match (layout.paired, min, layout.paired_min) {
+        (true, false, _) => tokens::<true, false, true>(space, lanes, x, sums),
+        (true, true, true) => tokens::<true, true, true>(space, lanes, x, sums),
+        (true, true, false) => tokens::<true, true, false>(space, lanes, x, sums),
+        (false, false, _) => tokens::<false, false, false>(space, lanes, x, sums),
+        (false, true, _) => tokens::<false, true, false>(space, lanes, x, sums),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline(never)]
+fn tokens<const PAIRED: bool, const MIN: bool, const PAIRED_MIN: bool>(
+    space: &TileSpace,
+    lanes: &[i32; LANES],
+    x: &[XBlock],
+    sums: &mut [[f32; TILE_ROWS]],
+) {
+    let (xs, x_rest) = x.as_chunks::<TOKENS>();
+    let (all, rest) = sums.as_chunks_mut::<TOKENS>();
+    for (x, sums) in xs.iter().zip(all) {
+        some_tokens::<TOKENS, PAIRED, MIN, PAIRED_MIN>(space, lanes, x, sums);
+    }
+    macro_rules! rest {
+        ($($t:literal)*) => {
+            match x_rest.len() {
+                $($t => if let (Some(x), Some(sums)) = (x_rest.first_chunk(), rest.first_chunk_mut()) {
+                    some_tokens::<$t, PAIRED, MIN, PAIRED_MIN>(space, lanes, x, sums);
+                })*
+                _ => {}
+            }
+        };
+    }
+    rest!(1 2 3 4 5);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn some_tokens<const T: usize, const PAIRED: bool, const MIN: bool, const PAIRED_MIN: bool>(
+    space: &TileSpace,
+    lanes: &[i32; LANES],
+    x: &[XBlock; T],
+    sums: &mut [[f32; TILE_ROWS]; T],
+) {
+    let mut totals = [[_mm512_setzero_ps(); 2]; T];
+    for (totals, sums) in totals.iter_mut().zip(&*sums) {
+        let (halves, _) = sums.as_chunks::<16>();
+        for (total, half) in totals.iter_mut().zip(halves) {
+            *total = load_f32(half);
+        }
+    }
+    for (pair, lanes) in lanes.as_chunks::<2>().0.iter().enumerate() {
+        let groups = [2 * pair, 2 * pair + 1];
+        let lanes = lanes.map(|lane| lane as usize % LANES);
+        if PAIRED {
+            let mut acc = start(x, lanes[0]);
+            dot_group(&mut acc, space, groups[0], x, lanes[0]);
+            dot_group(&mut acc, space, groups[1], x, lanes[1]);
+            add_scaled(&mut totals, &acc, space, groups[0], x, lanes[0]);
+        } else {
+            for (group, lane) in groups.into_iter().zip(lanes) {
+                let mut acc = start(x, lane);
+                dot_group(&mut acc, space, group, x, lane);
+                add_scaled(&mut totals, &acc, space, group, x, lane);
+            }
+        }
+        if MIN {
+            subtract_min(&mut totals, space, groups[0], x, lanes[0]);
+            if !PAIRED_MIN {
+                subtract_min(&mut totals, space, groups[1], x, lanes[1]);
+            }
+        }
+    }
+    for (totals, sums) in totals.iter().zip(sums) {
+        let (halves, _) = sums.as_chunks_mut::<16>();
+        for (total, half) in totals.iter().zip(halves) {
+            // SAFETY: the array is 64 bytes long.
+            unsafe { _mm512_storeu_ps(half.as_mut_ptr(), *total) };
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_f32(values: &[f32; 16]) -> __m512 {
+    // SAFETY: the array is 64 bytes long.
+    unsafe { _mm512_loadu_ps(values.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn start<const T: usize>(x: &[XBlock; T], lane: usize) -> [[__m512i; 2]; T] {
+    let mut acc = [[_mm512_setzero_si512(); 2]; T];
+    for (acc, x) in acc.iter_mut().zip(x) {
+        *acc = [_mm512_set1_epi32(x.start[lane]); 2];
+    }
+    acc
+}
+
+/// Adds the integer products of 16 columns.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dot_group<const T: usize>(
+    acc: &mut [[__m512i; 2]; T],
+    space: &TileSpace,
+    group: usize,
+    x: &[XBlock; T],
+    lane: usize,
+) {
+    for m in 0..4 {
+        let w = [0, 1].map(|half: usize| {
+            let w: &[[u8; 16]; 4] = &space.halves[half].q[group][m];
+            // SAFETY: the array is 64 bytes long.
+            unsafe { _mm512_loadu_si512(w.as_ptr().cast()) }
+        });
+        for (acc, x) in acc.iter_mut().zip(x) {
+            let four = x.q.as_chunks::<4>().0[16 * m + lane];
+            let four = _mm512_set1_epi32(i32::from_ne_bytes(four.map(|q| q as u8)));
+            acc[0] = _mm512_dpbusd_epi32(acc[0], w[0], four);
+            acc[1] = _mm512_dpbusd_epi32(acc[1], w[1], four);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_scaled<const T: usize>(
+    totals: &mut [[__m512; 2]; T],
+    acc: &[[__m512i; 2]; T],
+    space: &TileSpace,
+    group: usize,
+    x: &[XBlock; T],
+    lane: usize,
+) {
+    let scale = [0, 1].map(|half: usize| load_f32(&space.halves[half].scale[group]));
+    for ((totals, acc), x) in totals.iter_mut().zip(acc).zip(x) {
+        let unit = _mm512_set1_ps(x.unit[lane]);
+        for half in 0..2 {
+            let by = _mm512_mul_ps(scale[half], unit);
+            totals[half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[half]), by, totals[half]);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn subtract_min<const T: usize>(
+    totals: &mut [[__m512; 2]; T],
+    space: &TileSpace,
+    group: usize,
+    x: &[XBlock; T],
+    lane: usize,
+) {
+    let min = [0, 1].map(|half: usize| load_f32(&space.halves[half].min[group]));
+    for (totals, x) in totals.iter_mut().zip(x) {
+        let sum = _mm512_set1_ps(x.sum[lane]);
+        totals[0] = _mm512_fnmadd_ps(min[0], sum, totals[0]);
+        totals[1] = _mm512_fnmadd_ps(min[1], sum, totals[1]);
+    }
 }
 
 #[cfg(test)]

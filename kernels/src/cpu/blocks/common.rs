@@ -1,8 +1,7 @@
 //! Loops over blocks that compilers vectorize, once for all levels.
 
-use super::super::W_MAX;
-use super::super::common::{larger, max_abs, round_i16, steps};
-use super::{BlockRows, LANES, Layout, XBlock, span_start};
+use super::super::common::{max_abs, round_i16, steps};
+use super::{BlockRows, BlockTile, LANES, Layout, TILE_ROWS, XBlock, span_start};
 use crate::blocks::{self, BlockType, Span, WIDTH};
 use crate::outliers::is_finite;
 
@@ -23,45 +22,6 @@ pub(in super::super) fn block_values(kind: BlockType, bytes: &[u8], out: &mut [f
                 *out = scale * f32::from(*q) - min;
             }
         }
-    }
-}
-
-/// Weights of a part of a row as integers up to [`W_MAX`]; returns the value of one unit, NaN if a
-/// scale is not a finite number.
-#[inline(always)]
-pub(in super::super) fn block_integers(kind: BlockType, bytes: &[u8], out: &mut [i16]) -> f32 {
-    const SPANS: usize = super::super::KB_I16 / WIDTH;
-    let mut spans = [Span::ZERO; SPANS];
-    let (low, high) = blocks::extremes(kind);
-    let mut most = [0f32; LANES];
-    let mut total = 0f32;
-    for (bytes, span) in blocks::spans(kind, bytes).zip(&mut spans) {
-        let groups = blocks::fill(kind, bytes, span) / (WIDTH / LANES);
-        let params = span.scale.iter().zip(&span.min).take(groups);
-        for (most, (scale, min)) in most.iter_mut().zip(params) {
-            let extent = larger((scale * low - min).abs(), (scale * high - min).abs());
-            *most = larger(*most, extent);
-            total += extent;
-        }
-    }
-    let (to_units, unit) = steps(max_abs(&most), W_MAX);
-    for (span, out) in spans.iter().zip(out.chunks_mut(WIDTH)) {
-        let (q, _) = span.q.as_chunks::<{ WIDTH / LANES }>();
-        for ((out, q), (scale, min)) in out
-            .chunks_mut(WIDTH / LANES)
-            .zip(q)
-            .zip(span.scale.iter().zip(&span.min))
-        {
-            let (scale, min) = (scale * to_units, min * to_units);
-            for (out, q) in out.iter_mut().zip(q) {
-                *out = round_i16(scale * f32::from(*q) - min);
-            }
-        }
-    }
-    // Integers have no NaN: it would come out as a number.
-    match total.is_finite() {
-        true => unit,
-        false => f32::NAN,
     }
 }
 
@@ -113,6 +73,36 @@ pub(in super::super) fn reorder(q: &[i8; WIDTH], order: &[u8; WIDTH], out: &mut 
     }
 }
 
+/// Decodes span `i` of a row of `k` columns; returns its groups of 16 columns.
+#[inline(always)]
+fn decode(kind: BlockType, row: &[u8], k: usize, i: usize, span: &mut Span) -> usize {
+    let at = span_start(k, i) / kind.block_len() * kind.block_bytes();
+    let len = WIDTH / kind.block_len() * kind.block_bytes();
+    let bytes = &row[at..row.len().min(at + len)];
+    blocks::fill(kind, bytes, span) / (WIDTH / LANES)
+}
+
+/// The product of a span with activations in [`super::NATURAL`] order.
+#[inline(always)]
+fn dot_span(span: &Span, groups: usize, x: &XBlock) -> f32 {
+    let pairs = span
+        .q
+        .as_chunks::<16>()
+        .0
+        .iter()
+        .zip(x.q.as_chunks::<16>().0);
+    let mut total = 0.0;
+    for (group, (w, x_q)) in pairs.enumerate().take(groups) {
+        let sum: i32 = w
+            .iter()
+            .zip(x_q)
+            .map(|(w, x)| i32::from(*w) * i32::from(*x))
+            .sum();
+        total += sum as f32 * (span.scale[group] * x.unit[group]) - span.min[group] * x.sum[group];
+    }
+    total
+}
+
 /// `out[token][row]`, activations in [`super::NATURAL`] order.
 #[inline(always)]
 pub(in super::super) fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
@@ -122,29 +112,22 @@ pub(in super::super) fn block_rows(rows: &BlockRows<'_>, out: &mut [f32]) {
     out.fill(0.0);
     for (row, bytes) in rows.bytes.chunks(rows.row_bytes).enumerate() {
         for i in 0..spans {
-            let at = span_start(rows.k, i) / rows.kind.block_len() * rows.kind.block_bytes();
-            let len = WIDTH / rows.kind.block_len() * rows.kind.block_bytes();
-            let bytes = &bytes[at..bytes.len().min(at + len)];
-            let groups = blocks::fill(rows.kind, bytes, &mut span) / (WIDTH / LANES);
+            let groups = decode(rows.kind, bytes, rows.k, i, &mut span);
             for (x, out) in rows.x.chunks(spans).zip(out.chunks_mut(count)) {
-                let x = &x[i];
-                let mut total = 0.0;
-                let pairs = span
-                    .q
-                    .as_chunks::<16>()
-                    .0
-                    .iter()
-                    .zip(x.q.as_chunks::<16>().0);
-                for (group, (w, x_q)) in pairs.enumerate().take(groups) {
-                    let sum: i32 = w
-                        .iter()
-                        .zip(x_q)
-                        .map(|(w, x)| i32::from(*w) * i32::from(*x))
-                        .sum();
-                    total += sum as f32 * (span.scale[group] * x.unit[group])
-                        - span.min[group] * x.sum[group];
-                }
-                out[row] += total;
+                out[row] += dot_span(&span, groups, &x[i]);
+            }
+        }
+    }
+}
+
+/// The same for many tokens, added to their sums.
+pub(in super::super) fn block_tile(tile: &BlockTile<'_>, sums: &mut [[f32; TILE_ROWS]]) {
+    let mut span = Span::ZERO;
+    for (row, bytes) in tile.bytes.chunks(tile.row_bytes).enumerate() {
+        for (i, x) in tile.x.chunks(sums.len()).enumerate() {
+            let groups = decode(tile.kind, bytes, tile.k, i, &mut span);
+            for (x, sums) in x.iter().zip(&mut *sums) {
+                sums[row] += dot_span(&span, groups, x);
             }
         }
     }
@@ -196,10 +179,6 @@ macro_rules! block_kernels {
                 BlockType::F16 => f16_to_f32(bytes, out),
                 _ => blocks::common::block_values(kind, bytes, out),
             }
-        }
-        $(#[$features])?
-        fn block_integers(kind: BlockType, bytes: &[u8], out: &mut [i16]) -> f32 {
-            blocks::common::block_integers(kind, bytes, out)
         }
         $(#[$features])?
         fn block_x(layout: &Layout, x: &[f32], out: &mut XBlock) {

@@ -147,7 +147,7 @@ fn half_steps<S: Simd>(s: S, v: S::Bytes, d: [u8; 2], by: f32) -> S::Floats {
 
 /// Types that differ in how blocks become grid entries, signs and scales.
 macro_rules! types {
-    ($($type:ident, $n:literal, |$s:ident, $b:ident| $decode:block)*) => {
+    ($($type:ident, $n:literal, $paired:literal, |$s:ident, $b:ident| $decode:block)*) => {
         $(
             pub(in super::super) struct $type;
 
@@ -157,6 +157,7 @@ macro_rules! types {
                     _ => &SIGNED,
                 };
                 const SIGNED: bool = true;
+                const PAIRED: bool = $paired;
 
                 #[inline(always)]
                 fn decode($s: S, $b: &[u8; $n]) -> Weights<S> {
@@ -173,7 +174,7 @@ macro_rules! types {
 }
 
 types! {
-    Iq3Xxs, 98, |s, b| {
+    Iq3Xxs, 98, true, |s, b| {
         let all = s.load(part::<2, 64, 98>(b));
         let grid = each4!([0, 8, 16, 24], |by| s.gather(&IQ3_XXS, mask(s, shr(s, all, by), 255)));
         // Of two lanes a word.
@@ -184,7 +185,7 @@ types! {
         let sevens = mask(s, s.shr(word, lanes!(|lane| lane % 2 * 14)), 0x3fff);
         (grid, even(s, sevens), half_steps(s, shr(s, word, 28), [b[0], b[1]], 0.5))
     }
-    Iq3S, 110, |s, b| {
+    Iq3S, 110, true, |s, b| {
         let all = s.load(part::<2, 64, 110>(b));
         let ninth = sixteenths(s, part::<66, 8, 110>(b));
         let ninth = s.mul(ninth, s.integers(&[256; LANES]));
@@ -196,7 +197,7 @@ types! {
         let scales = mask(s, s.shr(scales, lanes!(|lane| lane / 2 * 4)), 15);
         (grid, words::<S, 74, 110>(s, b), half_steps(s, scales, [b[0], b[1]], 2.0))
     }
-    Iq2Xxs, 66, |s, b| {
+    Iq2Xxs, 66, true, |s, b| {
         // Four indices and a word for every two pairs of groups.
         let all = s.load(part::<2, 64, 66>(b));
         let index = s.lookup(all, s.integers(lanes!(|lane| {
@@ -211,14 +212,14 @@ types! {
         let sevens = mask(s, s.shr(word, lanes!(|lane| lane % 2 * 14)), 0x3fff);
         (grid, even(s, sevens), half_steps(s, shr(s, word, 28), [b[0], b[1]], 0.25))
     }
-    Iq2Xs, 74, |s, b| {
+    Iq2Xs, 74, false, |s, b| {
         let all = s.load(part::<2, 64, 74>(b));
         let grid = pairs(s, &IQ2_XS, [mask(s, all, 511), mask(s, shr(s, all, 16), 511)]);
         let sevens = s.or(mask(s, shr(s, all, 9), 0x7f), mask(s, shr(s, all, 18), 0x3f80));
         let scales = sixteenths(s, part::<66, 8, 74>(b));
         (grid, even(s, sevens), half_steps(s, scales, [b[0], b[1]], 0.25))
     }
-    Iq2S, 82, |s, b| {
+    Iq2S, 82, false, |s, b| {
         let index = words::<S, 2, 82>(s, b);
         let upper = sixteenths(s, part::<66, 8, 82>(b));
         let upper = s.mul(upper, s.integers(&[256; LANES]));

@@ -47,8 +47,6 @@ pub(crate) struct XBlock {
 pub(crate) struct Layout {
     /// The column of each byte.
     pub order: [u8; WIDTH],
-    /// The byte of each column.
-    pub inverse: [u8; WIDTH],
     /// The group of 16 columns of each lane.
     pub groups: [u8; LANES],
     /// The lane of each group of 16 columns.
@@ -57,8 +55,6 @@ pub(crate) struct Layout {
     pub factor: [f32; LANES],
     /// What is added to weights to make them unsigned.
     pub offset: i32,
-    /// The same in each lane's units, for each of four bytes.
-    pub offsets: [i32; LANES],
 }
 
 impl Layout {
@@ -68,27 +64,18 @@ impl Layout {
         factor: [f32; LANES],
         offset: i32,
     ) -> Self {
-        let (mut inverse, mut lanes, mut offsets) = ([0; WIDTH], [0; LANES], [0; LANES]);
-        let mut i = 0;
-        while i < WIDTH {
-            inverse[order[i] as usize] = i as u8;
-            i += 1;
-        }
+        let mut lanes = [0; LANES];
         let mut lane = 0;
         while lane < LANES {
             lanes[groups[lane] as usize] = lane as i32;
-            let units = (offset as f32 / factor[lane]) as u8;
-            offsets[lane] = i32::from_ne_bytes([units; 4]);
             lane += 1;
         }
         Self {
             order,
-            inverse,
             groups,
             lanes,
             factor,
             offset,
-            offsets,
         }
     }
 
@@ -130,6 +117,78 @@ pub(super) static NATURAL: Layout = {
     }
     Layout::new(order, IN_ORDER, [1.0; LANES], 0)
 };
+
+/// The order in which a kernel of tiles wants activations, and what it wants folded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TileLayout {
+    pub order: &'static Layout,
+    /// Whether 32 columns share a scale: `start` of the first of their two lanes is for both.
+    pub paired: bool,
+    /// Whether they share a minimum: the same for `sum`.
+    pub paired_min: bool,
+}
+
+impl PartialEq for TileLayout {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.order, other.order)
+            && (self.paired, self.paired_min) == (other.paired, other.paired_min)
+    }
+}
+
+impl TileLayout {
+    pub(super) fn plain(order: &'static Layout) -> Self {
+        Self {
+            order,
+            paired: false,
+            paired_min: false,
+        }
+    }
+
+    /// Folds what lanes share into the first of them.
+    pub(crate) fn fold(&self, x: &mut XBlock) {
+        for [first, second] in self.order.lanes.as_chunks::<2>().0 {
+            let (first, second) = (*first as usize, *second as usize);
+            if self.paired {
+                x.start[first] += x.start[second];
+            }
+            if self.paired_min {
+                x.sum[first] += x.sum[second];
+            }
+        }
+    }
+}
+
+/// Rows that are multiplied together with many tokens.
+pub(crate) const TILE_ROWS: usize = 32;
+
+/// Up to [`TILE_ROWS`] rows and the activations of many tokens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockTile<'a> {
+    pub kind: BlockType,
+    /// One row after the other.
+    pub bytes: &'a [u8],
+    pub row_bytes: usize,
+    pub k: usize,
+    /// `[span][token]`, in the tile layout of the type.
+    pub x: &'a [XBlock],
+}
+
+/// A span of [`TILE_ROWS`] rows.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct TileSpace {
+    halves: [HalfTile; 2],
+}
+
+/// A span of 16 rows, by groups of 16 columns: each 32-bit lane has four columns of a row.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct HalfTile {
+    /// Four vectors a group, of four quarters each: of four rows.
+    q: [[[[u8; 16]; 4]; 4]; LANES],
+    scale: [[f32; 16]; LANES],
+    min: [[f32; 16]; LANES],
+}
 
 /// Some rows and the activations of some tokens.
 #[derive(Debug, Clone, Copy)]

@@ -25,6 +25,21 @@ pub(in super::super) trait Decode<S: Simd, const N: usize> {
     const SIGNED: bool = false;
 
     fn decode(s: S, span: &[u8; N]) -> Weights<S>;
+
+    /// Whether 32 columns share a scale in `tile`.
+    const PAIRED: bool = false;
+    /// Whether they share a minimum.
+    const PAIRED_MIN: bool = Self::PAIRED;
+    /// The largest weight of `tile`, the layout's offset included.
+    const MOST: i16 = 128;
+    /// The order of activations that goes with `tile`.
+    const TILE_LAYOUT: &'static Layout = Self::LAYOUT;
+
+    /// As `decode`, for weights that are decoded once for many tokens.
+    #[inline(always)]
+    fn tile(s: S, span: &[u8; N]) -> Weights<S> {
+        Self::decode(s, span)
+    }
 }
 
 /// `out[token][row]` for `T` tokens.

@@ -63,7 +63,11 @@ pub(in super::super) trait Simd: Copy {
 
     /// 32-bit integers to f32.
     fn convert(self, v: Self::Bytes) -> Self::Floats;
+    /// 16-byte pieces.
+    fn quarters(self, v: Self::Bytes) -> [__m128i; 4];
     /// The bits of f32.
+    fn bits(self, v: Self::Floats) -> Self::Bytes;
+    /// f32 of these bits.
     fn reinterpret(self, v: Self::Bytes) -> Self::Floats;
     /// 16 bytes to 32-bit integers.
     fn widen(self, v: __m128i) -> Self::Bytes;

@@ -112,6 +112,8 @@ impl<S: Simd> Decode<S, 144> for Q4K {
         false => &const { Layout::by_lane(GROUPS_K, ONES, 0) },
     };
     const MIN: bool = true;
+    const PAIRED: bool = true;
+    const MOST: i16 = if S::WIDE { 255 } else { 15 };
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 144]) -> Weights<S> {
@@ -131,6 +133,8 @@ pub(in super::super) struct Q5K;
 impl<S: Simd> Decode<S, 176> for Q5K {
     const LAYOUT: &'static Layout = &const { Layout::by_lane(GROUPS_K, ONES, 0) };
     const MIN: bool = true;
+    const PAIRED: bool = true;
+    const MOST: i16 = 31;
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 176]) -> Weights<S> {
@@ -158,6 +162,7 @@ pub(in super::super) struct Q6K;
 
 impl<S: Simd> Decode<S, 210> for Q6K {
     const LAYOUT: &'static Layout = &const { Layout::by_lane(GROUPS_6, ONES, 32) };
+    const MOST: i16 = 63;
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 210]) -> Weights<S> {
@@ -229,12 +234,31 @@ impl<S: Simd> Decode<S, 84> for Q2K {
             min: s.mul_f(min, s.half([b[82], b[83]])),
         }
     }
+
+    const PAIRED: bool = true;
+    const PAIRED_MIN: bool = false;
+    const MOST: i16 = 45;
+    const TILE_LAYOUT: &'static Layout = &const { Layout::by_lane(GROUPS_2, ONES, 0) };
+
+    /// Weights times their 4-bit scales: no byte of a product has more than 8 bits.
+    #[inline(always)]
+    fn tile(s: S, b: &[u8; 84]) -> Weights<S> {
+        let v = s.load(part::<16, 64, 84>(b));
+        let scales = s.shuffle(s.load128(part::<0, 16, 84>(b)), &GROUPS_2);
+        let [scale, min] = each2!(s.halves_of_bytes(scales), |v| s.widen(v));
+        Weights {
+            w: each4!(quads(s, v, v), |v| s.mul(pairs(s, v), scale)),
+            scale: s.half([b[80], b[81]]),
+            min: s.mul_f(s.convert(min), s.half([b[82], b[83]])),
+        }
+    }
 }
 
 pub(in super::super) struct Q3K;
 
 impl<S: Simd> Decode<S, 110> for Q3K {
     const LAYOUT: &'static Layout = &const { Layout::by_lane(GROUPS_2, ONES, 4) };
+    const MOST: i16 = 7;
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 110]) -> Weights<S> {
@@ -315,6 +339,7 @@ impl<S: Simd> Decode<S, 144> for Q40 {
         true => &const { Layout::by_lane(GROUPS_16, nibble_factor(true), 8) },
         false => &const { Layout::by_lane(GROUPS_16, ONES, 8) },
     };
+    const MOST: i16 = if S::WIDE { 255 } else { 15 };
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 144]) -> Weights<S> {
@@ -340,6 +365,7 @@ impl<S: Simd> Decode<S, 160> for Q41 {
         false => &const { Layout::by_lane(GROUPS_16, ONES, 0) },
     };
     const MIN: bool = true;
+    const MOST: i16 = if S::WIDE { 255 } else { 15 };
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 160]) -> Weights<S> {
@@ -385,6 +411,8 @@ pub(in super::super) struct Q50;
 
 impl<S: Simd> Decode<S, 176> for Q50 {
     const LAYOUT: &'static Layout = &const { Layout::by_lane(GROUPS_16, ONES, 16) };
+    const PAIRED: bool = true;
+    const MOST: i16 = 31;
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 176]) -> Weights<S> {
@@ -402,6 +430,8 @@ pub(in super::super) struct Q51;
 impl<S: Simd> Decode<S, 192> for Q51 {
     const LAYOUT: &'static Layout = &const { Layout::by_lane(GROUPS_16, ONES, 0) };
     const MIN: bool = true;
+    const PAIRED: bool = true;
+    const MOST: i16 = 31;
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 192]) -> Weights<S> {
@@ -429,6 +459,7 @@ impl<S: Simd> Decode<S, 144> for Iq4Nl {
         _ => &const { Layout::by_lane(GROUPS_16, ONES, 128) },
     };
     const SIGNED: bool = true;
+    const PAIRED: bool = true;
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 144]) -> Weights<S> {
@@ -447,6 +478,7 @@ pub(in super::super) struct Iq4Xs;
 impl<S: Simd> Decode<S, 136> for Iq4Xs {
     const LAYOUT: &'static Layout = <Iq4Nl as Decode<S, 144>>::LAYOUT;
     const SIGNED: bool = true;
+    const PAIRED: bool = true;
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 136]) -> Weights<S> {
@@ -478,6 +510,7 @@ pub(in super::super) struct Mxfp4;
 impl<S: Simd> Decode<S, 136> for Mxfp4 {
     const LAYOUT: &'static Layout = <Iq4Nl as Decode<S, 144>>::LAYOUT;
     const SIGNED: bool = true;
+    const PAIRED: bool = true;
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 136]) -> Weights<S> {
@@ -516,6 +549,7 @@ impl<S: Simd> Decode<S, 272> for Q80 {
         }
     };
     const SIGNED: bool = true;
+    const PAIRED: bool = true;
 
     #[inline(always)]
     fn decode(s: S, b: &[u8; 272]) -> Weights<S> {

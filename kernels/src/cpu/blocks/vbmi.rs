@@ -8,10 +8,11 @@
 
 use std::arch::x86_64::*;
 
-use super::avx512::Avx512;
+use super::avx512::{Avx512, multiply};
 use super::rows::{Decode, Weights, each_tokens, rows};
 use super::simd::{each2, each4};
-use super::{BlockRows, Layout, XBlock, common};
+use super::{BlockRows, BlockTile, Layout, TILE_ROWS, TileLayout, TileSpace, XBlock};
+use super::{common, tiles};
 use crate::blocks::{BlockType, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, WIDTH, sign_byte};
 
 /// Added to the values of IQ2 and IQ3_XXS, which are at most 62.
@@ -321,12 +322,13 @@ fn iq2_s(b: &[u8; 82]) -> ([__m512i; 4], __m512) {
 
 /// Types for functions that are compiled with VBMI.
 macro_rules! types {
-    ($($type:ident, $n:literal, $decode:ident, $layout:ident;)*) => {
+    ($($type:ident, $n:literal, $decode:ident, $layout:ident, $paired:literal;)*) => {
         $(
             pub(super) struct $type;
 
             impl Decode<Avx512, $n> for $type {
                 const LAYOUT: &'static Layout = &$layout;
+                const PAIRED: bool = $paired;
 
                 #[inline(always)]
                 fn decode(_s: Avx512, b: &[u8; $n]) -> Weights<Avx512> {
@@ -344,17 +346,17 @@ macro_rules! types {
 }
 
 types! {
-    Iq3Xxs, 98, iq3_xxs, PLANAR;
-    Iq3S, 110, iq3_s, PLANAR_S;
-    Iq2Xxs, 66, iq2_xxs, PLANAR;
-    Iq2Xs, 74, iq2_xs, PLANAR;
-    Iq2S, 82, iq2_s, PLANAR;
+    Iq3Xxs, 98, iq3_xxs, PLANAR, true;
+    Iq3S, 110, iq3_s, PLANAR_S, true;
+    Iq2Xxs, 66, iq2_xxs, PLANAR, true;
+    Iq2Xs, 74, iq2_xs, PLANAR, false;
+    Iq2S, 82, iq2_s, PLANAR, false;
 }
 
 /// Puts 256 bytes in an order.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-pub(super) fn reorder(bytes: &[i8; WIDTH], order: &[u8; WIDTH], out: &mut [i8; WIDTH]) {
+fn reorder(bytes: &[i8; WIDTH], order: &[u8; WIDTH], out: &mut [i8; WIDTH]) {
     let bytes = bytes.map(|byte| byte as u8);
     for (out, order) in out
         .as_chunks_mut::<64>()
@@ -373,6 +375,59 @@ pub(super) fn reorder(bytes: &[i8; WIDTH], order: &[u8; WIDTH], out: &mut [i8; W
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
 pub(super) fn block_x(layout: &Layout, x: &[f32], out: &mut XBlock) {
     common::block_x(layout, x, out, |q, order, out| reorder(q, order, out));
+}
+
+/// The layouts of the types that `block_tile` takes.
+pub(super) fn tile_layout(kind: BlockType) -> Option<TileLayout> {
+    match kind {
+        BlockType::IQ3_XXS => Some(tiles::layout::<Avx512, Iq3Xxs, 98>()),
+        BlockType::IQ3_S => Some(tiles::layout::<Avx512, Iq3S, 110>()),
+        BlockType::IQ2_XXS => Some(tiles::layout::<Avx512, Iq2Xxs, 66>()),
+        BlockType::IQ2_XS => Some(tiles::layout::<Avx512, Iq2Xs, 74>()),
+        BlockType::IQ2_S => Some(tiles::layout::<Avx512, Iq2S, 82>()),
+        _ => None,
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+pub(super) fn block_tile(
+    tile: &BlockTile<'_>,
+    space: &mut TileSpace,
+    sums: &mut [[f32; TILE_ROWS]],
+) {
+    match tile.kind {
+        BlockType::IQ3_XXS => each_span::<Iq3Xxs, 98>(tile, space, sums),
+        BlockType::IQ3_S => each_span::<Iq3S, 110>(tile, space, sums),
+        BlockType::IQ2_XXS => each_span::<Iq2Xxs, 66>(tile, space, sums),
+        BlockType::IQ2_XS => each_span::<Iq2Xs, 74>(tile, space, sums),
+        BlockType::IQ2_S => each_span::<Iq2S, 82>(tile, space, sums),
+        kind => unreachable!("BUG: {kind} needs no VBMI"),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+fn each_span<K: Decode<Avx512, N>, const N: usize>(
+    tile: &BlockTile<'_>,
+    space: &mut TileSpace,
+    sums: &mut [[f32; TILE_ROWS]],
+) {
+    let layout = tiles::layout::<Avx512, K, N>();
+    for (i, x) in tile.x.chunks(sums.len()).enumerate() {
+        fill::<K, N>(tile, i, space);
+        multiply(space, layout, false, x, sums);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+#[inline(never)]
+fn fill<K: Decode<Avx512, N>, const N: usize>(
+    tile: &BlockTile<'_>,
+    i: usize,
+    space: &mut TileSpace,
+) {
+    // SAFETY: the features of this function.
+    let s = unsafe { Avx512::new() };
+    tiles::fill::<Avx512, K, N>(s, tile, i, space);
 }
 
 /// The layouts of the types that `block_rows` takes.
