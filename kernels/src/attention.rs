@@ -1,23 +1,17 @@
 //! Grouped-query attention over the f16 KV cache.
 
+mod flash;
+
 use std::sync::{Mutex, PoisonError};
 
 use crate::half_ops;
 use crate::kv_cache::KvCache;
 use crate::ops;
 use crate::pool::Pool;
-use candle_core::{D, Device, Tensor};
+use crate::scratch::Scratch;
 
-/// Up to this many positions attend one by one; more go through matrix products.
+/// Up to this many positions attend one by one; more go by blocks.
 const ONE_BY_ONE: usize = 4;
-
-/// Bytes of scores that one matrix product of prefill may make.
-const SCORE_BYTES: usize = 16 << 20;
-
-/// The tensor library failed.
-#[derive(Debug, thiserror::Error)]
-#[error("attention failed: {0}")]
-pub struct AttentionError(#[from] candle_core::Error);
 
 /// The shape of one layer's attention.
 #[derive(Debug, Clone, Copy)]
@@ -59,26 +53,26 @@ impl Heads<'_> {
 /// Causal attention of the newest positions, on the CPU: `q` and `out` are f32
 /// `(t, n_heads, head_dim)`; `scores` is work space that grows with the positions.
 ///
-/// # Errors
-/// Only what the tensor library reports (it has no reason to).
+/// # Panics
+/// If a length does not fit, or if called inside a region of the pool.
 pub fn attend(
     pool: &Pool,
+    scratch: &mut Scratch,
     heads: Heads<'_>,
     cached: Cached<'_>,
     q: &[f32],
     scores: &mut Vec<f32>,
     out: &mut [f32],
-) -> Result<(), AttentionError> {
+) {
     let width = heads.n_heads * heads.head_dim;
-    let t = q.len() / width;
-    if t > ONE_BY_ONE {
-        return attend_many(heads, cached, q, out);
+    if q.len() / width > ONE_BY_ONE {
+        flash::attend(pool, scratch, heads, cached, q, out);
+        return;
     }
     let rows = q.chunks_exact(width).zip(out.chunks_exact_mut(width));
     for (i, (q, out)) in rows.enumerate() {
         attend_one(pool, heads, cached, cached.past + i + 1, q, scores, out);
     }
-    Ok(())
 }
 
 /// One position's attention over the first `len` cached ones, a kv head a work item.
@@ -133,84 +127,6 @@ fn attend_one(
     });
 }
 
-/// Many positions' attention as matrix products, kv head by kv head and in blocks of queries so
-/// that the scores stay small.
-fn attend_many(
-    heads: Heads<'_>,
-    Cached { kv, layer, past }: Cached<'_>,
-    q: &[f32],
-    out: &mut [f32],
-) -> Result<(), AttentionError> {
-    let Heads {
-        n_heads, head_dim, ..
-    } = heads;
-    let (group, width) = (heads.group(), n_heads * head_dim);
-    let t = q.len() / width;
-    let len = past + t;
-    let block = (SCORE_BYTES / (4 * group * len)).clamp(16, 512);
-    let cpu = &Device::Cpu;
-    let mut wide = vec![0f32; len * head_dim];
-    for kv_head in 0..heads.n_kv_heads {
-        half_ops::f16_to_f32(kv.keys(layer, kv_head, len), &mut wide);
-        let keys = Tensor::from_slice(&wide, (len, head_dim), cpu)?.t()?;
-        half_ops::f16_to_f32(kv.values(layer, kv_head, len), &mut wide);
-        let values = Tensor::from_slice(&wide, (len, head_dim), cpu)?;
-        for start in (0..t).step_by(block) {
-            let rows = block.min(t - start);
-            // Queries of a group stacked: (group, rows, head_dim), scaled once.
-            let mut stacked = Vec::with_capacity(group * rows * head_dim);
-            for h in 0..group {
-                let head = kv_head * group + h;
-                for i in start..start + rows {
-                    let at = i * width + head * head_dim;
-                    stacked.extend(q[at..at + head_dim].iter().map(|x| x * heads.scale()));
-                }
-            }
-            // Keys beyond the block's last query are not even multiplied.
-            let first = (past + start + 1).saturating_sub(heads.window);
-            let end = past + start + rows;
-            let seen = end - first;
-            let stacked = Tensor::from_vec(stacked, (group * rows, head_dim), cpu)?;
-            let scores = stacked.matmul(&keys.narrow(1, first, seen)?.contiguous()?)?;
-            let mask = causal_mask(rows, first, past + start, seen, heads.window);
-            let mask = Tensor::from_vec(mask, (1, rows, seen), cpu)?;
-            let scores = scores.reshape((group, rows, seen))?.broadcast_add(&mask)?;
-            let weights = match heads.sinks.get(kv_head * group..(kv_head + 1) * group) {
-                None => candle_nn::ops::softmax(&scores, D::Minus1)?,
-                Some(sinks) => {
-                    let sinks = Tensor::from_slice(sinks, (group, 1, 1), cpu)?;
-                    let sinks = sinks.broadcast_as((group, rows, 1))?;
-                    let scores = Tensor::cat(&[&scores, &sinks.contiguous()?], D::Minus1)?;
-                    let weights = candle_nn::ops::softmax(&scores, D::Minus1)?;
-                    weights.narrow(D::Minus1, 0, seen)?.contiguous()?
-                }
-            };
-            let weights = weights.reshape((group * rows, seen))?;
-            let result = weights.matmul(&values.narrow(0, first, seen)?)?;
-            let result = result.flatten_all()?.to_vec1::<f32>()?;
-            for (row, result) in result.chunks_exact(head_dim).enumerate() {
-                let (h, i) = (row / rows, start + row % rows);
-                let at = i * width + (kv_head * group + h) * head_dim;
-                out[at..at + head_dim].copy_from_slice(result);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// 0 where the query at position `past + row` sees the key at `first + column`, else -inf.
-fn causal_mask(rows: usize, first: usize, past: usize, seen: usize, window: usize) -> Vec<f32> {
-    let mut mask = Vec::with_capacity(rows * seen);
-    for row in 0..rows {
-        let query = past + row;
-        mask.extend((first..first + seen).map(|key| {
-            let visible = key <= query && query - key < window;
-            if visible { 0.0 } else { f32::NEG_INFINITY }
-        }));
-    }
-    mask
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,7 +141,7 @@ mod tests {
 
     /// The two ways agree, whatever is in the cache already and however wide the window.
     #[test]
-    fn one_by_one_equals_matrix_products() {
+    fn one_by_one_equals_blocks() {
         for (past, t, window) in [(0, 37, usize::MAX), (70, 19, usize::MAX), (30, 21, 9)] {
             let heads = Heads {
                 n_heads: 6,
@@ -244,8 +160,17 @@ mod tests {
             };
             let q = noise(t * 96, 5);
             let (mut many, mut single) = (vec![0.0; t * 96], vec![0.0; t * 96]);
-            attend_many(heads, cached, &q, &mut many).expect("tensors");
             let (pool, mut scores) = (Pool::new(2), Vec::new());
+            let mut scratch = Scratch::default();
+            attend(
+                &pool,
+                &mut scratch,
+                heads,
+                cached,
+                &q,
+                &mut scores,
+                &mut many,
+            );
             for i in 0..t {
                 let at = i * 96..(i + 1) * 96;
                 let (q, out) = (&q[at.clone()], &mut single[at]);

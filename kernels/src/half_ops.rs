@@ -5,7 +5,7 @@ use half::f16;
 use crate::cpu::Kernels;
 
 /// The bytes of `values`, which are little-endian on every host this crate builds for.
-fn bytes(values: &[f16]) -> &[u8] {
+pub(crate) fn bytes(values: &[f16]) -> &[u8] {
     // SAFETY: an f16 is two initialized bytes without padding.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), 2 * values.len()) }
 }

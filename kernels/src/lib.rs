@@ -28,6 +28,7 @@ mod blocks;
 mod cpu;
 pub mod cuda;
 mod dense;
+mod exp;
 pub mod half_ops;
 mod kv_cache;
 mod layout;
@@ -43,7 +44,7 @@ mod product;
 mod rotary;
 mod scratch;
 
-pub use attention::{AttentionError, Cached, Heads, attend};
+pub use attention::{Cached, Heads, attend};
 pub use blocks::{BlockError, BlockMatrix, BlockType};
 pub use cpu::{Level, LevelError};
 pub use dense::{Q8Matrix, matmul_f16, matmul_q8};

@@ -24,6 +24,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     fill_round,
     fill_f32,
     round_x,
+    exp_from,
     mul_i16,
     mul_f32,
     f16_to_f32,

@@ -2,6 +2,7 @@
 //! its own features; they contain no fused operation, so all levels agree to the bit.
 
 use super::{BLOCK, U_MAX, Units, W_MAX};
+use crate::exp::exp;
 use crate::layout::Bits;
 
 /// Rounds to nearest, ties to even. `|v|` is below `2^15`.
@@ -211,6 +212,26 @@ pub(super) fn fill_f32(units: Units<'_>, scale: &[f32], zero: &[f32], out: &mut 
 }
 
 #[inline(always)]
+pub(super) fn exp_from(x: &mut [f32], least: f32) -> (f32, f32) {
+    const RUN: usize = 16;
+    let mut most = [least; RUN];
+    for x in x.chunks(RUN) {
+        for (most, x) in most.iter_mut().zip(x) {
+            *most = larger(*most, *x);
+        }
+    }
+    let most = most.into_iter().fold(least, larger);
+    let mut sums = [0f32; RUN];
+    for x in x.chunks_mut(RUN) {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *x = exp(*x - most);
+            *sum += *x;
+        }
+    }
+    (most, sums.iter().sum())
+}
+
+#[inline(always)]
 pub(super) fn round_x(x: &[f32], limit: f32, out: &mut [i16]) -> f32 {
     let (to_units, unit) = steps(max_abs(x), limit);
     for (x, out) in x.iter().zip(out) {
@@ -249,6 +270,10 @@ macro_rules! common_kernels {
         $(#[$features])?
         fn fill_f32(units: Units<'_>, scale: &[f32], zero: &[f32], out: &mut [f32]) {
             common::fill_f32(units, scale, zero, out);
+        }
+        $(#[$features])?
+        fn exp_from(x: &mut [f32], least: f32) -> (f32, f32) {
+            common::exp_from(x, least)
         }
         $(#[$features])?
         fn round_x(x: &[f32], limit: f32, out: &mut [i16]) -> f32 {

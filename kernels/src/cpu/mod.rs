@@ -224,6 +224,8 @@ pub(crate) struct Kernels {
     pub fill_round: unsafe fn(Units<'_>, &[f32], &[f32], f32, &mut [i16]),
     /// `out = (q - zero) * scale`.
     pub fill_f32: unsafe fn(Units<'_>, &[f32], &[f32], &mut [f32]),
+    /// `x` to `e^(x - most)`, `most` the largest of `x` and a number; returns it and the sum.
+    pub exp_from: unsafe fn(&mut [f32], f32) -> (f32, f32),
     /// Rounds `x` to integers up to a maximum; returns the value of one unit.
     pub round_x: unsafe fn(&[f32], f32, &mut [i16]) -> f32,
     /// `acc[token][row] += w_units[row] * units[token] * (tile[row] . x[token])` over `len`

@@ -41,9 +41,6 @@ pub enum EngineError {
     /// An expert could not be had.
     #[error(transparent)]
     Tier(TierError),
-    /// Attention failed.
-    #[error(transparent)]
-    Attention(#[from] octet_kernels::AttentionError),
     /// The device failed in the middle of an answer.
     #[error("the GPU failed ({reason}); the model now runs on the CPU")]
     Device {

@@ -281,10 +281,6 @@ fn map(path: &Path, options: &LoadOptions, watch: &mut Watch<'_>) -> Result<Load
         .threads
         .unwrap_or(hardware.cpu.physical_cores)
         .max(1);
-    // The tensor library's products run on rayon's one pool; the first model sizes it.
-    let _ = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global();
     let setup = Setup {
         checkpoint,
         hardware,

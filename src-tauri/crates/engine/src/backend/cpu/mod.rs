@@ -197,7 +197,7 @@ impl BackendSession for CpuSession {
                 t,
                 hook,
             };
-            cpu.attention(step, kv, scratch, buffers)?;
+            cpu.attention(step, kv, scratch, buffers);
             cpu.moe(step, pass.routing, scratch, buffers, &mut meter)?;
         }
         if t == 1 {
@@ -220,7 +220,7 @@ impl Cpu {
         kv: &mut KvCache,
         scratch: &mut Scratch,
         buffers: &mut Buffers,
-    ) -> Result<(), EngineError> {
+    ) {
         let Step {
             layer, first, t, ..
         } = step;
@@ -281,7 +281,7 @@ impl Cpu {
             past: first,
         };
         let scores = &mut buffers.scores;
-        attend(pool, heads, cached, &buffers.q, scores, attended)?;
+        attend(pool, scratch, heads, cached, &buffers.q, scores, attended);
 
         let projected = sized(&mut buffers.projected, t * c.hidden_size);
         let mut jobs = [Job {
@@ -292,7 +292,6 @@ impl Cpu {
         octet_kernels::matmul(pool, scratch, *precision, &mut jobs);
         ops::add_bias(projected, o_bias);
         ops::add(&mut buffers.hidden, projected);
-        Ok(())
     }
 
     /// The logits of the last `rows` of `t` tokens, into the buffers.
