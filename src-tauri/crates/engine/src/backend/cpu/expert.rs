@@ -35,7 +35,7 @@ pub fn expert_forward(
         ops::add_bias(gate, biases.w1);
         ops::add_bias(up, biases.w3);
     }
-    let chunk = gate.len().div_ceil(pool.threads()).max(1 << 14);
+    let chunk = gate.len().div_ceil(8 * pool.threads()).max(1 << 14);
     if chunk >= gate.len() {
         activate(weights.activation, gate, up);
     } else {
