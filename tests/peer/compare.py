@@ -4,10 +4,12 @@
     tests/peer/compare.py --octet target/release/octet --llama $(tests/peer/llama.sh) MODEL.gguf...
         [--threads 2] [--rounds 5] [--decode 64] [--prompt 512]
 
-llama.cpp decodes behind as many tokens as Octet does, with the better of flash attention on and off.
+llama.cpp decodes behind as many tokens as Octet does. Of flash attention on and off and of weights
+repacked at load and not, the best of the four counts, for the prompt and for decoding apart.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -31,8 +33,9 @@ def octet(args, model):
     return report["prefill_tok_s"], report["decode_tok_s"]
 
 
-def llama(args, model, flash):
-    common = [args.llama, "-m", model, "-t", str(args.threads), "-fa", flash, "-r", "1", "-o", "json"]
+def llama(args, model, flash, repack):
+    common = [args.llama, "-m", model, "-t", str(args.threads), "-fa", flash, "--repack", repack]
+    common += ["-r", "1", "-o", "json"]
     prompt = run(common + ["-p", str(args.prompt), "-n", "0"])
     decode = run(common + ["-p", "0", "-n", str(args.decode), "-d", str(args.prompt)])
     return prompt[0]["avg_ts"], decode[0]["avg_ts"]
@@ -49,15 +52,15 @@ def main():
     parser.add_argument("models", nargs="+")
     args = parser.parse_args()
     for model in args.models:
-        ours, theirs = [], {"0": [], "1": []}
+        ours, theirs = [], {both: [] for both in itertools.product("01", repeat=2)}
         for _ in range(args.rounds):
             ours.append(octet(args, model))
-            for flash in theirs:
-                theirs[flash].append(llama(args, model, flash))
+            for both, runs in theirs.items():
+                runs.append(llama(args, model, *both))
         for i, what in enumerate(["prefill", "decode"]):
             mine = statistics.median(run[i] for run in ours)
             best = max(statistics.median(run[i] for run in runs) for runs in theirs.values())
-            print(f"{model} {what}: octet {mine:.2f}, llama.cpp {best:.2f} tokens/s, {mine / best:.2f}x")
+            print(f"{model} {what}: octet {mine:.2f}, llama.cpp {best:.2f} tokens/s, {mine / best:.2f}x", flush=True)
 
 
 if __name__ == "__main__":
