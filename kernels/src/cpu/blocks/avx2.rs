@@ -340,12 +340,13 @@ fn multiply<const T: usize, K: Decode<Avx2, N>, const N: usize>(
     for (pair, lanes) in K::TILE_LAYOUT.lanes.as_chunks::<2>().0.iter().enumerate() {
         let lanes = lanes.map(|lane| lane as usize % LANES);
         let mut acc = start(x, lanes[0]);
-        dot_group::<T, K, N>(s, &mut acc, &tile.q[2 * pair], x, lanes[0]);
+        let mut pairs = [[_mm256_setzero_si256(); 2]; T];
+        dot_group::<T, 0, K, N>(s, &mut acc, &mut pairs, &tile.q[2 * pair], x, lanes[0]);
         if !K::PAIRED {
             add_scaled::<T, K, N>(s, &acc, tile, 2 * pair, half, x, lanes[0], sums);
             acc = start(x, lanes[1]);
         }
-        dot_group::<T, K, N>(s, &mut acc, &tile.q[2 * pair + 1], x, lanes[1]);
+        dot_group::<T, 4, K, N>(s, &mut acc, &mut pairs, &tile.q[2 * pair + 1], x, lanes[1]);
         let last = if K::PAIRED { 0 } else { 1 };
         add_scaled::<T, K, N>(s, &acc, tile, 2 * pair + last, half, x, lanes[last], sums);
         if K::MIN && K::PAIRED && !K::PAIRED_MIN {
@@ -365,12 +366,14 @@ fn start<const T: usize>(x: &[XBlock; T], lane: usize) -> Sums<T> {
     acc
 }
 
-/// Adds the integer products of 16 columns; as many as fit are added up in 16 bits first.
+/// Adds the integer products of 16 columns, the first four or the others of 32; as many as fit are
+/// added up in 16 bits first.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn dot_group<const T: usize, K: Decode<Avx2, N>, const N: usize>(
+fn dot_group<const T: usize, const FIRST: usize, K: Decode<Avx2, N>, const N: usize>(
     s: Avx2,
     acc: &mut Sums<T>,
+    pairs: &mut Sums<T>,
     q: &[[[u8; 16]; 4]; 4],
     x: &[XBlock; T],
     lane: usize,
@@ -379,14 +382,14 @@ fn dot_group<const T: usize, K: Decode<Avx2, N>, const N: usize>(
         match i16::MAX / (2 * 127) / K::MOST {
             0 | 1 => 1,
             2 | 3 => 2,
+            8.. if K::PAIRED => 8,
             _ => 4,
         }
     };
     let one = _mm256_set1_epi16(1);
-    let mut pairs = [[_mm256_setzero_si256(); 2]; T];
     for m in 0..4 {
         let w = s.load(q[m].as_flattened().first_chunk().unwrap_or(&[0; 64]));
-        for ((acc, pairs), x) in acc.iter_mut().zip(&mut pairs).zip(x) {
+        for ((acc, pairs), x) in acc.iter_mut().zip(&mut *pairs).zip(x) {
             let four = x.q.as_chunks::<4>().0[16 * m + lane];
             let four = _mm256_set1_epi32(i32::from_ne_bytes(four.map(|q| q as u8)));
             for i in 0..2 {
@@ -397,11 +400,11 @@ fn dot_group<const T: usize, K: Decode<Avx2, N>, const N: usize>(
                     }
                     false => _mm256_maddubs_epi16(w[i], four),
                 };
-                pairs[i] = match m % run {
+                pairs[i] = match (FIRST + m) % run {
                     0 => products,
                     _ => _mm256_add_epi16(pairs[i], products),
                 };
-                if m % run == run - 1 {
+                if (FIRST + m) % run == run - 1 {
                     acc[i] = _mm256_add_epi32(acc[i], _mm256_madd_epi16(pairs[i], one));
                 }
             }
