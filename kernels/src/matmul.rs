@@ -26,6 +26,8 @@ pub struct Job<'a> {
 const MAX_JOBS: usize = 32;
 /// Bytes of weights below which work is not divided further.
 const MIN_CHUNK_BYTES: usize = 64 << 10;
+/// Multiplications of a tile of rows below which it is not given out alone: some microseconds.
+const MIN_CHUNK_PRODUCTS: usize = 4 << 20;
 /// Chunks a thread gets if all run at the same speed: enough to even out that they do not.
 const CHUNKS_PER_THREAD: usize = 8;
 /// Items of preparation below which the caller does it alone; each takes about a microsecond.
@@ -226,7 +228,12 @@ impl<'a> Plan<'a> {
     }
 
     fn divide(&mut self, target_bytes: usize) {
-        self.chunk = (target_bytes * self.units / self.cost_bytes()).clamp(1, self.units);
+        let chunk = match &self.kind {
+            // A unit takes long enough, and the last one holds up all threads.
+            Kind::Tiles(tiles) => MIN_CHUNK_PRODUCTS / tiles.unit_products(self.w.k()),
+            _ => target_bytes * self.units / self.cost_bytes(),
+        };
+        self.chunk = chunk.clamp(1, self.units);
         self.chunks = self.units.div_ceil(self.chunk);
     }
 

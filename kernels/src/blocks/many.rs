@@ -72,6 +72,11 @@ impl BlockMat {
         self.rows.div_ceil(TILE_ROWS)
     }
 
+    /// Multiplications of a unit with `k` columns.
+    pub(crate) fn unit_products(&self, k: usize) -> usize {
+        TILE_ROWS * self.tokens * k
+    }
+
     /// Items of preparation, to be done before any unit.
     pub(crate) fn prep_items(&self) -> usize {
         if self.x_shared {
