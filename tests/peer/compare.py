@@ -27,7 +27,7 @@ def octet(args, model):
     """Tokens a second of prompt and decoding."""
     report = run(
         [args.octet, "bench", "--json", "--model", model, "--device", "cpu"]
-        + ["--threads", str(args.threads), "--repeat", "1"]
+        + ["--threads", str(args.threads), "--repeat", "3"]
         + ["--prompt-tokens", str(args.prompt), "--new-tokens", str(args.decode)]
     )
     return report["prefill_tok_s"], report["decode_tok_s"]
@@ -35,7 +35,7 @@ def octet(args, model):
 
 def llama(args, model, flash, repack):
     common = [args.llama, "-m", model, "-t", str(args.threads), "-fa", flash, "--repack", repack]
-    common += ["-r", "1", "-o", "json"]
+    common += ["-r", "3", "-o", "json"]
     prompt = run(common + ["-p", str(args.prompt), "-n", "0"])
     decode = run(common + ["-p", "0", "-n", str(args.decode), "-d", str(args.prompt)])
     return prompt[0]["avg_ts"], decode[0]["avg_ts"]
