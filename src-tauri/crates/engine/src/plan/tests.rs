@@ -327,7 +327,8 @@ fn a_budget_beyond_what_is_free_is_kept_to_that() {
     assert_eq!(on_cpu.ram.limit_bytes, 10 * GB);
     let on_gpu = plan(&mixtral(), &with_vram(10 * GB), &request);
     assert_sound(&mixtral(), &on_gpu);
-    let on_top = mixtral().trunk_resident_bytes + mixtral().working_bytes() + PROGRAM_BYTES;
+    let needs = mixtral().cpu_needs(mixtral().max_positions);
+    let on_top = needs.trunk + needs.working + PROGRAM_BYTES;
     let too_much_ram = Warning::RamBudgetOverFree {
         asked_bytes: 100 * GB + on_top,
         available_bytes: 10 * GB,
