@@ -101,7 +101,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let per_token = |count: u64| count as f64 / TOKENS as f64;
                 let device = after.2.unwrap_or_default() - before.2.unwrap_or_default();
                 println!(
-                    "{machine}, {name}, {}: {at_loading}; {:.1}, {:.0}, {:.0}, {:.0}; {:.0}% ({})",
+                    "{machine}, {name}, {}: {at_loading}; {:.1}, {:.0}, {:.0}, {:.0}; {:.0}% ({:?})",
                     if reuse.is_some() { "0.5" } else { "own" },
                     per_token(after.0 - before.0),
                     per_token(after.1.launches - before.1.launches),

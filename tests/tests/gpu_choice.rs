@@ -9,7 +9,9 @@ use octet_engine::checkpoint::ExpertId;
 use octet_engine::error::EngineError;
 use octet_engine::hardware::{Gpu, GpuProblem, GpuStatus, Hardware, NoGpu};
 use octet_engine::model::{Logits, PassProgress, PassWatch, Session};
-use octet_engine::plan::{Device, Misses, Placement, PlanRequest, Reason, Warning, make_plan};
+use octet_engine::plan::{
+    Device, Misses, ModelSizes, Placement, PlanRequest, Reason, Warning, make_plan,
+};
 use octet_engine::tokenizer::TokenId;
 use octet_engine::{LoadOptions, Loaded};
 use octet_tests::fixture;

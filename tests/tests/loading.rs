@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use octet_engine::experts::Residence;
 use octet_engine::generate::{Event, Input, Request};
-use octet_engine::plan::PlanRequest;
+use octet_engine::plan::{MemoryUse, PlanRequest};
 use octet_engine::prompt::{Message, Role};
 use octet_engine::sampling::SamplingParams;
 use octet_engine::tokenizer::TokenId;
@@ -37,14 +37,14 @@ fn load(options: &LoadOptions) -> (Result<Loaded, EngineError>, Vec<LoadProgress
 /// Bytes for a third of the tiny model's experts, and the context: what a RAM budget is for.
 fn small_budget() -> u64 {
     let plan = load(&options(None)).0.expect("a model").plan;
-    let bytes = |of: &str| -> u64 {
-        let items = plan.ram.items.iter();
-        items
-            .filter(|item| item.name.contains(of))
-            .map(|item| item.bytes)
-            .sum()
+    let bytes = |is: fn(&MemoryUse) -> bool| -> u64 {
+        let items = plan.ram.items.iter().filter(|item| is(&item.what));
+        items.map(|item| item.bytes).sum()
     };
-    bytes("KV") + bytes("xpert") / 3
+    let kv = bytes(|what| matches!(what, MemoryUse::KvCache { .. }));
+    let experts = bytes(|what| matches!(what, MemoryUse::ExpertsInPlace { .. }));
+    assert!(kv > 0 && experts > 0, "{:?}", plan.ram);
+    kv + experts / 3
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         match event {
             Event::Token { text, .. } => print!("{text}"),
             Event::Done { text, .. } => println!("{text}"),
-            Event::Error { message, .. } => return Err(message.into()),
+            Event::Error(failure) => return Err(failure.into()),
             _ => {}
         }
         io::stdout().flush()?;

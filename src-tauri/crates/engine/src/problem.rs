@@ -154,9 +154,9 @@ pub enum EngineProblem {
         /// Why.
         detail: String,
     },
-    /// A computation failed.
+    /// An answer that an earlier version kept with a sentence only.
     Computation {
-        /// What the tensor library says.
+        /// The sentence.
         detail: String,
     },
     /// The GPU failed; the model goes on on the CPU.
@@ -199,9 +199,6 @@ impl From<&EngineError> for EngineProblem {
                 detail: error.to_string(),
             },
             EngineError::Tier(error) => error.into(),
-            EngineError::Attention(error) => Self::Computation {
-                detail: error.to_string(),
-            },
             EngineError::Device { reason } => Self::GpuFailed {
                 detail: reason.clone(),
             },

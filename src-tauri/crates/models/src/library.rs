@@ -174,7 +174,7 @@ impl Found {
             health,
             fit: checkpoint.as_ref().map(|c| {
                 let hardware = usable_by(c, hardware.clone());
-                fit(&ModelSizes::of(&c), &hardware, request)
+                fit(&ModelSizes::of(c), &hardware, request)
             }),
             is_in_use: self.is_in_use(),
         }
