@@ -71,7 +71,7 @@ fn a_chat_goes_from_the_first_message_to_a_file_and_back() {
         json!({"id": "demo", "offload": settings["offload"]}),
     );
     assert_eq!(
-        (&plan["device"], &plan["fit"]),
+        (&plan["device"]["kind"], &plan["fit"]),
         (&json!("cpu"), &json!("fits"))
     );
     let state = page.get("load_model", json!({"id": "demo", "force": false}));

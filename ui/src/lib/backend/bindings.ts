@@ -637,9 +637,9 @@ slots: number } |
 { kind: "kernels"; 
 /**  Why. */
 detail: string } | 
-/**  A computation failed. */
+/**  An answer that an earlier version kept with a sentence only. */
 { kind: "computation"; 
-/**  What the tensor library says. */
+/**  The sentence. */
 detail: string } | 
 /**  The GPU failed; the model goes on on the CPU. */
 { kind: "gpuFailed"; 

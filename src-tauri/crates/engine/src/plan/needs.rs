@@ -35,6 +35,10 @@ pub(super) const GPU_SLOT_OVERHEAD_BYTES: u64 = 1024;
 /// What the driver maps of VRAM at a time, in bytes; small allocations share it.
 const GPU_PAGE_BYTES: u64 = 2 << 20;
 
+/// Allocations that are counted to the byte, and end in the middle of a page: attention, the output
+/// matrix and its scales, the cache, the slots.
+const PARTLY_FILLED_PAGES: u64 = 5;
+
 /// What an allocation of `bytes` takes of a GPU: whole pages, beyond half of one.
 fn gpu_allocation_bytes(bytes: u64) -> u64 {
     match bytes > GPU_PAGE_BYTES / 2 {
@@ -311,7 +315,8 @@ impl ModelSizes {
             working: CudaBuffers::new(self, ctx)
                 .total()
                 .saturating_add(gpu_allocation_bytes(recorded))
-                .saturating_add(gpu_allocation_bytes(slots)),
+                .saturating_add(gpu_allocation_bytes(slots))
+                .saturating_add(PARTLY_FILLED_PAGES * GPU_PAGE_BYTES),
         }
     }
 }
