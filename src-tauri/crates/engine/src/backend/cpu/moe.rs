@@ -77,6 +77,12 @@ pub fn route(router: &Router, logits: &mut [f32], top_k: usize, chosen: &mut Vec
     }
 }
 
+fn at_work(work: &[Work]) -> impl Iterator<Item = u16> {
+    let work = work.iter().enumerate();
+    work.filter(|(_, work)| !work.rows.is_empty())
+        .map(|(expert, _)| expert as u16)
+}
+
 impl Buffers {
     pub(super) fn new(bytes: &CpuBuffers) -> Self {
         Self {
@@ -117,6 +123,21 @@ impl Buffers {
                 work.rows.push(row);
                 work.weights.push(weight);
             }
+        }
+    }
+
+    /// The experts that tokens chose, by number.
+    fn at_work(&self) -> impl Iterator<Item = u16> {
+        at_work(&self.work)
+    }
+
+    /// Adds the weighted outputs of one token's experts to its `hidden`, by number: the sum is the
+    /// same in whichever order they were computed.
+    fn add_to(&self, hidden: &mut [f32]) {
+        let outputs = self.down.chunks_exact(hidden.len());
+        for (output, expert) in outputs.zip(self.at_work()) {
+            let weight = self.work[usize::from(expert)].weights[0];
+            ops::add_scaled(hidden, weight, output);
         }
     }
 
@@ -175,16 +196,13 @@ impl Cpu {
             routing.note(layer, &moe.order);
             let missed = |e: &u16| !experts.is_in_fastest(expert_id(layer, *e));
             routing.note_missed(layer, moe.order.iter().copied().filter(missed));
+            // What is there already is computed while the rest is on its way.
+            moe.order
+                .sort_by_key(|&expert| !experts.contains(expert_id(layer, expert)));
         } else {
-            let work = moe.work.iter().enumerate();
-            moe.order.extend(
-                work.filter(|(_, w)| !w.rows.is_empty())
-                    .map(|(e, _)| e as u16),
-            );
+            // Sums of f32 depend on the order, and must not depend on what is in memory.
+            moe.order.extend(at_work(&moe.work));
         }
-        // What is there already is computed while the rest is on its way.
-        moe.order
-            .sort_by_key(|&expert| !experts.contains(expert_id(layer, expert)));
 
         self.run_experts(step, hidden, normed, scratch, moe, meter)
     }
@@ -228,6 +246,9 @@ impl Cpu {
             }
             let Some(mut claim) = claims.pop() else {
                 moe.claims = claims;
+                if t == 1 {
+                    moe.add_to(hidden);
+                }
                 return Ok(());
             };
             self.run_expert(&mut claim, hidden, normed, scratch, moe)?;
@@ -239,7 +260,8 @@ impl Cpu {
         }
     }
 
-    /// `hidden[row] += weight * expert(normed[row])` for the rows of the claimed expert.
+    /// `hidden[row] += weight * expert(normed[row])` for the rows of the claimed expert. Of one
+    /// token the outputs wait for [`Buffers::add_to`]: experts are computed as they arrive.
     fn run_expert(
         &self,
         claim: &mut Claim,
@@ -250,6 +272,12 @@ impl Cpu {
     ) -> Result<(), EngineError> {
         let c = self.host.spec();
         let (width, inner) = (c.hidden_size, c.intermediate_size);
+        let is_one_token = hidden.len() == width;
+        let place = match is_one_token {
+            true => moe.at_work().take_while(|e| *e < claim.id().expert).count(),
+            false => 0,
+        };
+        let places = if is_one_token { c.top_k } else { 1 };
         let Buffers {
             work,
             gathered,
@@ -269,7 +297,8 @@ impl Cpu {
             }
             gathered
         };
-        let down = sized(down, rows.len() * width);
+        let len = rows.len() * width;
+        let down = &mut sized(down, places * len)[place * len..][..len];
         match claim.wait()? {
             Place::Device(device, slot) => device
                 .forward(slot, id, x, down)
@@ -287,6 +316,9 @@ impl Cpu {
                     down,
                 );
             }
+        }
+        if is_one_token {
+            return Ok(());
         }
         for ((from, &row), &weight) in down.chunks_exact(width).zip(rows).zip(weights) {
             ops::add_scaled(&mut hidden[row * width..(row + 1) * width], weight, from);
