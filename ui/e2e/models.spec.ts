@@ -206,7 +206,7 @@ test('any repository is found by its name or address', async ({ page }) => {
   await page.keyboard.press('Enter');
   const found = card(page, 'Nous-Hermes-2-Mixtral-8x7B-HQQ');
   await expect(found).toContainText('no license stated');
-  await expect(found).toContainText('Too large: the model needs at least 96 GB of RAM.');
+  await expect(found).toContainText(/Too large: The model needs 96\s?GB of RAM, 78\s?GB more than the limit of 18\s?GB\./);
   await expect(page.getByRole('alert')).toHaveCount(0);
   await found.getByRole('button', { name: /^View on Hugging Face/ }).click();
   expect((await witness(page)).opened).toEqual(['https://huggingface.co/ada/Nous-Hermes-2-Mixtral-8x7B-HQQ']);
@@ -354,7 +354,7 @@ test('the models folder moves, but not under a download', async ({ page }) => {
   await open(page, '?downloads=running#/models');
   await page.getByRole('button', { name: 'Move…' }).click();
   await page.getByRole('alertdialog').getByRole('button', { name: 'Move' }).click();
-  await expect(page.getByRole('alert')).toContainText('The models folder is in use by a download');
+  await expect(page.getByRole('alert')).toContainText('Models folder: a download is using it.');
 });
 
 test('a models folder without models moves none', async ({ page }) => {
