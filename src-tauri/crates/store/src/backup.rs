@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use octet_files::Access;
 use rusqlite::backup::{Backup as Copying, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use crate::database::{open_reader, sibling};
-use crate::{InvalidRequest, Result, StoreError, Timestamp, atomic_file};
+use crate::{InvalidRequest, Result, StoreError, Timestamp};
 
 /// How many backups there are at most. The oldest goes when a new one is complete.
 pub const BACKUPS_KEPT: usize = 3;
@@ -92,15 +93,15 @@ fn modified(file: &Path) -> Option<SystemTime> {
 pub(crate) fn create(path: &Path, is_cancelled: impl Fn() -> bool) -> Result<PathBuf> {
     let folder = folder(path);
     fs::create_dir_all(&folder).map_err(|error| StoreError::io("create", &folder, error))?;
-    atomic_file::remove_stale(&folder);
+    octet_files::remove_stale(&folder);
     let name = format!("{}-{}", stem(path), Timestamp::now().file_name());
     let target = unused(&folder, &name);
     let failed = |error| StoreError::io("write", &target, error);
-    let file = atomic_file::temporary_in(&folder).map_err(failed)?;
+    let file = octet_files::temporary_in(&folder, Access::Owner).map_err(failed)?;
     copy(path, file.path(), is_cancelled).map_err(|error| error.about(&target))?;
     // Another backup may have got this name meanwhile; it is as good.
     file.persist(&target).map_err(|error| failed(error.error))?;
-    atomic_file::sync_folder(&folder);
+    octet_files::sync_folder(&folder);
     for old in backups(path).into_iter().skip(BACKUPS_KEPT) {
         if let Err(error) = fs::remove_file(&old.path) {
             tracing::warn!(%error, path = %old.path.display(), "an old backup stays");

@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use crate::database::sibling;
 use crate::{
-    Chat, ChatId, Message, MessageId, Result, Store, StoreError, Timestamp, atomic_file, backup,
-    chats, messages, title_from,
+    Chat, ChatId, Message, MessageId, Result, Store, StoreError, Timestamp, backup, chats,
+    messages, title_from,
 };
 
 /// Rows that are held in memory while they are copied.
@@ -106,7 +106,7 @@ fn set_aside(path: &Path) -> Result<PathBuf> {
             fs::rename(&from, &to).map_err(|error| StoreError::io("rename", &from, error))?;
         }
     }
-    atomic_file::sync_folder(folder);
+    octet_files::sync_folder(folder);
     Ok(target)
 }
 

@@ -60,7 +60,7 @@ impl SettingsFile {
     /// `settings.damaged-N.json`, and the defaults stand in for it.
     pub fn open(path: &Path) -> (Self, Loaded) {
         if let Some(folder) = path.parent() {
-            atomic_file::remove_stale(folder);
+            octet_files::remove_stale(folder);
         }
         let (raw, loaded) = match read(path) {
             Ok(Some(raw)) => {
